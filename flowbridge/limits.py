@@ -1,0 +1,49 @@
+"""Every bound in one place, unit last; each entry says what happens at the limit."""
+
+from __future__ import annotations
+
+from typing import Final
+
+# --- the text of a flow: beyond these `check` reports a finding -------------------------------------------------
+FLOW_FILE_BYTES_MAX: Final = 8 * 1024 * 1024  # refused before it is read
+YAML_DEPTH_MAX: Final = 32  # a deeper nesting is a finding; nothing below it is looked at
+YAML_NODES_MAX: Final = 1_000_000  # counted with aliases expanded, so that an anchor bomb is a finding
+FLOW_NODES_MAX: Final = 20_000
+FLOW_ROUTES_MAX: Final = 100_000
+FINDINGS_MAX: Final = 200  # the rest is counted in one closing finding
+NAME_CHARACTERS_MAX: Final = 128
+
+# --- queues: at the limit the route's policy decides --------------------------------------------------------------
+QUEUE_ITEMS_DEFAULT: Final = 64
+QUEUE_ITEMS_MAX: Final = 1_000_000
+QUEUE_BYTES_DEFAULT: Final = 64 * 1024 * 1024
+QUEUE_BYTES_MAX: Final = 64 * 1024**3
+
+# --- scheduling ---------------------------------------------------------------------------------------------------
+LANES: Final = 4
+STARVATION_TURNS_MAX: Final = 16  # a lane passed over this often while it had work gets the next turn
+SLICE_ITEMS_MAX: Final = 64  # a node handles at most this many messages before others may run
+SLICE_NS_MAX: Final = 1_000_000  # ... and at most about this long: the cooperative quantum
+OUTBOX_ITEMS_MAX: Final = 100_000  # what one synchronous call may emit before OperatorError
+
+# --- the event bus ------------------------------------------------------------------------------------------------
+TOPIC_CHARACTERS_MAX: Final = 256  # LocalProtocolError
+TOPIC_TOKENS_MAX: Final = 16  # LocalProtocolError
+SUBSCRIPTIONS_MAX: Final = 65_536  # LocalProtocolError
+REQUESTS_PENDING_MAX: Final = 65_536  # WouldBlock
+
+# --- the control-plane header (RFC 8949 array) --------------------------------------------------------------------
+HEADER_BYTES_MAX: Final = 4_096  # EncodeError here, DecodeError from a peer
+FRAME_BYTES_MAX: Final = 262_144
+
+# --- reports ------------------------------------------------------------------------------------------------------
+PATHS_MAX: Final = 1_000  # further paths are counted under one entry named "(others)"
+
+# --- time ---------------------------------------------------------------------------------------------------------
+DURATION_NS_MAX: Final = 366 * 24 * 3600 * 10**9
+DRAIN_NS_DEFAULT: Final = 10 * 10**9  # a drain that takes longer becomes an abort, and the report says so
+
+assert QUEUE_ITEMS_DEFAULT <= QUEUE_ITEMS_MAX
+assert QUEUE_BYTES_DEFAULT <= QUEUE_BYTES_MAX
+assert HEADER_BYTES_MAX < FRAME_BYTES_MAX
+assert SLICE_ITEMS_MAX <= QUEUE_ITEMS_MAX

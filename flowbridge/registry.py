@@ -1,0 +1,80 @@
+"""Names to implementations, by entry point: a fourth tier or a new front end is a package, not a patch.
+
+Groups: ``flowbridge.transports`` (tier to a class without arguments), ``flowbridge.adapters`` (dialect to a class that
+takes an `OperatorCatalog`), ``flowbridge.operators`` (name to an `OperatorSpec`).
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from importlib.metadata import EntryPoint, entry_points
+from typing import TYPE_CHECKING, Any, Final, cast
+
+from flowbridge.errors import FlowbridgeError
+from flowbridge.operator_spec import OperatorSpec
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from flowbridge.contracts import FlowAdapter, OperatorCatalog, Transport
+
+_BUILTIN_CATALOG: Final = "flowbridge.operators.catalog"
+
+
+def _found(group: str) -> dict[str, EntryPoint]:
+    return {entry.name: entry for entry in sorted(entry_points(group=group), key=lambda e: e.name)}
+
+
+def _load(group: str, kind: str, name: str) -> Any:
+    found = _found(group)
+    if name not in found:
+        raise FlowbridgeError(f"{kind} {name}: not installed; installed: {', '.join(found) or 'none'}")
+    return found[name].load()
+
+
+def transports() -> Sequence[str]:
+    """The tiers that are installed."""
+    return tuple(_found("flowbridge.transports"))
+
+
+def adapters() -> Sequence[str]:
+    """The dialects that are installed."""
+    return tuple(_found("flowbridge.adapters"))
+
+
+def transport(tier: str) -> Transport:
+    """A new transport of a tier; FlowbridgeError naming what is installed otherwise."""
+    return cast("Transport", _load("flowbridge.transports", "tier", tier)())
+
+
+def adapter(dialect: str = "yaml") -> FlowAdapter:
+    """The front end of a dialect; FlowbridgeError naming what is installed otherwise."""
+    return cast("FlowAdapter", _load("flowbridge.adapters", "dialect", dialect)(catalog()))
+
+
+class Catalog:
+    """The built-in operators and those of installed packages; a package cannot replace a built-in one."""
+
+    def __init__(self, builtins: Mapping[str, OperatorSpec], installed: Mapping[str, EntryPoint]) -> None:
+        self._specs = dict(builtins)
+        self._installed = {name: entry for name, entry in installed.items() if name not in builtins}
+
+    def get(self, name: str) -> OperatorSpec | None:
+        """The operator of that name, or None."""
+        spec = self._specs.get(name)
+        if spec is None and name in self._installed:
+            loaded = self._installed[name].load()
+            if not isinstance(loaded, OperatorSpec):
+                raise FlowbridgeError(f"operator {name}: {self._installed[name].value} is not an OperatorSpec")
+            spec = self._specs[name] = loaded
+        return spec
+
+    def names(self) -> Sequence[str]:
+        """Every name, sorted."""
+        return sorted({*self._specs, *self._installed})
+
+
+def catalog() -> OperatorCatalog:
+    """Every operator that a flow may name by one word."""
+    builtins = cast("Mapping[str, OperatorSpec]", import_module(_BUILTIN_CATALOG).BUILTINS)
+    return Catalog(builtins, _found("flowbridge.operators"))

@@ -375,6 +375,11 @@ def copy_of_the_code(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return target
 
 
+def test_every_import_contract_has_a_violation_to_bite() -> None:
+    contracts = pyproject()["tool"]["importlinter"]["contracts"]
+    assert {c["id"] for c in contracts} == {identifier for identifier, _, _ in VIOLATIONS.values()}
+
+
 @pytest.mark.parametrize("what", VIOLATIONS)
 def test_an_import_contract_bites(what: str, copy_of_the_code: Path) -> None:
     identifier, name, line = VIOLATIONS[what]

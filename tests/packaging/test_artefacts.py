@@ -12,6 +12,7 @@ import sys
 import tarfile
 import tomllib
 import zipfile
+from importlib.metadata import version
 from pathlib import Path
 from typing import Final
 
@@ -66,6 +67,7 @@ def content(wheel: Path) -> dict[str, bytes]:
 def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A copy of the sources, so that building leaves nothing in the checkout."""
     assert shutil.which("git"), "git is missing"
+    assert int(version("setuptools").partition(".")[0]) >= 77, "setuptools is too old: pip install '.[dev]'"
     target = tmp_path_factory.mktemp("source")
     for name in project_files():
         (target / name).parent.mkdir(parents=True, exist_ok=True)
@@ -155,6 +157,6 @@ def test_an_installed_wheel_imports_where_nothing_else_is(wheel: Path, tmp_path:
             "print(flowbridge.__version__)",
         ]
     )
-    file, version = run(python, "-c", script, folder=tmp_path).splitlines()
+    file, installed = run(python, "-c", script, folder=tmp_path).splitlines()
     assert Path(file).is_relative_to(tmp_path / "venv")
-    assert version == PROJECT["version"]
+    assert installed == PROJECT["version"]

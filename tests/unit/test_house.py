@@ -147,8 +147,8 @@ def test_a_home_refuses_to_be_imported_by_its_folder_name(home: str) -> None:
 
 
 def test_test_files_have_names_of_their_own_and_no_package() -> None:
-    names = [name.rpartition("/")[2] for name in python_files("tests") if not name.endswith("/conftest.py")]
-    assert sorted(names) == sorted(set(names))
+    names = [name.rpartition("/")[2] for name in python_files("tests", "benchmarks")]
+    must_be_empty(sorted({name for name in names if names.count(name) > 1}))
     assert "__init__.py" not in names
 
 

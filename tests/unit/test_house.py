@@ -342,6 +342,22 @@ def test_the_purity_contract_leaves_out_no_word_and_no_machine() -> None:
     assert set(contract("pure")["source_modules"]) == (words | contracts | machines | codec) & present
 
 
+def imported_names(tree: ast.AST) -> Iterator[str]:
+    """The first word of every module that is imported, wherever in the file."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name.partition(".")[0] for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.level == 0:
+            yield (node.module or "").partition(".")[0]
+
+
+def test_every_third_party_that_is_imported_has_a_fence() -> None:
+    fenced = set(contract("third-parties")["forbidden_modules"])
+    ours = {"flowbridge", *sys.stdlib_module_names}
+    imports = {(name, word) for name in python_files(*CODE) for word in imported_names(tree_of(name))}
+    must_be_empty(sorted(f"{name}: {word}" for name, word in imports if word not in fenced | ours))
+
+
 VIOLATIONS: Final = {
     "a word looks up": ("layers", "flowbridge/emit.py", "import flowbridge.runtime"),
     "a machine looks up": ("layers", "flowbridge/machines/planted.py", "import flowbridge.runtime"),

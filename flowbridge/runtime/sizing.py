@@ -18,4 +18,5 @@ def sizer_of(kind: type) -> Callable[[Any], int]:
         return length
     if hasattr(kind, "nbytes"):
         return attrgetter("nbytes")
-    return kind.__sizeof__
+    own_size: Callable[[Any], int] = kind.__sizeof__  # unbound: called with the value
+    return own_size

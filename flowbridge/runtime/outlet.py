@@ -205,7 +205,7 @@ class Outlet:
         headers = like.headers
         if headers is not None:
             headers = {"correlation": headers["correlation"]} if "correlation" in headers else None
-        kind = type(value)
+        kind: type[object] = value.__class__
         if kind is not self._kind:  # values of one port are mostly of one type: look its sizer up once
             self._kind, self._sizer = kind, sizer_of(kind)
         only = self._only

@@ -43,7 +43,7 @@ class _Nothing:
 _NOTHING: Any = _Nothing()
 """The result of a call that was given up or left out."""
 
-_SPECIAL = frozenset({type(None), Emit, type(_NOTHING)})
+_SPECIAL: frozenset[type] = frozenset({type(None), Emit, _Nothing})
 """Types of results that are not simply a value for port ``out``."""
 
 

@@ -1,6 +1,6 @@
 """A program that runs a flow inside itself: its own functions are operators, and it watches the books while it runs.
 
-    python examples/embed/embed.py
+python examples/embed/embed.py
 """
 
 from __future__ import annotations

@@ -105,8 +105,24 @@ def _bind_object(node: str, made: Any, context: Context, out: Outbox, *, source:
     for name in ("open", "finish", "snapshot", "restore", "close"):
         hook = getattr(made, name, None)
         if hook is not None:
-            setattr(bound, name, hook)
+            setattr(bound, name, _forgiving(hook) if name in {"open", "finish"} else hook)
     return bound
+
+
+def _forgiving(hook: Callable[..., Any]) -> Callable[[Any], Any]:
+    """A hook that may leave out the argument it does not need."""
+    try:
+        takes_none = not inspect.signature(hook).parameters
+    except (TypeError, ValueError):
+        return hook
+    if not takes_none:
+        return hook
+
+    @functools.wraps(hook)
+    def call(_: Any) -> Any:
+        return hook()
+
+    return call
 
 
 def _bind_function(

@@ -27,8 +27,9 @@ Counters and histograms are cumulative from the start of the run. In Prometheus 
 OpenTelemetry the attribute is `flowbridge.` and that name. OpenTelemetry for Python has no observable histogram: it
 gets gauges named `<name>.quantile` with the attribute `flowbridge.quantile` (`0.5`, `0.95`, `0.99`) in place of each.
 
-Histograms in Prometheus have the `le` bounds {", ".join(f"{bound / 1e9:g}" for bound in BOUNDS_NS)} seconds. They are
-folded from finer buckets: a value less than 3.2 % below a bound may be counted one bound higher, never lower.
+Histograms in Prometheus have {len(BOUNDS_NS)} `le` bounds, from {BOUNDS_NS[0] / 1e9:g} to {BOUNDS_NS[-1] / 1e9:g}
+seconds and the same for every flow. They are folded from finer buckets: a value less than 3.2 % below a bound may be
+counted one bound higher, never lower.
 """
 
 _SPANS = """

@@ -29,9 +29,6 @@ if TYPE_CHECKING:
     import asyncio
     from collections.abc import Callable, Sequence
 
-    from opentelemetry.sdk.metrics.export import MetricExporter
-    from opentelemetry.sdk.trace.export import SpanExporter
-
     from flowbridge.contracts import Instrument
     from flowbridge.report import RunReport
     from flowbridge.telemetry.otel_trace import TimeSource
@@ -59,10 +56,13 @@ def open_telemetry(
     `trace_ratio` is the share of messages that start here which are traced; 0 turns tracing off altogether.
     `clock` must be the one the run uses. `loop` is as in `ReportReader`.
 
-    Raises: LocalProtocolError for a ratio outside 0..1; MissingExtraError without the exporter.
+    Raises: LocalProtocolError for a ratio outside 0..1 or an endpoint that is no HTTP address; MissingExtraError
+    without the exporter.
     """
     if not 0 <= trace_ratio <= 1:
         raise LocalProtocolError(f"trace ratio {trace_ratio} is not between 0 and 1")
+    if endpoint is not None and not endpoint.startswith(("http://", "https://")):
+        raise LocalProtocolError(f"OTLP endpoint {endpoint!r} does not begin with http:// or https://")
     time = clock if clock is not None else SystemTime()
     shared = SharedReport(ReportReader(report, loop=loop), time)
     providers = _otlp_providers(flow_name, endpoint, tracing=trace_ratio > 0) if otlp else _Providers(None, None)
@@ -114,8 +114,7 @@ class _Providers:
 
     meters: MeterProvider | None
     tracers: TracerProvider | None
-    metric_exporter: MetricExporter | None = None
-    span_exporter: SpanExporter | None = None
+    exporters: tuple[_Closes, ...] = ()
 
     def shutdown(self) -> None:
         try:
@@ -128,10 +127,8 @@ class _Providers:
 
     def give_up(self) -> None:
         """Break off the retries of the exporters."""
-        if self.span_exporter is not None:
-            self.span_exporter.shutdown()
-        if self.metric_exporter is not None:
-            self.metric_exporter.shutdown()
+        for exporter in self.exporters:
+            exporter.shutdown()
 
 
 def _otlp_providers(flow_name: str, endpoint: str | None, *, tracing: bool) -> _Providers:
@@ -145,11 +142,11 @@ def _otlp_providers(flow_name: str, endpoint: str | None, *, tracing: bool) -> _
     metric_exporter = OTLPMetricExporter(endpoint=f"{base}/v1/metrics" if base else None)
     meters = MeterProvider([PeriodicExportingMetricReader(metric_exporter)], resource, shutdown_on_exit=False)
     if not tracing:
-        return _Providers(meters, None, metric_exporter)
+        return _Providers(meters, None, (metric_exporter,))
     span_exporter = OTLPSpanExporter(endpoint=f"{base}/v1/traces" if base else None)
     tracers = TracerProvider(ParentBased(ALWAYS_ON), resource, shutdown_on_exit=False)
     tracers.add_span_processor(BatchSpanProcessor(span_exporter))
-    return _Providers(meters, tracers, metric_exporter, span_exporter)
+    return _Providers(meters, tracers, (span_exporter, metric_exporter))
 
 
 def _resource(flow_name: str) -> Resource:

@@ -23,7 +23,7 @@ from urllib.parse import urlsplit
 
 from flowbridge.errors import BusyError, FlowbridgeError, ResourceError
 from flowbridge.telemetry.prometheus import registry_of
-from flowbridge.telemetry.snapshot import ReportReader
+from flowbridge.telemetry.snapshot import LOOP_ANSWER_NS_MAX, ReportReader
 
 if TYPE_CHECKING:
     import asyncio
@@ -63,10 +63,11 @@ class MetricsServer:
         host: str = "127.0.0.1",
         *,
         loop: asyncio.AbstractEventLoop | None = None,
+        answer_ns_max: int = LOOP_ANSWER_NS_MAX,
     ) -> None:
         self._wanted: Final = port
         self._host: Final = host
-        self._reader: Final = ReportReader(report, loop=loop)
+        self._reader: Final = ReportReader(report, loop=loop, timeout_ns=answer_ns_max)
         self._running: _Running | None = None
 
     @property
@@ -126,6 +127,7 @@ class _Running:
 class _Server(ThreadingHTTPServer):
     daemon_threads = False  # so that `server_close` joins them
     allow_reuse_port = False  # two servers on one port would share the scrapes
+    request_queue_size = CONNECTIONS_MAX
     timeout = 0  # `handle_request` never waits: the selector did
 
     def __init__(self, host: str, port: int, reader: ReportReader) -> None:

@@ -2,9 +2,9 @@
 
 Counters and histograms belong to the thread of the event loop and carry no lock: `Histogram.flush` swaps a list that
 the loop may be appending to, and `EdgeBooks` changes in several steps. A second thread that read them in place could
-count values twice or lose them. So the copy is taken *by the loop*, between two callbacks, a few rows per turn; sorting and
-rendering happen in the thread that asked. Each row is therefore exact (the books of an edge balance); rows may be a few
-turns of the loop apart. A loop that does not answer is reported, never worked around.
+count values twice or lose them. So the copy is taken *by the loop*, between two callbacks, a few rows per turn; sorting
+and rendering happen in the thread that asked. Each row is therefore exact (the books of an edge balance); rows may be a
+few turns of the loop apart. A loop that does not answer is reported, never worked around.
 """
 
 from __future__ import annotations

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gzip
+import subprocess
 import sys
 import threading
 from collections import defaultdict
@@ -291,3 +292,42 @@ def test_without_the_exporter_the_error_names_the_extra(monkeypatch: pytest.Monk
         monkeypatch.setitem(sys.modules, f"opentelemetry.exporter.otlp.proto.http.{name}", None)
     with pytest.raises(MissingExtraError, match=r"flowbridge\[otel\]"):
         open_telemetry("flights", report_of, trace_ratio=0, otlp=True)
+
+
+_IN_AN_APPLICATION: Final = """
+from opentelemetry import metrics, trace
+from opentelemetry.sdk.metrics import MeterProvider
+from opentelemetry.sdk.metrics.export import InMemoryMetricReader
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+
+spans, reader = InMemorySpanExporter(), InMemoryMetricReader()
+provider = TracerProvider()
+provider.add_span_processor(SimpleSpanProcessor(spans))
+trace.set_tracer_provider(provider)
+metrics.set_meter_provider(MeterProvider([reader]))
+
+from flowbridge.report import RunReport
+from flowbridge.telemetry.otel import open_telemetry
+
+telemetry = open_telemetry("f", lambda: RunReport("f", "d", "running", 1.5), trace_ratio=1, otlp=False)
+with provider.get_tracer("application").start_as_current_span("request"):
+    assert telemetry.instruments[0].start("a") is not None
+start, request = spans.get_finished_spans()
+assert start.name == "start a" and start.parent is None, start
+names = {m.name for r in reader.get_metrics_data().resource_metrics for s in r.scope_metrics for m in s.metrics}
+assert names == {"flowbridge.run.status", "flowbridge.run.duration"}, names
+telemetry.close()
+after = reader.get_metrics_data()
+assert after is None or not after.resource_metrics, after
+with provider.get_tracer("application").start_as_current_span("later"):
+    pass
+assert len(spans.get_finished_spans()) == 3  # the application's provider was left open
+"""
+
+
+def test_without_otlp_the_providers_of_the_application_are_used() -> None:
+    done = subprocess.run([sys.executable, "-c", _IN_AN_APPLICATION], check=False, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""

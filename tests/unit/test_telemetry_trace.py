@@ -52,7 +52,7 @@ def hop(instrument: Instrument, trace: TraceContext | None, error: BaseException
 
 def id_of(span: ReadableSpan) -> int:
     assert span.context is not None
-    return span.context.span_id
+    return int(span.context.span_id)
 
 
 def test_every_hop_is_the_child_of_the_one_before() -> None:

@@ -12,6 +12,7 @@ GOOD = f"00-{TRACE}-{PARENT}-01"
 
 def test_the_example_of_the_specification_is_read() -> None:
     found = parse_traceparent(GOOD)
+    assert found is not None
     assert found == TraceParent(int(TRACE, 16), int(PARENT, 16), 1)
     assert found.sampled
     assert format_traceparent(found) == GOOD

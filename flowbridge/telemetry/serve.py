@@ -21,7 +21,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import TYPE_CHECKING, Any, Final, Self, cast
 from urllib.parse import urlsplit
 
-from flowbridge.errors import BusyError, FlowbridgeError, ResourceError
+from flowbridge.errors import BusyError, ClosedError, FlowbridgeError, ResourceError
 from flowbridge.telemetry.prometheus import registry_of
 from flowbridge.telemetry.snapshot import LOOP_ANSWER_NS_MAX, ReportReader
 
@@ -69,6 +69,7 @@ class MetricsServer:
         self._host: Final = host
         self._reader: Final = ReportReader(report, loop=loop, timeout_ns=answer_ns_max)
         self._running: _Running | None = None
+        self._stopped = False
 
     @property
     def port(self) -> int:
@@ -76,13 +77,20 @@ class MetricsServer:
         return self._running.port if self._running else self._wanted
 
     def start(self) -> None:
-        """Listen. Raises: ResourceError naming host and port when that cannot be; BusyError when already started."""
+        """Listen.
+
+        Raises: ResourceError naming host and port when that cannot be; BusyError when started before; ClosedError
+        when stopped before.
+        """
+        if self._stopped:
+            raise ClosedError("metrics server: it was stopped; make another")
         if self._running is not None:
             raise BusyError(f"metrics server: already listening on port {self.port}")
         self._running = _Running(self._host, self._wanted, self._reader)
 
     def stop(self) -> None:
         """Stop listening, hang up on whoever is connected and join every thread. Idempotent, and final."""
+        self._stopped = True
         self._reader.close()
         running, self._running = self._running, None
         if running is not None:

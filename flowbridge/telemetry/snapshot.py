@@ -89,7 +89,7 @@ class ReportReader:
             return work()
         deadline_ns = time.monotonic_ns() + self._timeout_ns
         while not concurrent.futures.wait([turn], timeout=min(_CHECK_S, self._timeout_ns / 1e9)).done:
-            if not turn.done() and loop.is_closed():
+            if loop.is_closed() and turn.cancel():  # it will never get to it
                 return work()
             if (self._closed or time.monotonic_ns() >= deadline_ns) and turn.cancel():
                 why = "the reader was closed" if self._closed else "an operator blocks it, or it was stopped"

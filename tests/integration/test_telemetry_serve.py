@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from flowbridge.errors import BusyError, FlowbridgeError
+from flowbridge.errors import BusyError, ClosedError, FlowbridgeError
 from flowbridge.report import EdgeReport, NodeReport, RunReport
 from flowbridge.telemetry.serve import CONNECTIONS_MAX, MetricsServer
 from flowbridge.time.histogram import Histogram
@@ -133,6 +133,8 @@ def test_starting_twice_is_refused_and_stopping_twice_is_not() -> None:
         server.start()
     server.stop()
     server.stop()
+    with pytest.raises(ClosedError, match="stopped"):
+        server.start()
 
 
 def test_stop_joins_every_thread_even_with_a_silent_client() -> None:

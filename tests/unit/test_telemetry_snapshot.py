@@ -59,11 +59,15 @@ async def _write(report: RunReport, rounds: int, read_once: threading.Event) -> 
 
 def test_every_snapshot_balances_while_the_loop_writes() -> None:
     report = report_of(150)  # more rows than one turn copies
+    for number, edge in enumerate(list(report.edges.values())[:5]):
+        pending = PENDING_MAX - 40 * (number + 1)  # so that the loop, too, sorts some while others are copied
+        edge.books.latency.extend([1] * pending)
+        edge.books.sent = edge.books.delivered = pending
     seen: list[RunReport] = []
     read_often = threading.Event()
 
     async def run() -> None:
-        reader = ReportReader(lambda: report)
+        reader = ReportReader(lambda: report, timeout_ns=60 * 10**9)
         stop = threading.Event()
 
         def read() -> None:
@@ -75,7 +79,7 @@ def test_every_snapshot_balances_while_the_loop_writes() -> None:
         threads = [threading.Thread(target=read) for _ in range(2)]
         for thread in threads:
             thread.start()
-        await _write(report, PENDING_MAX // 2, read_often)
+        await _write(report, 200, read_often)
         stop.set()
         await asyncio.gather(*(asyncio.to_thread(thread.join) for thread in threads))
 
@@ -147,9 +151,9 @@ def test_a_loop_closed_while_someone_waits_is_noticed() -> None:
     loop.call_soon_threadsafe = ask  # type: ignore[assignment]  # to know when the reader waits
     reader = ReportReader(lambda: report_of(1), loop=loop, timeout_ns=60 * 10**9)
     found: list[RunReport] = []
-    thread = threading.Thread(target=lambda: found.append(reader.read()))
+    thread = threading.Thread(target=lambda: found.append(reader.read()), daemon=True)
     thread.start()
-    asked.wait()
+    assert asked.wait(30)
     loop.close()
     thread.join()
     assert list(found[0].edges) == ["e0"]

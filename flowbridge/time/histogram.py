@@ -111,6 +111,14 @@ class Histogram:
         if other._min is not None:
             self._min = other._min if self._min is None else min(self._min, other._min)
 
+    def copy(self) -> Histogram:
+        """The same values, apart from this one. Sorts nothing, so it is cheap for the thread that records."""
+        twin = Histogram()
+        twin._counts = self._counts.copy()
+        twin._sum, twin._min, twin._max = self._sum, self._min, self._max
+        twin.pending = self.pending.copy()
+        return twin
+
     @property
     def count(self) -> int:
         """How many values."""

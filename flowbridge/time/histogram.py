@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 SUB_BITS: Final = 5
 SUBS: Final = 1 << SUB_BITS
 BUCKETS: Final = (64 - SUB_BITS) * SUBS
-PENDING_MAX: Final = 8_192
+PENDING_MAX: Final = 4_096
 VECTOR_MIN: Final = 512  # from so many values on numpy is quicker than a loop, once it is loaded
 
 

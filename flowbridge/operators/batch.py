@@ -8,8 +8,6 @@ from flowbridge.errors import SchemaMismatchError
 from flowbridge.operators.fault import not_a_batch
 
 if TYPE_CHECKING:
-    import pyarrow as pa
-
     from flowbridge.contracts import OperatorContext
 
 
@@ -41,7 +39,7 @@ class BatchOperator:
         return SchemaMismatchError(self._node, message, port=port, seq=self._seq())
 
 
-def schema_change(old: pa.Schema, new: pa.Schema) -> str:
+def schema_change(old: Any, new: Any) -> str:
     """In which column two schemas first differ."""
     for name in old.names:
         if name not in new.names:

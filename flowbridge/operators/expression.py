@@ -67,8 +67,8 @@ class Expression:
     Raises: ExpressionError when it is not of the language; the message points at the place.
     """
 
-    def __init__(self, text: str) -> None:
-        if not isinstance(text, str) or not text.strip():  # pyright: ignore[reportUnnecessaryIsInstance]
+    def __init__(self, text: Any) -> None:
+        if not isinstance(text, str) or not text.strip():
             raise ExpressionError(str(text), "is empty" if isinstance(text, str) else "is no text; write it in quotes")
         self.text: Final = " ".join(text.strip().splitlines())
         if len(self.text) > CHARACTERS_MAX:

@@ -62,14 +62,17 @@ class Console:
     def finish(self, out: Outputs) -> None:
         """Print the table."""
         stream = self._stdout or sys.stdout
+        text = self._render(stream)
         try:
-            self._print(stream)
+            stream.write(text)
             stream.flush()
         except BrokenPipeError:
             if stream is sys.stdout:  # else the interpreter complains when it flushes at exit
-                os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+                nowhere = os.open(os.devnull, os.O_WRONLY)
+                os.dup2(nowhere, sys.stdout.fileno())
+                os.close(nowhere)
 
-    def _print(self, stream: TextIO) -> None:
+    def _render(self, stream: TextIO) -> str:
         from rich.console import Console as RichConsole
         from rich.table import Table
         from rich.text import Text
@@ -77,14 +80,19 @@ class Console:
         rows = self._rows()
         names = list(dict.fromkeys(name for row in rows for name in row))
         shown, hidden = names[:COLUMNS_MAX], len(names) - COLUMNS_MAX
-        table = Table(title=self._title or self._node, caption=self._caption(len(rows), hidden))
+        table = Table()
         for name in shown:
             number = all(isinstance(row.get(name), (int, float, type(None))) for row in rows)
             table.add_column(Text(name), justify="right" if number else "left")
         for row in rows:
             table.add_row(*(Text(_cell(row.get(name))) for name in shown))
-        width = None if stream.isatty() else 120
-        RichConsole(file=stream, width=width, highlight=False).print(table)
+        console = RichConsole(file=stream, width=None if stream.isatty() else 120, highlight=False)
+        with console.capture() as captured:  # to write by ourselves: rich ends the process when a pipe breaks
+            console.print(Text(self._title or self._node, style="bold"))
+            if names:
+                console.print(table)
+            console.print(Text(self._caption(len(rows), hidden)))
+        return captured.get()
 
     def _caption(self, rows: int, hidden: int) -> str:
         more = f", {hidden} more columns" if hidden > 0 else ""

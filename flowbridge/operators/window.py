@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 
+from flowbridge.errors import OperatorError
 from flowbridge.operators.batch import BatchOperator
 from flowbridge.operators.fault import LOG, ConfigError, did_you_mean
 from flowbridge.operators.window_aggregate import Aggregate, Groups
@@ -78,11 +79,14 @@ class Window(BatchOperator):
             self._refuse(port, value)
         if self._schema is None or not value.schema.equals(self._schema):
             self._bind(value.schema)
-        self._add(value)
-        if self._high is not None and self._earliest is not None:
-            last = self._high - self._axis.lateness - self._axis.every
-            if self._earliest <= last:
-                self._send(last, out)
+        try:
+            self._add(value)
+            if self._high is not None and self._earliest is not None:
+                last = self._high - self._axis.lateness - self._axis.every
+                if self._earliest <= last:
+                    self._send(last, out)
+        except pa.ArrowException as error:
+            raise OperatorError(self._node, str(error), port=port, seq=self._seq()) from error
 
     def finish(self, out: Outputs) -> None:
         """Send every window that is still open."""

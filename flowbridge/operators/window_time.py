@@ -65,7 +65,9 @@ class TimeAxis:
         return times - np.mod(times, self.every)
 
     def column(self, starts: Any) -> Any:
-        """Whole numbers as a column of the type the time came in."""
+        """Whole numbers as a column of the type the time came in; ints of any size become int64."""
+        if pa.types.is_integer(self._kind):
+            return starts
         if pa.types.is_date32(self._kind):
             return starts.cast(pa.int32()).cast(self._kind)
         return starts.cast(self._kind)

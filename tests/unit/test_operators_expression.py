@@ -210,7 +210,9 @@ def test_an_overflow_in_the_data_is_an_error_that_names_the_expression() -> None
         bound(batch)
 
 
-@pytest.mark.parametrize("text", ["(" * 1000 + "a" + ")" * 1000, "1+" * 400 + "1", "not " * 500 + "p", "a+" * CHARACTERS_MAX])
+@pytest.mark.parametrize(
+    "text", ["(" * 1000 + "a" + ")" * 1000, "1+" * 400 + "1", "not " * 500 + "p", "a+" * CHARACTERS_MAX]
+)
 def test_an_expression_built_to_exhaust_the_reader_is_refused(text: str) -> None:
     with pytest.raises(ExpressionError) as caught:
         Expression(text).bind(BATCH.schema)

@@ -167,8 +167,7 @@ BAD_LATER_LINES = {
 
 @pytest.mark.parametrize(
     ("before", "line", "part"),
-    [(3, *case) for case in BAD_LINES.items()]
-    + [(100_000, *case) for case in (BAD_LINES | BAD_LATER_LINES).items()],
+    [(3, *case) for case in BAD_LINES.items()] + [(100_000, *case) for case in (BAD_LINES | BAD_LATER_LINES).items()],
 )
 def test_a_bad_json_line_is_named(tmp_path: Path, before: int, line: str, part: str) -> None:
     path = tmp_path / "data.jsonl"

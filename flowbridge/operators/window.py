@@ -122,6 +122,11 @@ class Window(BatchOperator):
         self.late_rows = state["late_rows"]
         self.null_times = state["null_times"]
 
+    @property
+    def kept_rows(self) -> int:
+        """How many rows of partial aggregates are in memory."""
+        return 0 if self._schema is None else self._groups.kept_rows
+
     # --- taking in ------------------------------------------------------------------------------------------------
 
     def _bind(self, schema: pa.Schema) -> None:

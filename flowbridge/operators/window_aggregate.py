@@ -74,24 +74,24 @@ class _Distinct:
         self._keys = keys
         self._column = column
         self._parts: list[pa.Table] = []
-        self._rows = 0
+        self.rows = 0
         self._compacted = 0
 
     def add(self, rows: pa.Table) -> None:
         self._parts.append(_unique(rows.select(self._names), self._names))
-        self._rows += self._parts[-1].num_rows
-        if self._rows > max(PENDING_ROWS_MAX, 2 * self._compacted):
+        self.rows += self._parts[-1].num_rows
+        if self.rows > max(PENDING_ROWS_MAX, 2 * self._compacted):
             self.table()
 
     def table(self) -> pa.Table:
         if len(self._parts) > 1:
             self._parts = [_unique(pa.concat_tables(self._parts), self._names)]
-        self._rows = self._compacted = self._parts[0].num_rows
+        self.rows = self._compacted = self._parts[0].num_rows
         return self._parts[0]
 
     def load(self, table: pa.Table) -> None:
         self._parts = [table]
-        self._rows = self._compacted = table.num_rows
+        self.rows = self._compacted = table.num_rows
 
     def close(self, last: int) -> Any:
         """Take out the windows that start at `last` or before; the counts, in the order of the sorted keys."""
@@ -173,6 +173,11 @@ class Groups:
         return pa.table({name: columns[name] for name in (*self._keys, *self._plan)})
 
     # --- giving out -----------------------------------------------------------------------------------------------
+
+    @property
+    def kept_rows(self) -> int:
+        """How many rows are kept; at most about `PENDING_ROWS_MAX` or three times the groups, for each table."""
+        return self._rows + sum(distinct.rows for distinct in self._distinct.values())
 
     @property
     def first(self) -> int | None:

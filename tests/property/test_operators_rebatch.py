@@ -27,5 +27,6 @@ def test_all_rows_come_in_order_in_batches_of_the_size_asked_for(sizes: list[int
 @given(times=st.integers(1, 5), rows=st.integers(1, 20))
 def test_a_batch_that_lies_within_one_is_a_view_of_it(times: int, rows: int) -> None:
     whole: Any = pa.RecordBatch.from_pydict({"n": pa.array(range(times * rows), pa.int64())})
+    pieces: list[Any] = list(rebatch([whole], rows))
     home = whole.column("n").buffers()[1].address
-    assert all(batch.column("n").buffers()[1].address == home for batch in rebatch([whole], rows))
+    assert all(piece.column("n").buffers()[1].address == home for piece in pieces)

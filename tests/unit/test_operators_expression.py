@@ -1,5 +1,7 @@
 """The expression language: what it means, what it refuses, and where its errors point."""
 
+# pyright: reportUnknownMemberType=false, reportUnknownArgumentType=false, reportUnknownVariableType=false
+
 from __future__ import annotations
 
 import datetime as dt

@@ -118,7 +118,7 @@ def test_a_path_that_is_a_folder_cannot_be_written(kind: str, tmp_path: Path) ->
 @each_sink
 def test_a_path_below_a_file_cannot_be_written(kind: str, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(OperatorError, match="a part of the path is not a folder|File exists"):
+    with pytest.raises(OperatorError, match=r"a part of the path is not a folder|File exists"):
         opened(kind, tmp_path / "file" / "data")
 
 
@@ -147,14 +147,18 @@ def noise(rows: int) -> Any:
     return pa.RecordBatch.from_pydict({"s": [os.urandom(64).hex() for _ in range(rows)]})
 
 
+def fill(sink: Any) -> None:
+    for _ in range(100):
+        sink.process("in", noise(1000), None)
+    sink.finish(None)
+
+
 @each_sink
 def test_a_full_disk_is_an_error_that_names_the_file_and_leaves_no_half(kind: str, small_disk: Path) -> None:
     path = small_disk / "data"
     sink = opened(kind, path)
     with pytest.raises(OperatorError, match=f"node writer: cannot write {re.escape(str(path))}: no space is left"):
-        for _ in range(100):
-            sink.process("in", noise(1000), None)
-        sink.finish(None)
+        fill(sink)
     assert os.listdir(small_disk) == []
     sink.close()
     del sink
@@ -175,12 +179,13 @@ def test_a_disk_that_is_full_only_at_the_end_is_an_error_too(kind: str, small_di
 def test_a_batch_of_another_schema_is_refused(kind: str, tmp_path: Path) -> None:
     sink = opened(kind, tmp_path / "data")
     sink.process("in", batch_of(1), None)
-    for columns, part in (
+    others: list[tuple[dict[str, list[Any]], str]] = [
         ({"n": [1.5], "s": ["x"]}, "column n is double and was int64"),
         ({"n": [1]}, "column s is missing"),
         ({"n": [1], "s": ["x"], "z": [1]}, "column z is new"),
         ({"s": ["x"], "n": [1]}, "the columns are in another order"),
-    ):
+    ]
+    for columns, part in others:
         with pytest.raises(SchemaMismatchError, match=part):
             sink.process("in", pa.RecordBatch.from_pydict(columns), None)
     sink.close()
@@ -189,7 +194,7 @@ def test_a_batch_of_another_schema_is_refused(kind: str, tmp_path: Path) -> None
 @pytest.mark.parametrize("kind", ["csv", "parquet"])
 def test_a_value_that_is_no_batch_is_refused(kind: str, tmp_path: Path) -> None:
     sink = opened(kind, tmp_path / "data")
-    with pytest.raises(SchemaMismatchError, match="node writer, port in: .*not dict"):
+    with pytest.raises(SchemaMismatchError, match=r"node writer, port in: .*not dict"):
         sink.process("in", {"a": 1}, None)
     sink.close()
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from types import SimpleNamespace
-from typing import Any, cast
+from typing import Any
 
 import pytest
 
@@ -105,4 +105,4 @@ def test_a_paced_sequence_leaves_nothing_out_when_it_is_late() -> None:
 )
 def test_settings_that_make_no_sense_are_refused(make: Any, config: dict[str, int]) -> None:
     with pytest.raises(ConfigError, match=next(reversed(config))):
-        cast("Any", make)(**config)
+        make(**config)

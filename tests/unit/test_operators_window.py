@@ -48,7 +48,9 @@ class Bench:
 
     def give(self, kind: Any = None, **columns: Any) -> None:
         arrays: Any = {n: v if isinstance(v, pa.Array) else pa.array(v) for n, v in columns.items()}
-        arrays["t"] = pa.array(columns["t"], kind or pa.timestamp("s"))
+        arrays["t"] = (
+            arrays["t"] if isinstance(columns["t"], pa.Array) else pa.array(columns["t"], kind or pa.timestamp("s"))
+        )
         self.window.process("in", pa.RecordBatch.from_pydict(arrays), cast("Any", self.out))
 
     def finish(self) -> list[dict[str, Any]]:
@@ -226,9 +228,7 @@ def test_what_is_kept_grows_with_groups_and_not_with_rows(monkeypatch: pytest.Mo
     bench = Bench({"n": "count()", "d": "distinct(v)", "sd": "stddev(v)"}, by=["k"])
     for _ in range(500):
         bench.give(t=[1, 2, 3], k=["a", "b", "a"], v=[1, 2, 3])
-        groups = bench.window._groups
-        assert sum(part.num_rows for part in groups._parts) <= 24
-        assert sum(part.num_rows for part in groups._distinct["v"]._parts) <= 26
+        assert bench.window.kept_rows <= 50
     assert [(row["k"], row["n"], row["d"]) for row in bench.finish()] == [("a", 1000, 2), ("b", 500, 1)]
 
 
@@ -254,7 +254,8 @@ def test_columns_may_move_but_not_change_their_type() -> None:
 )
 def test_what_does_not_fit_the_batch_is_named(config: dict[str, Any], part: str) -> None:
     every = config.pop("every_ns", 10 * SECOND)
-    window = Window(**{"time": "t", "every": every, "aggregate": {"n": "count()"}, **config})
+    made: Any = Window
+    window = made(**{"time": "t", "every": every, "aggregate": {"n": "count()"}, **config})
     window.open(cast("Any", SimpleNamespace(node="w", envelope=None)))
     batch: Any = pa.RecordBatch.from_arrays([pa.array([1], pa.timestamp("s")), pa.array(["x"])], names=["t", "s"])
     with pytest.raises(SchemaMismatchError, match=f"node w, port in: .*{part}"):
@@ -277,8 +278,9 @@ def test_what_does_not_fit_the_batch_is_named(config: dict[str, Any], part: str)
     ],
 )
 def test_settings_that_make_no_sense_are_refused(config: dict[str, Any], part: str) -> None:
+    made: Any = Window
     with pytest.raises(ConfigError, match=part):
-        Window(**{"time": "t", "every": SECOND, "aggregate": {"n": "count()"}, **config})
+        made(**{"time": "t", "every": SECOND, "aggregate": {"n": "count()"}, **config})
 
 
 def test_a_value_that_is_no_batch_is_refused() -> None:
@@ -298,5 +300,5 @@ def test_without_rows_nothing_goes_out() -> None:
 
 def test_a_time_that_cannot_be_counted_is_an_error_of_ours() -> None:
     bench = Bench()
-    with pytest.raises(OperatorError, match="node w, port in: .*18446744073709551615"):
-        bench.give(pa.uint64(), t=[2**64 - 1])
+    with pytest.raises(OperatorError, match=r"node w, port in: .*18446744073709551615"):
+        bench.give(t=pa.array([2**64 - 1], pa.uint64()))

@@ -215,9 +215,9 @@ def test_a_source_that_is_opened_again_begins_again(tmp_path: Path) -> None:
 
 
 def test_reading_may_stop_in_the_middle(tmp_path: Path) -> None:
-    source = CsvSource(path=write(tmp_path / "data", "csv", 50), batch_rows=10)
+    source: Any = CsvSource(path=write(tmp_path / "data", "csv", 50), batch_rows=10)
     source.open(SimpleNamespace(node="reader"))
-    produced: Any = source.produce()
+    produced = source.produce()
     assert next(produced).num_rows == 10
     produced.close()
     source.close()

@@ -103,6 +103,8 @@ class CsvSource(_FileSource):
         on_ragged: str = "fail",
     ) -> None:
         super().__init__(path, batch_rows)
+        if on_ragged not in ("fail", "skip"):
+            raise ConfigError(f"on_ragged is {on_ragged}; it must be fail or skip")
         self._columns = columns
         self._skips = on_ragged == "skip"
         self.skipped_rows = 0

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections import deque
+from datetime import datetime
 from typing import TYPE_CHECKING, Any, Final, TextIO, cast
 
 from flowbridge.operators.batch import is_batch
@@ -83,7 +84,7 @@ class Console:
         table = Table()
         for name in shown:
             number = all(isinstance(row.get(name), (int, float, type(None))) for row in rows)
-            table.add_column(Text(name), justify="right" if number else "left")
+            table.add_column(Text(name), justify="right" if number else "left", no_wrap=True)
         for row in rows:
             table.add_row(*(Text(_cell(row.get(name))) for name in shown))
         console = RichConsole(file=stream, width=None if stream.isatty() else 120, highlight=False)
@@ -92,7 +93,8 @@ class Console:
             if names:
                 console.print(table)
             console.print(Text(self._caption(len(rows), hidden)))
-        return captured.get()
+        encoding = getattr(stream, "encoding", None) or "utf-8"
+        return captured.get().encode(encoding, "replace").decode(encoding)
 
     def _caption(self, rows: int, hidden: int) -> str:
         more = f", {hidden} more columns" if hidden > 0 else ""
@@ -114,9 +116,20 @@ def _rows_of(value: Any) -> int:
     return int(value.num_rows) if is_batch(value) else 1
 
 
+def _time(value: datetime) -> str:
+    text = value.strftime("%Y-%m-%d %H:%M:%S" if value.second or value.microsecond else "%Y-%m-%d %H:%M")
+    text += f".{value.microsecond:06}" if value.microsecond else ""
+    return f"{text} {value.tzname()}" if value.tzinfo is not None else text
+
+
 def _cell(value: Any) -> str:
     if value is None:
         return ""
-    text = f"{value:,.2f}" if isinstance(value, float) else str(value)
+    if isinstance(value, float):
+        text = f"{value:,.2f}"
+    elif isinstance(value, datetime):
+        text = _time(value)
+    else:
+        text = str(value)
     text = " ".join(text.split("\n"))
     return text if len(text) <= CELL_CHARACTERS_MAX else text[: CELL_CHARACTERS_MAX - 3] + "..."

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -19,7 +20,7 @@ from flowbridge.operators.window_time import TimeAxis
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from flowbridge.contracts import Outputs
+    from flowbridge.contracts import OperatorContext, Outputs
 
 START, END = "window_start", "window_end"
 
@@ -72,6 +73,11 @@ class Window(BatchOperator):
         self.null_times = 0
 
     # --- hooks ----------------------------------------------------------------------------------------------------
+
+    def open(self, context: OperatorContext) -> None:
+        """Load what grouping needs, so that the first message does not have to wait for it."""
+        import_module("pyarrow.acero")
+        super().open(context)
 
     def process(self, port: str, value: Any, out: Outputs) -> None:
         """Take in one batch; send the windows it closed."""

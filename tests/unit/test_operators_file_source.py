@@ -97,6 +97,11 @@ def test_batch_rows_has_bounds(kind: str, rows: int) -> None:
         CLASSES[kind](path="x", batch_rows=rows)
 
 
+def test_on_ragged_is_one_of_two_words() -> None:
+    with pytest.raises(ConfigError, match="on_ragged is ignore"):
+        CsvSource(path="x", on_ragged="ignore")
+
+
 @pytest.mark.parametrize("kept", [0.3, 0.9, 0.999])
 def test_a_truncated_parquet_file_is_an_error(tmp_path: Path, kept: float) -> None:
     path = Path(write(tmp_path / "data", "parquet", 1000))
@@ -182,6 +187,19 @@ def test_within_the_first_block_the_lines_may_differ(tmp_path: Path) -> None:
     path.write_text("".join(f'{{"n": 1}}\n{line}\n' for line in BAD_LATER_LINES))
     (batch,) = read(JsonlSource(path=str(path)))
     assert batch.to_pydict()["n"] == [1.0, 1.5, 1.0, 1.0]
+
+
+def test_blank_lines_count_when_a_bad_line_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "data.jsonl"
+    path.write_text("\n" * 10 + "{oops}\n")
+    with pytest.raises(OperatorError, match=r"line 11 is not JSON"):
+        read(JsonlSource(path=str(path)))
+
+
+def test_a_json_file_of_blank_lines_has_no_batch(tmp_path: Path) -> None:
+    path = tmp_path / "data.jsonl"
+    path.write_text("\n \n\n")
+    assert read(JsonlSource(path=str(path))) == []
 
 
 def test_a_json_field_may_be_missing_or_null(tmp_path: Path) -> None:

@@ -79,6 +79,19 @@ def test_times_bytes_and_long_texts_can_be_shown() -> None:
     assert "yyy..." in text
 
 
+@pytest.mark.parametrize(
+    ("time", "text"),
+    [
+        (dt.datetime(2013, 1, 1, 5), "│ 2013-01-01 05:00 │"),
+        (dt.datetime(2013, 1, 1, 5, 0, 7), "│ 2013-01-01 05:00:07 │"),
+        (dt.datetime(2013, 1, 1, 5, 0, 7, 25), "│ 2013-01-01 05:00:07.000025 │"),
+        (dt.datetime(2013, 1, 1, 5, tzinfo=dt.UTC), "│ 2013-01-01 05:00 UTC │"),
+    ],
+)
+def test_a_time_is_shown_as_short_as_it_can_be(time: dt.datetime, text: str) -> None:
+    assert text in printed([{"time": time}])
+
+
 def test_many_columns_are_cut_and_counted() -> None:
     text = printed([pa.RecordBatch.from_pydict({f"c{n}": [n] for n in range(30)})])
     assert "18 more columns" in text
@@ -108,6 +121,15 @@ def test_a_reader_that_went_away_is_no_error() -> None:
     done = subprocess.run([sys.executable, "-c", code], stdout=writing, stderr=subprocess.PIPE, text=True, check=False)
     os.close(writing)
     assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_a_terminal_without_the_letters_gets_question_marks() -> None:
+    raw = io.BytesIO()
+    console = Console()
+    console.open(cast("Any", SimpleNamespace(node="table", stdout=io.TextIOWrapper(raw, encoding="ascii"))))
+    console.process("in", "Zürich", NO_OUT)
+    console.finish(NO_OUT)
+    assert b"Z?rich" in raw.getvalue()
 
 
 def test_a_limit_below_one_is_refused() -> None:

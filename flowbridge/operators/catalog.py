@@ -29,7 +29,8 @@ def _write_path(what: str) -> ConfigField:
         name="path",
         type="path",
         doc=f"The {what} to write. Its folder is made if need be. The file appears when the flow has ended, whole: "
-        "until then a part file stands beside it, which is removed when the flow fails.",
+        "until then a part file stands beside it, which is removed when the flow fails. "
+        "A restart of the node begins the file again.",
     )
 
 

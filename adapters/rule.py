@@ -45,7 +45,7 @@ MERGE_KEY: Final = _rule("FB105", "A merge key `<<`", "Write the keys out, or pu
 YAML_BOOLEAN: Final = _rule(
     "FB106",
     "A word that other YAML readers take for a boolean",
-    "Write `true` or `false` for a boolean, and quotes around a text such as \"NO\".",
+    'Write `true` or `false` for a boolean, and quotes around a text such as "NO".',
 )
 YAML_NUMBER: Final = _rule(
     "FB107",
@@ -107,7 +107,9 @@ DUPLICATE_ROUTE: Final = _rule("FB310", "One input is joined twice to the same e
 UNKNOWN_CONFIG: Final = _rule("FB401", "A setting that the operator does not have", "Remove it or mend its spelling.")
 MISSING_CONFIG: Final = _rule("FB402", "A setting that the operator needs is missing", "Add it under `with:`.")
 BAD_CONFIG: Final = _rule("FB403", "A setting of the wrong type or value", "Write a value of the type that is named.")
-MISSING_INPUT: Final = _rule("FB404", "An input of a built-in operator is not joined", "Name its source under `inputs:`.")
+MISSING_INPUT: Final = _rule(
+    "FB404", "An input of a built-in operator is not joined", "Name its source under `inputs:`."
+)
 
 # --- the graph ----------------------------------------------------------------------------------------------------
 TYPE_MISMATCH: Final = _rule(
@@ -178,7 +180,13 @@ def page() -> str:
     for rule in RULES.values():
         if rule.id[2] != section:
             section = rule.id[2]
-            lines += ["", f"## {_SECTIONS[section]}", "", "| Rule | What is wrong | What to do |", "| --- | --- | --- |"]
+            lines += [
+                "",
+                f"## {_SECTIONS[section]}",
+                "",
+                "| Rule | What is wrong | What to do |",
+                "| --- | --- | --- |",
+            ]
         lines.append(f"| {rule.id} | {rule.title} | {rule.remedy} |")
     return "\n".join(lines) + "\n"
 

@@ -46,7 +46,9 @@ def _number(text: str, mark: Mark, findings: Findings) -> object:
     if _INTEGER.fullmatch(text):
         value = int(text, 0) if len(text) <= 20 else 2**64
         if not -(2**63) <= value < 2**63:
-            findings.add(rule.NUMBER_RANGE, mark, f"{_short(text)} does not fit into 64 bits", f'write "{_short(text)}"')
+            findings.add(
+                rule.NUMBER_RANGE, mark, f"{_short(text)} does not fit into 64 bits", f'write "{_short(text)}"'
+            )
             return 0
         return value
     for pattern, why in _DISPUTED:

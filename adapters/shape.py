@@ -248,5 +248,3 @@ def _step(kind: Any, step: str | int) -> Any:
         if get_origin(member) is Annotated and Tag(str(step)) in get_args(member):
             return member
     return kind
-
-

@@ -1,0 +1,178 @@
+"""What must hold for a flow as a whole: reach, cycles, budgets, places and tiers."""
+
+from __future__ import annotations
+
+from collections import deque
+from itertools import islice
+from typing import TYPE_CHECKING
+
+from flowbridge.adapters import rule
+from flowbridge.adapters.cycle import components, cycles, graph_of
+from flowbridge.adapters.unit import duration_text
+from flowbridge.budget import Budgets
+from flowbridge.limits import FINDINGS_MAX
+from flowbridge.plan import Category, ContentType, Plane, Policy, Tier
+from flowbridge.tiers import choose
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from flowbridge.adapters.collect import Findings, Mark
+    from flowbridge.adapters.scene import Scene
+    from flowbridge.budget import PathBudget
+    from flowbridge.plan import Plan, Route
+
+_SHOWN_MAX = 8  # nodes of a path in a message
+
+
+def check_plan(plan: Plan, scene: Scene) -> None:
+    """Note every rule about the whole that the plan breaks; what was cut from it is given the benefit of the doubt."""
+    _check_places(plan, scene)
+    _check_reach(plan, scene)
+    data = [route for route in plan.routes if route.plane is Plane.DATA]
+    if _check_cycles(plan, data, scene):
+        _check_budgets(plan, scene)
+    _check_tiers(plan, data, scene)
+
+
+def _mark(plan: Plan, *keys: str) -> Mark:
+    for key in keys:
+        position = plan.positions.get(key)
+        if position is not None:
+            return (position.line, position.column)
+    return (1, 1)
+
+
+def _check_places(plan: Plan, scene: Scene) -> None:
+    for manifest in plan.manifests:
+        draft = scene.drafts[manifest.node]
+        if manifest.place.process is not None and manifest.place.host is not None:
+            mark = draft.tree.entries["place"].value.mark
+            scene.findings.add(rule.PLACE, mark, "place: both process and host are given", "keep one of them")
+        if manifest.category is not Category.RESOURCE or draft.damaged:
+            continue
+        for port in manifest.outputs:
+            typed = port.content_type in (ContentType.JSON, ContentType.CBOR)
+            if not typed or port.schema_ref is None:
+                lacks = "a schema" if typed else "type json or cbor"
+                mark = _mark(plan, f"{manifest.node}.outputs.{port.name}", manifest.node)
+                scene.findings.add(rule.RESOURCE, mark, f"output `{port.name}` of a resource needs {lacks}")
+
+
+def _check_reach(plan: Plan, scene: Scene) -> None:
+    """Walk on from every node where messages start."""
+    after: dict[str, list[str]] = {manifest.node: [] for manifest in plan.manifests}
+    reached: set[str] = set()
+    for route in plan.routes:
+        if route.plane is Plane.DATA:
+            after[route.source_node].append(route.target_node)
+        elif route.target_node in after:
+            reached.add(route.target_node)
+    for node, draft in scene.drafts.items():
+        spec = draft.resolved.spec
+        is_source = spec.is_source if spec is not None else not draft.joins
+        if is_source or not draft.is_whole or not draft.joins:
+            reached.add(node)  # a built-in with inputs and no joins has its own finding
+    waiting = deque(reached)
+    while waiting:
+        for target in after[waiting.popleft()]:
+            if target not in reached:
+                reached.add(target)
+                waiting.append(target)
+    for node in after:
+        if node not in reached:
+            scene.findings.add(rule.UNREACHED, _mark(plan, node), f"no source reaches node {node}")
+
+
+def _check_cycles(plan: Plan, data: Sequence[Route], scene: Scene) -> bool:
+    """Note cycles that lack feedback, feedback that lacks a cycle, and cycles without credit; True without the first."""
+    nodes = [manifest.node for manifest in plan.manifests]
+    forward = graph_of(nodes, _edges(route for route in data if not route.feedback))
+    undeclared = cycles(forward)
+    for cycle in undeclared:
+        back = _edge(data, cycle[-1], cycle[0])
+        message = f"cycle without a feedback edge: {_shown([*cycle, cycle[0]])}"
+        hint = f"mark {back} with feedback: true and a queue that drops"
+        scene.findings.add(rule.CYCLE, _mark(plan, back), message, hint)
+    component = components(graph_of(nodes, _edges(data)))
+    damaged = any(draft.damaged for draft in scene.drafts.values()) or bool(scene.shaped.lost)
+    for route in data:
+        if route.feedback and component[route.source_node] != component[route.target_node] and not damaged:
+            mark = _feedback_mark(route, plan, scene)
+            scene.findings.add(rule.FEEDBACK, mark, f"feedback: {route.id} closes no cycle")
+    _check_credit(plan, nodes, data, component, scene)
+    return not undeclared
+
+
+def _feedback_mark(route: Route, plan: Plan, scene: Scene) -> Mark:
+    for join in scene.drafts[route.target_node].joins:
+        entries = getattr(join.tree, "entries", None)
+        if join.port == route.target_port and str(join.end) == f"{route.source_node}/{route.source_port}" and entries:
+            mark: Mark = entries["feedback"].mark
+            return mark
+    return _mark(plan, route.id)
+
+
+def _check_credit(
+    plan: Plan, nodes: Sequence[str], data: Sequence[Route], component: dict[str, int], scene: Scene
+) -> None:
+    """Cycles with a feedback edge on which every edge waits for credit: full once, they never move again."""
+    blocking = [route for route in data if route.qos.policy is Policy.BLOCK]
+    blocked = components(graph_of(nodes, _edges(blocking)))
+    seen: set[int] = set()
+    for route in blocking:
+        number = blocked[route.target_node]
+        if not route.feedback or blocked[route.source_node] != number or number in seen:
+            continue
+        assert component[route.source_node] == component[route.target_node]
+        seen.add(number)
+        members = [node for node in nodes if blocked[node] == number]
+        inside = [r for r in blocking if blocked[r.source_node] == number == blocked[r.target_node]]
+        graph = graph_of([route.target_node, *members], _edges(inside))
+        cycle = cycles(graph)[0]
+        message = f"every edge of the cycle {_shown([*cycle, cycle[0]])} blocks: it can run out of credit"
+        hint = "queue: {policy: drop_oldest} on one of its edges"
+        scene.findings.add(rule.CREDIT, _mark(plan, route.id), message, hint)
+
+
+def _edges(routes: Iterable[Route]) -> Iterable[tuple[str, str]]:
+    return ((route.source_node, route.target_node) for route in routes)
+
+
+def _edge(routes: Sequence[Route], source: str, target: str) -> str:
+    for route in routes:
+        if route.source_node == source and route.target_node == target and not route.feedback:
+            return route.id
+    raise AssertionError(f"no edge from {source} to {target}")
+
+
+def _shown(nodes: Sequence[str]) -> str:
+    if len(nodes) <= _SHOWN_MAX:
+        return " -> ".join(nodes)
+    left_out = len(nodes) - _SHOWN_MAX + 1
+    return " -> ".join([*nodes[: _SHOWN_MAX - 3], f"({left_out} more)", *nodes[-2:]])
+
+
+def _check_budgets(plan: Plan, scene: Scene) -> None:
+    for path in islice(Budgets(plan).overruns(), FINDINGS_MAX + 1):
+        _note_overrun(plan, path, scene.findings)
+
+
+def _note_overrun(plan: Plan, path: PathBudget, findings: Findings) -> None:
+    assert path.deadline_ns is not None
+    message = (
+        f"budgets along {_shown(path.nodes)} add up to {duration_text(path.declared_ns)}, "
+        f"the deadline from {path.since} is {duration_text(path.deadline_ns)}"
+    )
+    findings.add(rule.BUDGET, _mark(plan, f"{path.since}.deadline", path.since), message)
+
+
+def _check_tiers(plan: Plan, data: Sequence[Route], scene: Scene) -> None:
+    places = {manifest.node: manifest.place for manifest in plan.manifests}
+    for route in data:
+        choice = choose(route, places[route.source_node], places[route.target_node])
+        problem = choice.problem
+        if not problem and choice.tier is not Tier.INPROC and route.content_type is ContentType.OBJECT:
+            problem = f"tier {choice.tier.value} cannot carry type object ({choice.why})"
+        if problem:
+            scene.findings.add(rule.TIER, _mark(plan, route.id), f"{route.id}: {problem}")

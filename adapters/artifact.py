@@ -125,7 +125,7 @@ def _default(field: ConfigField) -> Any:
 def _of(kind: type | tuple[type, ...], words: str) -> Callable[[Any], Any]:
     def check(value: Any) -> Any:
         if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
-            found = {dict: "a map", list: "a list"}.get(type(value), repr(value)[:40])
+            found = "a map" if isinstance(value, dict) else "a list" if isinstance(value, list) else repr(value)[:40]
             raise unit.UnitError(f"{words} is needed, not {found}")
         return value
 

@@ -73,19 +73,30 @@ def _check_reach(plan: Plan, scene: Scene) -> None:
         is_source = spec.is_source if spec is not None else not draft.joins
         if is_source or not draft.is_whole or not draft.joins:
             reached.add(node)  # a built-in with inputs and no joins has its own finding
-    waiting = deque(reached)
+    _reach(list(reached), after, reached)
+    for node in after:
+        if node in reached:
+            continue
+        before = len(reached)
+        _reach([node], after, reached)
+        further = len(reached) - before - 1
+        message = f"no source reaches node {node}" + (f", nor {further} nodes after it" if further else "")
+        scene.findings.add(rule.UNREACHED, _mark(plan, node), message)
+
+
+def _reach(starts: Iterable[str], after: dict[str, list[str]], reached: set[str]) -> None:
+    """Add to `reached` the starts and every node after them."""
+    reached.update(starts)
+    waiting = deque(starts)
     while waiting:
         for target in after[waiting.popleft()]:
             if target not in reached:
                 reached.add(target)
                 waiting.append(target)
-    for node in after:
-        if node not in reached:
-            scene.findings.add(rule.UNREACHED, _mark(plan, node), f"no source reaches node {node}")
 
 
 def _check_cycles(plan: Plan, data: Sequence[Route], scene: Scene) -> bool:
-    """Note cycles that lack feedback, feedback that lacks a cycle, and cycles without credit; True without the first."""
+    """Note cycles that lack feedback, feedback without a cycle, and cycles without credit; True without the first."""
     nodes = [manifest.node for manifest in plan.manifests]
     forward = graph_of(nodes, _edges(route for route in data if not route.feedback))
     undeclared = cycles(forward)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-from itertools import islice
 from typing import TYPE_CHECKING, Final, TypeAlias
 
 from flowbridge.adapters.rule import FURTHER
@@ -19,7 +18,7 @@ Mark: TypeAlias = tuple[int, int]
 """Line and column, from 1."""
 
 START: Final[Mark] = (1, 1)
-_COMPARISONS_MAX: Final = 20_000  # of names, in one run: then findings come without "did you mean"
+_EFFORT_MAX: Final = 100_000  # comparisons of names in one run: then findings come without "did you mean"
 _KEPT_MAX: Final = 50 * FINDINGS_MAX  # the rest is only counted
 
 
@@ -31,7 +30,7 @@ class Findings:
         self._kept: dict[tuple[Mark, str, str], Finding] = {}
         self._disputed: set[Mark] = set()
         self._further = 0
-        self._comparisons = _COMPARISONS_MAX
+        self._effort = _EFFORT_MAX
 
     def __len__(self) -> int:
         return len(self._kept) + self._further
@@ -58,9 +57,11 @@ class Findings:
 
     def did_you_mean(self, word: str, choices: Iterable[str], instead: str = "") -> str:
         """A suggestion like `word` out of `choices`, or `instead`."""
-        near = [choice for choice in choices if abs(len(choice) - len(word)) <= 1 + len(word) // 3]
-        near = list(islice(near, self._comparisons))
-        self._comparisons -= len(near)
+        if self._effort <= 0:
+            return instead
+        all_choices = list(choices)
+        near = [choice for choice in all_choices if abs(len(choice) - len(word)) <= 1 + len(word) // 3]
+        self._effort -= len(near) + len(all_choices) // 50
         best = difflib.get_close_matches(word, near, n=1, cutoff=0.6)
         return f"did you mean {best[0]}?" if best else instead
 

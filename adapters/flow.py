@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import os
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -17,7 +19,7 @@ from flowbridge.adapters.source import read_tree
 from flowbridge.errors import FlowErrors
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
 
     from flowbridge.contracts import FlowSource, OperatorCatalog
     from flowbridge.plan import Plan
@@ -46,6 +48,10 @@ class YamlFlowAdapter:
 
     def compile(self, graph: FlowSource) -> Plan:
         """The plan; FlowErrors with every finding otherwise. Operators of the user are not imported."""
+        with _garbage_left():
+            return self._compile(graph)
+
+    def _compile(self, graph: FlowSource) -> Plan:
         findings = Findings(graph.name)
         tree = read_tree(graph.text, findings, os.environ if self._environ is None else self._environ)
         shaped = shape(tree, findings) if tree is not None else None
@@ -59,3 +65,15 @@ class YamlFlowAdapter:
         if len(findings):
             raise FlowErrors(findings.closed())
         return seal(plan)
+
+
+@contextmanager
+def _garbage_left() -> Iterator[None]:
+    """Do not look for cyclic garbage meanwhile: a large flow makes a million objects, and nearly all of them stay."""
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()

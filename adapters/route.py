@@ -69,11 +69,9 @@ def _check_inputs(draft: Draft, scene: Scene) -> None:
 def _route(draft: Draft, join: Join, scene: Scene) -> Route | None:
     """The route of one join; None when one of its ends is not there."""
     end, given = join.end, join.spec
-    carried: Port | None = Port(name=end.port)
-    if end.plane is Plane.DATA:
-        carried = _carried(draft, join, scene)
-        if carried is None:
-            return None
+    carried = _carried(draft, join, scene) if end.plane is Plane.DATA else Port(name=end.port)
+    if carried is None:
+        return None
     _check_settings(join, scene)
     needed = _needed(draft, join, scene)
     _check_ends(carried, needed, join, scene)

@@ -75,7 +75,7 @@ def plain(value: Value) -> Any:
     return {key: plain(entry.value) for key, entry in value.entries.items()}
 
 
-class _Stop(Exception):  # noqa: N818 - it ends the reading; the finding is already noted
+class _Stop(Exception):
     """Nothing sensible can be read beyond this place."""
 
 

@@ -66,7 +66,8 @@ def _parse(text: object, units: dict[str, int], kind: str, example: str) -> int:
         raise UnitError(f"{kind} {text} has no unit" if not unit else f"{kind} {text}: unknown unit {unit}", hint)
     if " " in text:
         raise UnitError(f"{kind} {text!r} has a space in it", f"did you mean {text.replace(' ', '')}?")
-    value, rest = divmod(int(whole + fraction) * units[unit], 10 ** len(fraction))
+    power: int = 10 ** len(fraction)
+    value, rest = divmod(int(whole + fraction) * units[unit], power)
     if rest:
         raise UnitError(f"{kind} {text} is finer than 1{next(iter(units))}")
     return value
@@ -98,7 +99,8 @@ def parse_period(text: str) -> int:
         rate = int(match[1] + fraction)
         if rate == 0:
             raise UnitError(f"rate {text} never ticks")
-        period_ns = (10 ** (9 + len(fraction)) + rate // 2) // rate
+        power: int = 10 ** (9 + len(fraction))
+        period_ns = (power + rate // 2) // rate
         if period_ns > DURATION_NS_MAX:
             raise RangeError(f"rate {text} is slower than the limit of once in {duration_text(DURATION_NS_MAX)}")
     else:

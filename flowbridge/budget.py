@@ -155,7 +155,7 @@ class Budgets:
 
 
 def start_deadline_ns(route: Route, target: PluginManifest) -> int | None:
-    """The deadline of messages that a timer or the bus brings: the tighter of the route's and, for a timer, the node's."""
+    """The deadline of messages that a timer or the bus brings: the route's or, when tighter, the timer's node's."""
     own = target.deadline_ns if route.plane is Plane.TIMER else None
     known = [value for value in (route.qos.deadline_ns, own) if value is not None]
     return min(known, default=None)

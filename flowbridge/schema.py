@@ -17,8 +17,10 @@ if TYPE_CHECKING:
 
 _ALIASES: Final = {"double": "float64", "float": "float32", "half": "float16", "boolean": "bool", "utf8": "string"}
 _SIMPLE: Final = frozenset(
-    "bool int8 int16 int32 int64 uint8 uint16 uint32 uint64 float16 float32 float64 "
-    "string large_string binary large_binary date32 date64".split()
+    (
+        *("bool", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64"),
+        *("float16", "float32", "float64", "string", "large_string", "binary", "large_binary", "date32", "date64"),
+    )
 )
 _UNITS: Final = {
     "timestamp": ("s", "ms", "us", "ns"),

@@ -82,7 +82,7 @@ def _plan(document: object) -> Plan:
 
     if not isinstance(document, dict):
         raise PlanError("plan: a map is needed")
-    members: dict[Any, Any] = document
+    members = cast("dict[str, Any]", document)
     _check_format(members.get("format"))
     topics = members.get("topics", [])
     try:

@@ -9,7 +9,7 @@ import json
 import sys
 from typing import Any
 
-from flowbridge.adapters.syntax import NAME_PATTERN, Flow
+from flowbridge.adapters.syntax import Flow
 
 _VARIABLE = {"type": "string", "pattern": r"\$\{", "description": "From the environment: ${NAME} or ${NAME:-default}."}
 
@@ -31,8 +31,8 @@ def _tidy(value: Any) -> Any:
     if not isinstance(value, dict):
         return value
     tidy = {key: _tidy(item) for key, item in value.items() if not _is_noise(key, item)}
-    if tidy.get("type") == "object" and isinstance(tidy.get("additionalProperties"), dict):
-        tidy.setdefault("propertyNames", {"pattern": NAME_PATTERN})
+    for pattern, item in tidy.pop("patternProperties", {}).items():  # as it stands, other names would pass
+        tidy |= {"propertyNames": {"pattern": pattern}, "additionalProperties": item}
     if "enum" in tidy or "pattern" in tidy or tidy.get("type") in ("integer", "boolean"):
         described = {key: tidy.pop(key) for key in ("description", "default") if key in tidy}
         return {"anyOf": [tidy, _VARIABLE], **described}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pyarrow as pa
 import pytest
 
@@ -44,22 +46,21 @@ def test_what_is_no_type_is_refused(text: str) -> None:
 
 @pytest.mark.parametrize("word", [*TYPE_WORDS, "decimal128(10,2)", "list<list<string>>", "list<timestamp[ns]>"])
 def test_every_type_is_one_of_arrow(word: str) -> None:
-    [field] = to_arrow(spec(x=word + "!"))
-    assert not field.nullable
-    assert isinstance(field.type, pa.DataType)
+    text = str(to_arrow(spec(x=word + "!")))
+    assert text.startswith("x: ")
+    assert "not null" in text
 
 
 def test_the_arrow_schema_has_the_types_that_were_meant() -> None:
     schema = to_arrow(spec(a="double", b="timestamp[us]", c="list<int32>!", d="decimal128(10,2)", e="bool"))
-    assert schema == pa.schema(
-        [
-            pa.field("a", pa.float64()),
-            pa.field("b", pa.timestamp("us")),
-            pa.field("c", pa.list_(pa.int32()), nullable=False),
-            pa.field("d", pa.decimal128(10, 2)),
-            pa.field("e", pa.bool_()),
-        ]
-    )
+    wanted: list[pa.Field[Any]] = [
+        pa.field("a", pa.float64()),
+        pa.field("b", pa.timestamp("us")),
+        pa.field("c", pa.list_(pa.int32()), nullable=False),
+        pa.field("d", pa.decimal128(10, 2)),
+        pa.field("e", pa.bool_()),
+    ]
+    assert schema == pa.schema(wanted)
 
 
 def test_a_target_takes_columns_in_any_order_and_leaves_others() -> None:

@@ -332,6 +332,24 @@ def test_the_digest_does_not_depend_on_the_hash_seed() -> None:
     assert digests.pop().startswith("sha256:")
 
 
+def test_the_example_of_the_language_page_compiles() -> None:
+    page = (_ROOT / "docs/reference/flow-language.md").read_text()
+    text = page.partition("## An example")[2].partition("```yaml\n")[2].partition("```")[0]
+    where = ConfigField(name="where", type="expression", doc="which")
+    path = ConfigField(name="path", type="path", doc="file")
+    specs = {
+        "csv_source": _SOURCE,
+        "filter": OperatorSpec(
+            name="filter", summary="", factory="flowbridge.operators.filter:Filter", config=(where,)
+        ),
+        "csv_sink": OperatorSpec(
+            name="csv_sink", summary="", factory="flowbridge.operators.csv:CsvSink", outputs=(), config=(path,)
+        ),
+    }
+    plan = YamlFlowAdapter(Catalog(specs, {}), {}).compile(TextSource("flow.yaml", text))
+    assert [route.id for route in plan.routes] == ["source/out->late/in", "late/out->sink/in"]
+
+
 def test_the_page_of_rules_is_the_table_of_rules() -> None:
     assert (_ROOT / "docs/reference/rules.md").read_text() == rule.page()
 
@@ -360,7 +378,7 @@ def complaints(value: Any, schema: Any, root: Any, at: str = "") -> list[str]:
     if isinstance(value, str):
         return [] if re.search(schema.get("pattern", ""), value) else [f"{at}: not like {schema['pattern']}"]
     if isinstance(value, list):
-        items: list[Any] = value
+        items = cast("list[object]", value)
         return [c for i, v in enumerate(items) for c in complaints(v, schema.get("items", {}), root, f"{at}/{i}")]
     if isinstance(value, dict):
         return _map_complaints(cast("dict[str, Any]", value), schema, root, at)

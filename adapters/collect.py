@@ -60,6 +60,9 @@ class Findings:
         if self._effort <= 0:
             return instead
         all_choices = list(choices)
+        for choice in all_choices:
+            if choice.casefold() == word.casefold():
+                return f"did you mean {choice}?"
         near = [choice for choice in all_choices if abs(len(choice) - len(word)) <= 1 + len(word) // 3]
         self._effort -= len(near) + len(all_choices) // 50
         best = difflib.get_close_matches(word, near, n=1, cutoff=0.6)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import islice
 from typing import TYPE_CHECKING
 
 from flowbridge.adapters import endpoint, rule
@@ -103,7 +104,9 @@ def _carried(draft: Draft, join: Join, scene: Scene) -> Port | None:
     if source is None:
         draft.damaged = True
         if end.node not in scene.shaped.lost:
-            hint = scene.findings.did_you_mean(end.node, scene.drafts)
+            known = ", ".join(islice(scene.drafts, 9))
+            instead = f"nodes are {known}" if len(scene.drafts) <= 9 else ""
+            hint = scene.findings.did_you_mean(end.node, scene.drafts, instead)
             scene.findings.add(rule.UNKNOWN_NODE, join.mark, f"there is no node {end.node[:60]!r}", hint)
         return None
     port = source.outputs.get(end.port)

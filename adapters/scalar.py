@@ -38,7 +38,8 @@ _DISPUTED: Final = (
     (re.compile(r"(?=.*_)[-+]?[0-9][0-9_]*\.[0-9_]*"), "is a number to some readers and text to others"),
 )
 _NUMBER_START: Final = frozenset("0123456789+-.")
-_VARIABLE: Final = re.compile(r"\$(?:(\$)|\{([A-Za-z_][A-Za-z0-9_]*)(?::-([^}]*))?\}|(\{))")
+# A default has no `$`: so a text of many unfinished variables is not searched to its end for each of them.
+_VARIABLE: Final = re.compile(r"\$(?:(\$)|\{([A-Za-z_][A-Za-z0-9_]*)(?::-([^}$]*))?\}|(\{))")
 
 
 def _number(text: str, mark: Mark, findings: Findings) -> object:

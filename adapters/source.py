@@ -6,7 +6,9 @@ reading the text: an alias shares the value of its anchor, and its size is added
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeAlias
 
 import yaml
@@ -29,6 +31,9 @@ if TYPE_CHECKING:
     from flowbridge.adapters.collect import Findings, Mark
 
 _LOADER: Final[Any] = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+_DIRECTIVES_MAX: Final = 8  # the parser compares each with all before it
+_DIRECTIVE: Final = re.compile(r"^%", re.MULTILINE)
+_NOT_YAML: Final = re.compile("[^\t\n\r\x20-\x7e\x85\xa0-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")  # YAML 1.2.2, 5.1
 _PLAIN_KEYS: Final = {("retry", "on")}  # parent and key: words of the language that YAML 1.1 takes for booleans
 
 
@@ -249,6 +254,10 @@ def read_tree(text: str, findings: Findings, environ: Mapping[str, str]) -> Valu
     except UnicodeEncodeError as error:
         findings.add(rule.FILE_NOT_TEXT, _mark_at(text, error.start), "a lone surrogate is not UTF-8 text")
         return None
+    directives = list(islice(_DIRECTIVE.finditer(text), _DIRECTIVES_MAX + 1))
+    if len(directives) > _DIRECTIVES_MAX:
+        findings.add(rule.TAG, _mark_at(text, directives[0].start()), "many lines begin with %, as directives do")
+        return None
     builder = _Builder(findings, environ)
     try:
         builder.feed(yaml.parse(text, Loader=_LOADER))
@@ -271,7 +280,8 @@ def _mark_at(text: str, index: int) -> Mark:
 def _explain(error: Exception, text: str, findings: Findings) -> None:
     """Put what the parser says into a finding."""
     if isinstance(error, yaml.reader.ReaderError):
-        index = next((i for i, c in enumerate(text) if not (c.isprintable() or c in "\t\r\n\x85\xa0")), 0)
+        found = _NOT_YAML.search(text)
+        index = found.start() if found is not None else 0
         message = f"character U+{ord(text[index]) if text else 0:04X} cannot stand in YAML"
         findings.add(rule.FILE_NOT_TEXT, _mark_at(text, index), message)
         return

@@ -2,24 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import os
-import re
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any, cast
 
-import pytest
-import yaml
-
-from flowbridge import loading
-from flowbridge.adapters import jsonschema, rule
+from flowbridge.adapters import rule
 from flowbridge.adapters.flow import TextSource, YamlFlowAdapter
-from flowbridge.codec.plan import plan_to_cbor, plan_to_json
 from flowbridge.envelope import Priority
-from flowbridge.errors import FlowErrors, PlanError
-from flowbridge.limits import FLOW_FILE_BYTES_MAX
 from flowbridge.operator_spec import ConfigField, OperatorSpec
 from flowbridge.plan import (
     ArtifactKind,
@@ -352,138 +342,3 @@ def test_the_example_of_the_language_page_compiles() -> None:
 
 def test_the_page_of_rules_is_the_table_of_rules() -> None:
     assert (_ROOT / "docs/reference/rules.md").read_text() == rule.page()
-
-
-def test_the_schema_for_editors_is_what_the_models_say() -> None:
-    assert (_ROOT / "docs/reference/flow.schema.json").read_text() == jsonschema.page()
-
-
-def complaints(value: Any, schema: Any, root: Any, at: str = "") -> list[str]:
-    """Where a value breaks a JSON Schema, for the words that ours uses; an unknown word fails."""
-    known = {"$ref", "type", "enum", "const", "pattern", "properties", "required", "additionalProperties", "items"}
-    known |= {"anyOf", "oneOf", "propertyNames", "minItems", "minimum", "description", "default", "examples"}
-    assert schema.keys() - {"$schema", "$defs", "title"} <= known, schema
-    if "$ref" in schema:
-        return complaints(value, root["$defs"][schema["$ref"].removeprefix("#/$defs/")], root, at)
-    for word, wanted in (("anyOf", range(1, 99)), ("oneOf", range(1, 2))):
-        if word in schema:
-            tried = [complaints(value, option, root, at) for option in schema[word]]
-            if sum(not found for found in tried) not in wanted:
-                return max(tried, key=lambda found: max(line.count("/") for line in found) if found else 0)
-    types = {"object": dict, "array": list, "string": str, "integer": int, "boolean": bool, "null": type(None)}
-    if "type" in schema and not isinstance(value, types[schema["type"]]):
-        return [f"{at}: not {schema['type']}"]
-    if value not in schema.get("enum", [value]) or value != schema.get("const", value):
-        return [f"{at}: not allowed"]
-    if isinstance(value, str):
-        return [] if re.search(schema.get("pattern", ""), value) else [f"{at}: not like {schema['pattern']}"]
-    if isinstance(value, list):
-        items = cast("list[object]", value)
-        return [c for i, v in enumerate(items) for c in complaints(v, schema.get("items", {}), root, f"{at}/{i}")]
-    if isinstance(value, dict):
-        return _map_complaints(cast("dict[str, Any]", value), schema, root, at)
-    return [f"{at}: too small"] if isinstance(value, int) and value < schema.get("minimum", value) else []
-
-
-def _map_complaints(value: dict[str, Any], schema: Any, root: Any, at: str) -> list[str]:
-    found = [f"{at}: {key} is missing" for key in schema.get("required", []) if key not in value]
-    others = schema.get("additionalProperties", True)
-    for key, item in value.items():
-        if not re.search(schema.get("propertyNames", {}).get("pattern", ""), key):
-            found.append(f"{at}/{key}: bad name")
-        if key in schema.get("properties", {}):
-            found += complaints(item, schema["properties"][key], root, f"{at}/{key}")
-        elif others is False:
-            found.append(f"{at}/{key}: unknown key")
-        elif isinstance(others, dict):
-            found += complaints(item, others, root, f"{at}/{key}")
-    return found
-
-
-def test_the_schema_for_editors_takes_a_flow_that_compiles() -> None:
-    schema = json.loads(jsonschema.page())
-    assert complaints(yaml.safe_load(_WHOLE.replace("on: [", '"on": [')), schema, schema) == []
-
-
-@pytest.mark.parametrize(
-    ("old", "new", "complaint"),
-    [
-        ("description:", "descripton:", "/descripton: unknown key"),
-        ("budget: 2ms", "budgt: 2ms", "/nodes/1/budgt: unknown key"),
-        ("group: pricers", "grop: pricers", "/nodes/1/inputs/cmd/grop: unknown key"),
-        ("scatter: round_robin", "scater: copy", "/nodes/1/outputs/out/scater: unknown key"),
-        ("window: 1m", "windw: 1m", "/nodes/1/restart/windw: unknown key"),
-        ("policy: latest", "polcy: latest", "/nodes/1/inputs/back/queue/polcy: unknown key"),
-        ("  - id: odd\n", "  - id: o d\n", "/nodes/3/id: not like "),
-        ("flowbridge: 1", "flowbridge: 2", "/flowbridge: not allowed"),
-        ("operator: strange", "per: record", "/nodes/3: operator is missing"),
-    ],
-)
-def test_the_schema_for_editors_points_at_what_is_wrong(old: str, new: str, complaint: str) -> None:
-    schema = json.loads(jsonschema.page())
-    text = _WHOLE.replace("on: [", '"on": [')
-    assert old in text
-    found = complaints(yaml.safe_load(text.replace(old, new)), schema, schema)
-    assert any(line.startswith(complaint) for line in found), found
-
-
-# --- files --------------------------------------------------------------------------------------------------------
-
-
-def refused(path: Path) -> str:
-    with pytest.raises(FlowErrors) as caught:
-        loading.read_flow(path)
-    [finding] = caught.value.findings
-    assert (finding.position.line, finding.position.column) == (1, 1)
-    assert finding.position.file == str(path)
-    return f"{finding.rule} {finding.message}"
-
-
-def test_what_is_no_file_is_refused(tmp_path: Path) -> None:
-    assert refused(tmp_path / "none.yaml") == "FB001 there is no such file"
-    assert refused(tmp_path) == "FB001 this is a folder, not a file"
-    assert refused(tmp_path / "a\0b").startswith("FB001 ")
-    os.mkfifo(tmp_path / "pipe")
-    assert refused(tmp_path / "pipe") == "FB001 this is not a regular file"
-
-
-def test_what_is_no_text_is_refused(tmp_path: Path) -> None:
-    file = tmp_path / "f.yaml"
-    file.write_bytes(b" \n")
-    assert refused(file) == "FB004 the file is empty"
-    file.write_bytes(b"\x7fELF\0\0")
-    assert refused(file) == "FB003 the file is binary: byte 4 is NUL"
-    file.write_bytes(b"name: \xff\n")
-    assert refused(file).startswith("FB003 the file is not UTF-8: byte 6 ")
-
-
-def test_a_large_file_is_refused_by_its_size_alone(tmp_path: Path) -> None:
-    file = tmp_path / "f.yaml"
-    with file.open("wb") as opened:
-        opened.truncate(100 * 1024 * 1024)  # a sparse file: reading it would find NUL characters
-    assert refused(file) == f"FB002 {100 * 1024 * 1024} bytes exceed the limit of {FLOW_FILE_BYTES_MAX}"
-
-
-def test_a_byte_order_mark_is_no_content(tmp_path: Path) -> None:
-    file = tmp_path / "f.yaml"
-    file.write_bytes(b"\xef\xbb\xbf" + _WHOLE.encode())
-    source = loading.read_flow(file)
-    assert (source.text, source.base_dir) == (_WHOLE, str(tmp_path))
-    assert YamlFlowAdapter(_CATALOG, {}).compile(source).base_dir == str(tmp_path)
-
-
-def test_plan_documents_are_loaded_by_their_suffix(tmp_path: Path) -> None:
-    plan = compiled(_WHOLE)
-    (tmp_path / "p.json").write_text(plan_to_json(plan))
-    (tmp_path / "p.cbor").write_bytes(plan_to_cbor(plan))
-    assert loading.load(tmp_path / "p.json") == plan == loading.load(str(tmp_path / "p.cbor"))
-    assert list(loading.load(tmp_path / "p.json").topics) == ["alerts.>", "*.get"]
-    (tmp_path / "p.json").write_text("{")
-    with pytest.raises(PlanError, match=r"p\.json: plan is not JSON"):
-        loading.load(tmp_path / "p.json")
-
-
-def test_a_flow_file_is_compiled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("flowbridge.registry.catalog", lambda: _CATALOG)
-    (tmp_path / "f.yaml").write_text(_WHOLE)
-    assert loading.load(tmp_path / "f.yaml").digest == compiled(_WHOLE).digest

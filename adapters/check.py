@@ -100,8 +100,9 @@ def _check_cycles(plan: Plan, data: Sequence[Route], scene: Scene) -> bool:
     nodes = [manifest.node for manifest in plan.manifests]
     forward = graph_of(nodes, _edges(route for route in data if not route.feedback))
     undeclared = cycles(forward)
+    ids = {(route.source_node, route.target_node): route.id for route in reversed(data) if not route.feedback}
     for cycle in undeclared:
-        back = _edge(data, cycle[-1], cycle[0])
+        back = ids[cycle[-1], cycle[0]]
         message = f"cycle without a feedback edge: {_shown([*cycle, cycle[0]])}"
         hint = f"mark {back} with feedback: true and a queue that drops"
         scene.findings.add(rule.CYCLE, _mark(plan, back), message, hint)
@@ -109,52 +110,33 @@ def _check_cycles(plan: Plan, data: Sequence[Route], scene: Scene) -> bool:
     damaged = any(draft.damaged for draft in scene.drafts.values()) or bool(scene.shaped.lost)
     for route in data:
         if route.feedback and component[route.source_node] != component[route.target_node] and not damaged:
-            mark = _feedback_mark(route, plan, scene)
+            mark = scene.feedback_marks[route.id]
             scene.findings.add(rule.FEEDBACK, mark, f"feedback: {route.id} closes no cycle")
-    _check_credit(plan, nodes, data, component, scene)
+    _check_credit(plan, nodes, data, scene)
     return not undeclared
 
 
-def _feedback_mark(route: Route, plan: Plan, scene: Scene) -> Mark:
-    for join in scene.drafts[route.target_node].joins:
-        entries = getattr(join.tree, "entries", None)
-        if join.port == route.target_port and str(join.end) == f"{route.source_node}/{route.source_port}" and entries:
-            mark: Mark = entries["feedback"].mark
-            return mark
-    return _mark(plan, route.id)
-
-
-def _check_credit(
-    plan: Plan, nodes: Sequence[str], data: Sequence[Route], component: dict[str, int], scene: Scene
-) -> None:
+def _check_credit(plan: Plan, nodes: Sequence[str], data: Sequence[Route], scene: Scene) -> None:
     """Cycles with a feedback edge on which every edge waits for credit: full once, they never move again."""
     blocking = [route for route in data if route.qos.policy is Policy.BLOCK]
     blocked = components(graph_of(nodes, _edges(blocking)))
-    seen: set[int] = set()
+    inside: dict[int, list[Route]] = {}
     for route in blocking:
-        number = blocked[route.target_node]
-        if not route.feedback or blocked[route.source_node] != number or number in seen:
+        if blocked[route.source_node] == blocked[route.target_node]:
+            inside.setdefault(blocked[route.source_node], []).append(route)
+    for routes in inside.values():
+        back = next((route for route in routes if route.feedback), None)
+        if back is None:
             continue
-        assert component[route.source_node] == component[route.target_node]
-        seen.add(number)
-        members = [node for node in nodes if blocked[node] == number]
-        inside = [r for r in blocking if blocked[r.source_node] == number == blocked[r.target_node]]
-        graph = graph_of([route.target_node, *members], _edges(inside))
-        cycle = cycles(graph)[0]
+        members = dict.fromkeys([back.target_node, *(other.target_node for other in routes)])
+        cycle = cycles(graph_of(members, _edges(routes)))[0]
         message = f"every edge of the cycle {_shown([*cycle, cycle[0]])} blocks: it can run out of credit"
         hint = "queue: {policy: drop_oldest} on one of its edges"
-        scene.findings.add(rule.CREDIT, _mark(plan, route.id), message, hint)
+        scene.findings.add(rule.CREDIT, _mark(plan, back.id), message, hint)
 
 
 def _edges(routes: Iterable[Route]) -> Iterable[tuple[str, str]]:
     return ((route.source_node, route.target_node) for route in routes)
-
-
-def _edge(routes: Sequence[Route], source: str, target: str) -> str:
-    for route in routes:
-        if route.source_node == source and route.target_node == target and not route.feedback:
-            return route.id
-    raise AssertionError(f"no edge from {source} to {target}")
 
 
 def _shown(nodes: Sequence[str]) -> str:

@@ -19,7 +19,7 @@ Mark: TypeAlias = tuple[int, int]
 
 START: Final[Mark] = (1, 1)
 _EFFORT_MAX: Final = 100_000  # comparisons of names in one run: then findings come without "did you mean"
-_KEPT_MAX: Final = 50 * FINDINGS_MAX  # the rest is only counted
+_KEPT_MAX: Final = 10 * FINDINGS_MAX  # the rest is only counted
 
 
 class Findings:
@@ -44,12 +44,17 @@ class Findings:
         key = (mark, rule.id, message)
         if key in self._kept:
             return
-        if len(self._kept) >= _KEPT_MAX:
+        if self.is_full:
             self._further += 1
             return
         if rule.id.startswith("FB1"):
             self._disputed.add(mark)
         self._kept[key] = Finding(position=self.position(mark), rule=rule.id, message=message, hint=hint)
+
+    @property
+    def is_full(self) -> bool:
+        """True when further findings are only counted."""
+        return len(self._kept) >= _KEPT_MAX
 
     def is_disputed(self, mark: Mark) -> bool:
         """True when it is already a finding that the value at this place cannot be read for certain."""
@@ -57,7 +62,7 @@ class Findings:
 
     def did_you_mean(self, word: str, choices: Iterable[str], instead: str = "") -> str:
         """A suggestion like `word` out of `choices`, or `instead`."""
-        if self._effort <= 0:
+        if self._effort <= 0 or self.is_full:
             return instead
         all_choices = list(choices)
         for choice in all_choices:

@@ -45,7 +45,7 @@ def parse_endpoint(text: str) -> Endpoint:
     """The end that a text names; EndpointError, TopicError or unit.UnitError otherwise."""
     node, slash, port = text.partition("/")
     if not slash or not node or not port:
-        hint = f"did you mean {text}/out?" if _WORD.fullmatch(text) and text not in RESERVED else ""
+        hint = f"did you mean {text}/out?" if len(text) <= 60 and _WORD.fullmatch(text) and text not in RESERVED else ""
         raise EndpointError(f"{text[:60]!r} names no end", hint or "write node/port, timer/100ms or bus/topic")
     plane = RESERVED.get(node, Plane.DATA)
     if plane is Plane.BUS:

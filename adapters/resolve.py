@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from flowbridge.adapters import endpoint, rule, unit
 from flowbridge.adapters.artifact import resolve_operator
 from flowbridge.adapters.scene import Draft, Join
-from flowbridge.adapters.source import Branch, Items
+from flowbridge.adapters.source import Branch, Items, Scalar
 from flowbridge.adapters.syntax import CONTENT_TYPES, Input, Output
 from flowbridge.plan import ContentType, Plane, Port
 
@@ -115,21 +115,19 @@ def _outputs(draft: Draft, read: dict[str, None], scene: Scene) -> dict[str, Por
             ports |= {name: Port(name=name) for name in read if name not in ports}
     elif given is None:
         ports = {name: Port(name=name) for name in read or ("out",)}
+    marks = _output_marks(draft)
     for name, output in declared.items():
         if spec is not None and name not in ports and not spec.any_outputs:
-            mark = _output_mark(draft, name)
             known = ", ".join(ports) or "none"
             hint = scene.findings.did_you_mean(name, ports, f"outputs of {spec.name}: {known}")
-            scene.findings.add(rule.UNKNOWN_PORT, mark, f"{spec.name} has no output `{name}`", hint)
+            scene.findings.add(rule.UNKNOWN_PORT, marks[name], f"{spec.name} has no output `{name}`", hint)
             continue
-        ports[name] = _output(draft, name, output, ports.get(name), scene)
+        ports[name] = _output(draft, output, ports.get(name, Port(name=name)), marks[name], scene)
     return ports
 
 
-def _output(draft: Draft, name: str, output: Output, base: Port | None, scene: Scene) -> Port:
-    mark = _output_mark(draft, name)
-    word = output.type
-    fixed = base.content_type if base is not None else ContentType.OBJECT
+def _output(draft: Draft, output: Output, base: Port, mark: Mark, scene: Scene) -> Port:
+    name, fixed, word = base.name, base.content_type, output.type
     content_type = CONTENT_TYPES[word] if word is not None else fixed
     if word is None and output.schema_ is not None and fixed is ContentType.OBJECT:
         content_type = ContentType.ARROW
@@ -142,13 +140,9 @@ def _output(draft: Draft, name: str, output: Output, base: Port | None, scene: S
     return Port(name=name, content_type=content_type, schema_ref=ref)
 
 
-def _output_mark(draft: Draft, name: str) -> Mark:
-    entry = draft.entries("outputs").get(name)
-    if entry is not None:
-        return entry.mark
-    outputs = draft.tree.entries["outputs"].value
-    if isinstance(outputs, Items):
-        for item in outputs.values:
-            if getattr(item, "value", None) == name:
-                return item.mark
-    return outputs.mark
+def _output_marks(draft: Draft) -> dict[str, Mark]:
+    """Where the name of each declared output stands."""
+    outputs = draft.tree.entries.get("outputs")
+    if outputs is not None and isinstance(outputs.value, Items):
+        return {str(item.value): item.mark for item in outputs.value.values if isinstance(item, Scalar)}
+    return {name: entry.mark for name, entry in draft.entries("outputs").items()}

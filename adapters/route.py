@@ -28,6 +28,8 @@ def resolve_routes(scene: Scene) -> None:
             route = _route(draft, join, scene)
             if route is not None:
                 _keep(draft, route, join.mark, seen, scene)
+                if route.feedback and isinstance(join.tree, Branch):
+                    scene.feedback_marks[route.id] = join.tree.entries["feedback"].mark
         for name in draft.outputs:
             _publish(draft, name, seen, scene)
         if len(seen) > FLOW_ROUTES_MAX:

@@ -132,11 +132,11 @@ def put_in(text: str, environ: Mapping[str, str], mark: Mark, findings: Findings
         if not value and default is not None:
             return default
         if value is None:
-            message = f"environment variable {name} is not set"
-            findings.add(rule.ENVIRONMENT, mark, message, f"set it, or write ${{{name}:-default}}")
+            message = f"environment variable {name[:40]} is not set"
+            findings.add(rule.ENVIRONMENT, mark, message, f"set it, or write ${{{name[:40]}:-default}}")
             return ""
         if not value.isprintable() and not _is_text(value):
-            findings.add(rule.ENVIRONMENT, mark, f"environment variable {name} is not UTF-8 text")
+            findings.add(rule.ENVIRONMENT, mark, f"environment variable {name[:40]} is not UTF-8 text")
             return ""
         return value
 

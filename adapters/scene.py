@@ -74,6 +74,7 @@ class Scene:
     schemas: dict[str, SchemaSpec] = field(default_factory=dict[str, SchemaSpec])  # by ref
     refs: dict[str, str | None] = field(default_factory=dict[str, "str | None"])  # name to ref; None: it is broken
     drafts: dict[str, Draft] = field(default_factory=dict[str, Draft])
+    feedback_marks: dict[str, Mark] = field(default_factory=dict[str, "Mark"])  # by route id
     positions: dict[str, Position] = field(default_factory=dict[str, "Position"])
 
     def schema_ref(self, name: str | None, mark: Mark, content_type: ContentType | None = None) -> str | None:

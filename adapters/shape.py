@@ -78,8 +78,9 @@ def shape(tree: Value, findings: Findings) -> Shaped | None:
 
 def _cut(error: ValidationError, shaped: Shaped, findings: Findings) -> bool:
     """Note every error and cut what it is about; False when the flow cannot do without it."""
-    places = [_Place.of(shaped.tree, found["loc"]) for found in error.errors(include_url=False)]
-    for found, place in zip(error.errors(include_url=False), places, strict=True):
+    errors = error.errors(include_url=False)
+    places = [_Place.of(shaped.tree, found["loc"]) for found in errors]
+    for found, place in zip(errors, places, strict=True):
         if (id(place.value), place.missing) not in shaped.cut:
             _note(found, place, findings)
     whole = True
@@ -175,7 +176,7 @@ def _note(found: Any, place: _Place, findings: Findings) -> None:
     if kind == "missing":
         findings.add(rule.MISSING_KEY, mark, f"key `{place.missing}` is missing{_in(place.key)}")
     elif kind == "extra_forbidden":
-        known = _keys(found["loc"][:-1])
+        known = [] if findings.is_full else _keys(found["loc"][:-1])
         hint = findings.did_you_mean(place.key, known, "keys here are " + ", ".join(known))
         findings.add(rule.UNKNOWN_KEY, place.key_mark or mark, f"unknown key `{_short(place.key)}`", hint)
     elif kind in rule.RULES:

@@ -158,7 +158,7 @@ class _Builder:
         mark = _mark(event)
         self._count(mark, 1, 0)
         if event.tag is not None:
-            self._findings.add(rule.TAG, mark, f"the tag {event.tag} is not used in a flow")
+            self._findings.add(rule.TAG, mark, f"the tag {event.tag[:40]} is not used in a flow")
         text: str = event.value
         is_plain = not event.style
         if self._wants_key():
@@ -187,13 +187,13 @@ class _Builder:
         first = frame.value.entries.get(text)
         if first is not None:
             frame.key = None
-            self._findings.add(rule.DUPLICATE_KEY, mark, f"key {text} stands already in line {first.mark[0]}")
+            self._findings.add(rule.DUPLICATE_KEY, mark, f"key {text[:40]} stands already in line {first.mark[0]}")
 
     def _open(self, event: Any, is_map: bool) -> None:
         mark = _mark(event)
         self._count(mark, 1, 1)
         if event.tag is not None:
-            self._findings.add(rule.TAG, mark, f"the tag {event.tag} is not used in a flow")
+            self._findings.add(rule.TAG, mark, f"the tag {event.tag[:40]} is not used in a flow")
         as_key = self._wants_key()
         if as_key:
             self._findings.add(rule.KEY_NOT_TEXT, mark, f"a {'map' if is_map else 'list'} stands where a key should")
@@ -215,11 +215,11 @@ class _Builder:
         if anchored is None:
             inside = any(frame.anchor == event.anchor for frame in self._stack)
             why = "stands inside its own anchor" if inside else "has no anchor before it"
-            self._findings.add(rule.ALIAS, mark, f"alias *{event.anchor} {why}")
+            self._findings.add(rule.ALIAS, mark, f"alias *{event.anchor[:40]} {why}")
             anchored = _Anchored(Scalar(None, mark), 1, 0)
         self._count(mark, anchored.size, anchored.height)
         if self._wants_key():
-            self._findings.add(rule.KEY_NOT_TEXT, mark, f"alias *{event.anchor} stands where a key should")
+            self._findings.add(rule.KEY_NOT_TEXT, mark, f"alias *{event.anchor[:40]} stands where a key should")
             frame = self._stack[-1]
             frame.key, frame.key_mark = None, mark
             return

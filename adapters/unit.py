@@ -27,7 +27,7 @@ SIZE_BYTES: Final = {
 DURATION_PATTERN: Final = r"^[0-9]+(\.[0-9]+)?(ns|us|ms|s|m|h)$"
 SIZE_PATTERN: Final = r"^[0-9]+(\.[0-9]+)?(B|kB|MB|GB|KiB|MiB|GiB)$"
 
-_QUANTITY: Final = re.compile(r"([0-9]{1,30})(?:\.([0-9]{1,30}))?[ ]?([A-Za-zµμ]*)")
+_QUANTITY: Final = re.compile(r"([0-9]{1,30})(?:\.([0-9]{1,30}))?[ ]?([A-Za-zµμ]{0,20})")
 _TYPICAL: Final = {
     "µs": "us", "μs": "us", "sec": "s", "secs": "s", "seconds": "s", "second": "s", "min": "m", "mins": "m",
     "minutes": "m", "hours": "h", "hour": "h", "hr": "h", "millis": "ms", "msec": "ms", "S": "s", "MS": "ms", "H": "h",

@@ -29,6 +29,7 @@ _UNITS: Final = {
     "time64": ("us", "ns"),
 }
 _LIST_DEPTH_MAX: Final = 8
+_CHARACTERS_MAX: Final = 256
 _WITH_UNIT: Final = re.compile(r"(timestamp|duration|time32|time64)\[(\w+)\]")
 _DECIMAL: Final = re.compile(r"decimal128\(\s*([0-9]{1,2})\s*,\s*([0-9]{1,2})\s*\)")
 
@@ -46,6 +47,8 @@ class SchemaTypeError(ValueError):
 
 def canonical_type(text: str) -> str:
     """The one spelling of a type name, such as ``float64`` for ``double``; SchemaTypeError when it is none."""
+    if len(text) > _CHARACTERS_MAX:
+        raise SchemaTypeError(f"type name of {len(text)} characters exceeds the limit of {_CHARACTERS_MAX}")
     lists = 0
     inner = text.strip()
     while inner.startswith("list<") and inner.endswith(">"):

@@ -9,6 +9,7 @@ from flowbridge.adapters import endpoint, rule
 from flowbridge.adapters.qos import priority_of, queue_qos
 from flowbridge.adapters.source import Branch, Entry
 from flowbridge.envelope import Priority
+from flowbridge.limits import FLOW_TOPICS_MAX
 from flowbridge.plan import ContentType, Defaults, Qos, SchemaField, SchemaSpec
 from flowbridge.schema import TYPE_WORDS, SchemaTypeError, canonical_type, fingerprint
 
@@ -130,8 +131,13 @@ def _mark_in(entry: Entry, key: str) -> Mark:
 def _topics(scene: Scene) -> None:
     if scene.shaped.flow.topics is None:
         return
-    branch = scene.shaped.tree.entries["topics"].value
+    found = scene.shaped.tree.entries["topics"]
+    branch = found.value
     assert isinstance(branch, Branch)
+    count = len(branch.entries)
+    if count > FLOW_TOPICS_MAX:
+        scene.findings.add(rule.LIMIT, found.mark, f"{count} topics exceed the limit of {FLOW_TOPICS_MAX}")
+        return
     for pattern, topic in scene.shaped.flow.topics.items():
         entry = branch.entries[pattern]
         try:

@@ -117,6 +117,10 @@ TEXTS = {
     "a schema of nothing": (_HEAD + "schemas: {a: {fields: {}}}\nnodes:\n" + _SOURCE, ["3:23: FB205"]),
     "an unknown column type": (_HEAD + "schemas: {a: {fields: {x: in64}}}\nnodes:\n" + _SOURCE, ["3:27: FB307"]),
     "a bad pattern": (_HEAD + 'topics: {"a.>.b": {priority: high}}\nnodes:\n' + _SOURCE, ["3:10: FB308"]),
+    "too many topics": (
+        _HEAD + "topics:\n" + "".join(f"  a{i}: {{priority: high}}\n" for i in range(257)) + "nodes:\n" + _SOURCE,
+        ["3:1: FB901"],
+    ),
     "watermarks upside down": (
         _HEAD + "defaults: {queue: {size: 8, high: 2, low: 4}}\nnodes:\n" + _SOURCE,
         ["3:19: FB205"],

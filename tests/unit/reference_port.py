@@ -17,7 +17,7 @@ from flowbridge.plan import Plane, Policy, Qos, Route
 from flowbridge.time.ledger import EdgeBooks
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Sequence
+    from collections.abc import AsyncGenerator, Callable, Sequence
 
     from flowbridge.contracts import Clock
 
@@ -335,7 +335,7 @@ def port_maker(
     """A maker for the clauses of a port."""
 
     @asynccontextmanager
-    async def make(qos: Qos, clock: Clock) -> AsyncIterator[ReferencePort]:
+    async def make(qos: Qos, clock: Clock) -> AsyncGenerator[ReferencePort]:
         yield kind(qos, clock)
 
     return make

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Generic, TypeVar
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Generator
 
 E = TypeVar("E", bound=BaseException)
 
@@ -34,7 +34,7 @@ def holds(truth: object, what: str) -> None:
 
 
 @contextmanager
-def raises(kind: type[E], what: str) -> Iterator[Caught[E]]:
+def raises(kind: type[E], what: str) -> Generator[Caught[E]]:
     """Raises: ClauseFailed unless the block raises such an error."""
     caught: Caught[E] = Caught()
     try:

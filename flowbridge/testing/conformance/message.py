@@ -15,9 +15,10 @@ if TYPE_CHECKING:
     from contextlib import AbstractAsyncContextManager
     from typing import TypeAlias
 
-    from flowbridge.contracts import Clock, DataPort, DataSink, DataSource
+    from flowbridge.contracts import Clock, DataPort, DataSink, DataSource, EventBus
 
     PortMaker: TypeAlias = "Callable[[Qos, Clock], AbstractAsyncContextManager[DataPort]]"
+    BusMaker: TypeAlias = "Callable[[Clock], AbstractAsyncContextManager[EventBus]]"
 
 MS: Final = 1_000_000
 RT, HIGH, NORMAL, BEST = Priority.REALTIME, Priority.HIGH, Priority.NORMAL, Priority.BEST_EFFORT

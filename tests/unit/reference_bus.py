@@ -105,8 +105,8 @@ class ReferenceBus:
         matching = [one for one in self.open if self.matches(one.pattern, topic)]
         chosen = [one for one in matching if everyone or one.group is None]
         if not everyone:
-            for group in sorted({one.group for one in matching if one.group is not None}):
-                chosen.append(self.member([one for one in matching if one.group == group], envelope))
+            groups = sorted({one.group for one in matching if one.group is not None})
+            chosen += [self.member([one for one in matching if one.group == group], envelope) for group in groups]
         return chosen
 
     async def give(self, one: ReferenceSubscription, envelope: Envelope) -> bool:

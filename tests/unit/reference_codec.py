@@ -15,6 +15,10 @@ if TYPE_CHECKING:
 TYPES = {"topic": str, "priority": int, "seq": int, "size": int, "left": int, "headers": dict, "trace": list}
 
 
+def is_dict(value: object) -> bool:
+    return isinstance(value, dict)
+
+
 class ReferenceCodec:
     """Each rule is a small method, for the mutants to override."""
 
@@ -57,8 +61,7 @@ class ReferenceCodec:
 
     def check_form(self, document: Any, header: bytes) -> None:
         """Every key, its type, and the one form."""
-        form: type[Any] = type(document)
-        if form is not dict or {name: type(document.get(name)) for name in TYPES} != TYPES:
+        if not is_dict(document) or {name: type(document.get(name)) for name in TYPES} != TYPES:
             raise DecodeError("a header lacks something")
         if not 0 <= document["priority"] <= Priority.BEST_EFFORT or not document["topic"]:
             raise DecodeError("a header has a value out of range")

@@ -133,6 +133,15 @@ class ReferencePort:
     def late(self, envelope: Envelope) -> bool:
         return envelope.deadline_ns <= self.clock.now_ns()
 
+    def late_when_offered(self, envelope: Envelope) -> bool:
+        return self.late(envelope)
+
+    def late_while_waiting(self, envelope: Envelope) -> bool:
+        return self.late(envelope)
+
+    def late_when_received(self, envelope: Envelope) -> bool:
+        return self.late(envelope)
+
     def drop(self, envelope: Envelope) -> None:
         self.queued.remove(envelope)
         self.books.in_flight -= 1
@@ -144,16 +153,19 @@ class ReferencePort:
 
     def send_nowait(self, envelope: Envelope) -> None:
         self.check_open()
-        if self.late(envelope):
+        if self.late_when_offered(envelope):
             self.expire("late")
             return
         reason = self.lacking(envelope)
-        if reason is None and any(one.priority == envelope.priority for one in self.senders):
+        if reason is None and self.somebody_waits(envelope):
             reason = BlockReason.CREDIT_ITEMS
         if reason is None:
             self.accept(envelope)
         else:
             self.full(envelope, reason)
+
+    def somebody_waits(self, envelope: Envelope) -> bool:
+        return any(one.priority == envelope.priority for one in self.senders)
 
     def full(self, envelope: Envelope, reason: BlockReason) -> None:
         if self.qos.policy is Policy.BLOCK:
@@ -197,7 +209,7 @@ class ReferencePort:
         while True:
             await self.change()
             self.check_open()
-            if self.late(envelope):
+            if self.late_while_waiting(envelope):
                 self.expire("transport")
                 return
             if self.next_in_line(envelope) and self.lacking(envelope) is None:
@@ -287,7 +299,7 @@ class ReferencePort:
         try:
             while True:
                 taken = self.take(1)
-                if taken and not self.late(taken[0]):
+                if taken and not self.late_when_received(taken[0]):
                     return ReferenceLease(self, taken[0])
                 if taken:
                     self.settle(taken, expired=1)

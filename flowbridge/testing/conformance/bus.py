@@ -154,8 +154,11 @@ async def a_group_prefers_a_member_with_credit(maker: BusMaker) -> None:
 async def a_member_that_leaves_is_passed_over(maker: BusMaker) -> None:
     """After a member closed its subscription, the rest of its group gets everything."""
     async with maker(ManualClock()) as bus, bus.subscribe("work", group="g") as stays:
-        async with bus.subscribe("work", group="g"):
-            pass
+        async with bus.subscribe("work", group="g") as leaves:
+            for number in range(2):
+                await bus.publish("work", message(number))
+            got = await _numbers_of(stays, leaves)
+            equal(sorted(map(len, got)), [1, 1], "shares of two")
         for number in range(4):
             equal(await bus.publish("work", message(number)), 1, "who accepted it")
         equal(await take_all(stays), [0, 1, 2, 3], "what the rest got")

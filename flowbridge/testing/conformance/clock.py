@@ -8,7 +8,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from flowbridge.testing.conformance.clause import clause
-from flowbridge.testing.conformance.expect import equal, holds
+from flowbridge.testing.conformance.expect import ClauseFailed, equal, holds
 from flowbridge.testing.quiet import quiet
 
 if TYPE_CHECKING:
@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 STEP_NS: Final = 200_000
 """Small, because the clock may be a real one."""
+STEPS_MAX: Final = 2_000
+"""Far more than any clause asks for: this only ends what would never end."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,11 +35,19 @@ class ClockBench:
     pending: Callable[[], int]
 
 
+async def _until(bench: ClockBench, come: Callable[[], bool], what: str) -> None:
+    """Let time pass until something has come."""
+    for _ in range(STEPS_MAX):
+        await quiet()
+        if come():
+            return
+        await bench.let_pass(STEP_NS)
+    raise ClauseFailed(f"{what}: not after {STEPS_MAX * STEP_NS} ns")
+
+
 async def _finished(bench: ClockBench, tasks: list[asyncio.Task[None]]) -> None:
     """Let time pass until all are done."""
-    while not all(task.done() for task in tasks):
-        await bench.let_pass(STEP_NS)
-        await quiet()
+    await _until(bench, lambda: all(task.done() for task in tasks), "the sleepers wake up")
     await asyncio.gather(*tasks)
 
 
@@ -123,15 +133,18 @@ async def an_alarm_comes_once_and_not_early(maker: ClockMaker) -> None:
     """`call_at` calls once, not before the deadline and never from within; a past deadline at the next turn."""
     async with maker() as bench:
         calls: list[int] = []
+
+        def called(deadline_ns: int) -> None:
+            early.append(bench.clock.now_ns() < deadline_ns)
+            calls.append(deadline_ns)
+
+        early: list[bool] = []
         deadlines = [bench.clock.now_ns() + step * STEP_NS for step in (6, -1, 2, 4)]
         for deadline_ns in deadlines:
-            bench.clock.call_at(deadline_ns, partial(calls.append, deadline_ns))
+            bench.clock.call_at(deadline_ns, partial(called, deadline_ns))
             equal(calls, [], "calls from within call_at")
-        while len(calls) < len(deadlines):
-            for deadline_ns in calls:
-                holds(bench.clock.now_ns() >= deadline_ns, "called before the deadline")
-            await bench.let_pass(STEP_NS)
-            await quiet()
+        await _until(bench, lambda: len(calls) >= len(deadlines), "every alarm comes")
+        holds(not any(early), "called before the deadline")
         equal(calls, sorted(deadlines), "the order of the calls")
         await bench.let_pass(STEP_NS)
         equal(len(calls), len(deadlines), "calls")
@@ -154,9 +167,7 @@ async def a_cancelled_alarm_does_not_come(maker: ClockMaker) -> None:
         third = bench.clock.call_at(bench.clock.now_ns(), lambda: calls.append("third"))
         third.cancel()
         last = bench.clock.call_at(deadline_ns + STEP_NS, lambda: calls.append("last"))
-        while "last" not in calls:
-            await bench.let_pass(STEP_NS)
-            await quiet()
+        await _until(bench, lambda: "last" in calls, "the last alarm comes")
         equal(calls, ["first", "last"], "calls")
         for alarm in (first, second, third, last):
             alarm.cancel()
@@ -177,7 +188,5 @@ async def a_callback_may_ask_again(maker: ClockMaker) -> None:
                 equal(len(calls), before + 1, "calls from within call_at")
 
         bench.clock.call_at(bench.clock.now_ns() + STEP_NS, again)
-        while len(calls) < 4:
-            await bench.let_pass(STEP_NS)
-            await quiet()
+        await _until(bench, lambda: len(calls) >= 4, "every alarm comes")
         equal(bench.pending(), 0, "deadlines left behind")

@@ -5,11 +5,11 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
-from flowbridge.errors import EndOfStream
+from flowbridge.errors import EndOfStream, WouldBlock
 from flowbridge.plan import Policy
 from flowbridge.testing.clock import ManualClock
 from flowbridge.testing.conformance.clause import clause
-from flowbridge.testing.conformance.expect import equal, holds
+from flowbridge.testing.conformance.expect import equal, holds, raises
 from flowbridge.testing.conformance.message import (
     MS,
     NORMAL,
@@ -127,6 +127,23 @@ async def waiting_senders_are_served_in_order(maker: PortMaker) -> None:
             await quiet()
         equal(await take_all(port.source), list(range(8)), "the order")
         await asyncio.gather(*senders)
+        balanced(port)
+
+
+@clause("port")
+async def nobody_overtakes_a_waiting_sender(maker: PortMaker) -> None:
+    """While a message waits for byte credit, a smaller one that would fit does not pass it in its lane."""
+    async with maker(qos(8, bytes_=100), ManualClock()) as port:
+        await send_all(port.sink, [message(0, size=30), message(1, size=30)])
+        first = asyncio.create_task(port.sink.send(message(2, size=90)))
+        await quiet()
+        with raises(WouldBlock, "a small message behind a large one"):
+            port.sink.send_nowait(message(9, size=1))
+        second = asyncio.create_task(port.sink.send(message(3, size=1)))
+        await quiet()
+        holds(not (first.done() or second.done()), "sent without credit")
+        equal(await take_all(port.source), [0, 1, 2, 3], "what arrives")
+        await asyncio.gather(first, second)
         balanced(port)
 
 

@@ -1,5 +1,7 @@
 """The table of topics against the simplest matcher that could be right."""
 
+# pyright: reportPrivateUsage=false
+# What must not be left behind is seen only from inside.
 from __future__ import annotations
 
 import itertools

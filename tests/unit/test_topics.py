@@ -1,5 +1,7 @@
 """Topics, patterns and the table of who subscribed to what."""
 
+# pyright: reportPrivateUsage=false
+# What must not be left behind is seen only from inside.
 from __future__ import annotations
 
 import pytest

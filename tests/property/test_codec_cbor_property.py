@@ -16,12 +16,21 @@ from flowbridge.errors import DecodeError, EncodeError
 UINTS = st.one_of(st.integers(0, 300), st.integers(0, 2**63 - 1))
 TOPICS = st.lists(st.sampled_from(["a", "robot", "grün", "arm-1", "x/y"]), min_size=1, max_size=8).map(".".join)
 ASCII = st.text(st.characters(min_codepoint=0x20, max_codepoint=0x7E), max_size=40)
+
+
+def trace_context(version: int, trace: int, span: int, flags: int, state: str) -> TraceContext:
+    """A trace context from numbers."""
+    return TraceContext(f"{version:02x}-{trace:032x}-{span:016x}-{flags:02x}", state)
+
+
 TRACES = st.builds(
-    lambda version, trace, span, flags, state: TraceContext(
-        f"{version:02x}-{trace:032x}-{span:016x}-{flags:02x}", state
-    ),
-    st.integers(0, 254), st.integers(1, 2**128 - 1), st.integers(1, 2**64 - 1), st.integers(0, 255), ASCII,
-)  # fmt: skip
+    trace_context,
+    st.integers(0, 254),
+    st.integers(1, 2**128 - 1),
+    st.integers(1, 2**64 - 1),
+    st.integers(0, 255),
+    ASCII,
+)
 TEXT = st.text(st.characters(codec="utf-8"), max_size=30)
 HEADERS = st.dictionaries(TEXT, st.one_of(TEXT, st.integers(-(2**63), 2**63 - 1)), max_size=8)
 ENVELOPES = st.builds(

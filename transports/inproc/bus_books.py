@@ -29,7 +29,10 @@ class SubscriptionBooks:
         numbers = itertools.count(2)
         while name in self._open:
             name = f"{edge} #{next(numbers)}"
-        books = self._open[name] = self._closed.pop(name, None) or EdgeBooks()
+        books = self._closed.pop(name, None)
+        if books is None:
+            books = EdgeBooks()
+        self._open[name] = books
         return name, books
 
     def close(self, name: str) -> None:

@@ -7,6 +7,7 @@ import inspect
 from typing import TYPE_CHECKING, Any
 
 from flowbridge.emit import Emit
+from flowbridge.envelope import NO_DEADLINE
 from flowbridge.errors import FlowbridgeError, OperatorError, WouldBlock
 from flowbridge.limits import SLICE_ITEMS_MAX, SLICE_NS_MAX
 from flowbridge.runtime.call import said
@@ -60,7 +61,8 @@ class Producer:
     async def _draw(self, values: Iterator[Any], outbox: Outbox) -> None:
         sender, report, instrument, clock_ns = self._sender, self._report, self._instrument, self._clock.now_ns
         outlet = sender.outlets.get("out")
-        starting = sender.starting
+        like = sender.starting(0)  # one for all: its children copy what they inherit
+        lasts_ns = like.deadline_ns
         durations: list[int] = []
         slice_ends_ns = clock_ns() + SLICE_NS_MAX
         try:
@@ -68,13 +70,15 @@ class Producer:
             for value in values:
                 now_ns = clock_ns()
                 durations.append(now_ns - started_ns)
-                like = starting(now_ns)
+                like.origin_ns = like.sent_ns = now_ns
+                if lasts_ns != NO_DEADLINE:
+                    like.deadline_ns = now_ns + lasts_ns
                 trace = None if instrument is None else instrument.start(sender.node)
                 try:
                     if outlet is None or type(value) is Emit or outbox.entries:
                         await self._send(value, like, trace, outbox)
-                    elif not outlet.emit(value, like, now_ns, trace):
-                        await outlet.flush()
+                    else:
+                        outlet.emit(value, like, now_ns, trace)
                 except (WouldBlock, OperatorError) as error:
                     self._give_up(error)
                 if self._draining.is_set():
@@ -83,9 +87,13 @@ class Producer:
                     report.latency.extend(durations)
                     report.processed += len(durations)
                     durations = []
+                    if outlet is not None and not outlet.push():
+                        await outlet.flush()
                     await asyncio.sleep(0)
                     slice_ends_ns = clock_ns() + SLICE_NS_MAX
                 started_ns = clock_ns()
+            if outlet is not None:
+                await outlet.flush()
         finally:
             report.latency.extend(durations)
             report.processed += len(durations)

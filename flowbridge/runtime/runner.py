@@ -126,6 +126,10 @@ class NodeRunner:
         if ends:
             await self._sender.finish()
 
+    def abandon(self) -> None:
+        """Count what was made but can no longer be sent."""
+        self._sender.abandon()
+
     async def hook(self, hook: Callable[..., Any], *args: Any) -> Any:
         """Call an optional part of the operator, plain or async; what it raises becomes an OperatorError."""
         try:
@@ -216,7 +220,9 @@ class NodeRunner:
         for tick in self._manager.poll(now_ns=now_ns):
             edge = self._timers[tick.timer]
             like = self._sender.starting(tick.at_ns)
-            edge.try_send(edge.envelope(tick.index, like, 0, now_ns, None, None))
+            edge.add(tick.index, like, 0, now_ns, None, None)
+            edge.push()
+            edge.lined_up.clear()  # a timer never waits: a tick without credit is dropped
 
     async def _keep_snapshot(self) -> None:
         period_ns, take = self.manifest.snapshot_ns, self._bound.snapshot
@@ -235,9 +241,9 @@ class NodeRunner:
         context, outbox, clock_ns = self._context, self._outbox, self._clock.now_ns
         outlet = self._sender.outlets.get("out")
         plain = not inlet.route.reply and not self._bound.many
-        is_last, ended = self._is_last, self._paths.ended
         waits: list[int] = []
         busy: list[int] = []
+        ends: list[int] = []
         late: list[Envelope] = []
         done = 0
         now_ns = clock_ns()
@@ -257,24 +263,26 @@ class NodeRunner:
                 busy.append(end_ns - now_ns)
                 if end_ns > envelope.deadline_ns:
                     inlet.books.missed.executing += 1
-                if is_last:
-                    ended(envelope, end_ns)
+                ends.append(end_ns)
                 if outbox.entries or result is not None or envelope.trace is not None:
                     simple = plain and not outbox.entries and envelope.trace is None and type(result) is not Emit
                     try:
                         if not simple or result is _NOTHING:
                             await self._deliver(result, inlet, envelope, now_ns, end_ns)
-                            end_ns = clock_ns()
-                        elif outlet is not None and not outlet.emit(result, envelope, end_ns, None):
-                            await outlet.flush()
-                            end_ns = clock_ns()
+                        elif outlet is not None:
+                            outlet.emit(result, envelope, end_ns, None)
                     except (WouldBlock, OperatorError) as error:
                         self.report.errors += 1
                         self._give_up(error, inlet, envelope)
+                    end_ns = clock_ns()
                 now_ns = end_ns
+            if outlet is not None and not outlet.push():
+                await outlet.flush()
         finally:
             context.envelope = None
-            self._settle(inlet, run, done, late, waits, busy)
+            self._settle(inlet, run, done, late, ends)
+            inlet.books.latency.extend(waits)
+            self._learn(busy)
 
     # --- operators that wait ----------------------------------------------------------------------------------------
 
@@ -284,6 +292,7 @@ class NodeRunner:
         handler = self._handler(inlet)
         waits: list[int] = []
         busy: list[int] = []
+        ends: list[int] = []
         late: list[Envelope] = []
         done = 0
         try:
@@ -305,8 +314,7 @@ class NodeRunner:
                 busy.append(end_ns - now_ns)
                 if end_ns >= envelope.deadline_ns:
                     inlet.books.missed.executing += 1
-                if self._is_last:
-                    self._paths.ended(envelope, end_ns)
+                ends.append(end_ns)
                 try:
                     await self._deliver(result, inlet, envelope, now_ns, end_ns)
                 except (WouldBlock, OperatorError) as error:
@@ -314,7 +322,9 @@ class NodeRunner:
                     self._give_up(error, inlet, envelope)
         finally:
             self._context.envelope = None
-            self._settle(inlet, run, done, late, waits, busy)
+            self._settle(inlet, run, done, late, ends)
+            inlet.books.latency.extend(waits)
+            self._learn(busy)
 
     async def _call(self, handler: Callable[[Any], Any], inlet: Inlet, envelope: Envelope) -> Any:
         if self._bound.is_async:
@@ -331,18 +341,24 @@ class NodeRunner:
             handler = self._handlers[inlet.port] = self._bound.handler(inlet.port)
         return handler
 
-    def _settle(
-        self, inlet: Inlet, run: Run[Envelope], done: int, late: list[Envelope], waits: list[int], busy: list[int]
-    ) -> None:
-        inlet.source.settle(run.items if done == len(run.items) else run.items[:done], expired=len(late))
-        if done < len(run.items):
-            inlet.source.give_back(run.items[done:])
+    def _settle(self, inlet: Inlet, run: Run[Envelope], done: int, late: list[Envelope], ends: list[int]) -> None:
+        """Settle what was handled, `ends` telling when, and give back what was not."""
+        handled = run.items
+        if done < len(handled):
+            inlet.source.give_back(handled[done:])
+            handled = handled[:done]
+        inlet.source.settle(handled, expired=len(late))
         for envelope in late:
             self._paths.lost(envelope)
-        inlet.books.latency.extend(waits)
-        self.report.latency.extend(busy)
-        self.report.processed += len(busy)
+        if self._is_last:
+            if late:
+                handled = [envelope for envelope in handled if envelope not in late]
+            self._paths.ended(handled[: len(ends)], ends)
+
+    def _learn(self, busy: list[int]) -> None:
         if busy:
+            self.report.latency.extend(busy)
+            self.report.processed += len(busy)
             self._intake.learn(len(busy), sum(busy))
 
     async def _failed(self, error: Exception, inlet: Inlet, envelope: Envelope, handler: Callable[[Any], Any]) -> Any:

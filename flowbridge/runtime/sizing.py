@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-import sys
 from operator import attrgetter
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-_SIZERS: dict[type, Callable[[Any], int]] = {bytes: len, bytearray: len, str: len, memoryview: attrgetter("nbytes")}
+_LENGTHS: Final[dict[type, Callable[[Any], int]]] = {bytes: len, bytearray: len, memoryview: attrgetter("nbytes")}
 
 
-def size_of(payload: Any) -> int:
-    """Bytes of a buffer or Arrow object (`nbytes`); of any other object its own size without what it refers to."""
-    kind = type(payload)
-    sizer = _SIZERS.get(kind)
-    if sizer is None:
-        sizer = _SIZERS[kind] = attrgetter("nbytes") if hasattr(payload, "nbytes") else sys.getsizeof
-    return sizer(payload)
+def sizer_of(kind: type) -> Callable[[Any], int]:
+    """How to size values of a type: bytes of a buffer or Arrow object, else the object without what it refers to."""
+    length = _LENGTHS.get(kind)
+    if length is not None:
+        return length
+    if hasattr(kind, "nbytes"):
+        return attrgetter("nbytes")
+    own_size: Callable[[Any], int] = kind.__sizeof__  # unbound: called with the value
+    return own_size

@@ -125,7 +125,8 @@ class Supervisor:
         return await self.runner.hook(self._bound.snapshot)
 
     async def close_inputs(self) -> None:
-        """Take no more: what is queued is counted as dropped by `abort`."""
+        """Take no more and send no more: what is in flight is counted as dropped by `abort`."""
+        self.runner.abandon()
         for inlet in self.runner.inlets:
             await inlet.source.aclose()
 

@@ -329,9 +329,9 @@ class InprocEventBus:
         if self._closed:
             return
         self._closed = True
+        self._replies.close()
         for port in tuple(self._entries):
             await port.subscription.aclose()
-        self._replies.close()
 
     def __repr__(self) -> str:
         state = "closed" if self._closed else f"{len(self._entries)} subscriptions, {len(self._replies)} requests"

@@ -411,6 +411,20 @@ def test_cancelling_the_large_one_in_front_lets_the_small_one_in() -> None:
     run(scenario)
 
 
+def test_the_large_one_in_front_expiring_lets_the_small_one_in() -> None:
+    async def scenario(bus: InprocEventBus, clock: ManualClock) -> None:
+        async with bus.subscribe("a", qos=qos(9, capacity_bytes=100)) as source:
+            bus.publish_nowait("a", Envelope("first", size_bytes=60))
+            large = asyncio.create_task(bus.publish("a", Envelope("large", deadline_ns=START + MS, size_bytes=80)))
+            await quiet()
+            small = asyncio.create_task(bus.publish("a", Envelope("small", size_bytes=1)))
+            await clock.advance(MS)
+            assert (await large, await small) == (0, 1)
+            assert drain(source) == ["first", "small"]
+
+    run(scenario)
+
+
 def test_a_subscription_that_closes_frees_its_publishers() -> None:
     async def scenario(bus: InprocEventBus, _: ManualClock) -> None:
         async with bus.subscribe("a") as other:
@@ -533,6 +547,33 @@ def test_a_message_that_waits_goes_to_a_member_that_joins() -> None:
                 assert [await publisher for publisher in publishers] == [1, 1]
                 assert drain(fresh) == [1, 2]
             assert drain(full) == [0]
+
+    run(scenario)
+
+
+def test_messages_that_waited_at_two_gates_stay_in_order_when_one_gate_is_left() -> None:
+    async def scenario(bus: InprocEventBus, _: ManualClock) -> None:
+        async with bus.subscribe("a.*", group="g", qos=qos(1)) as wide:
+            async with bus.subscribe("a.b", group="g", qos=qos(1)):
+                publishers: list[asyncio.Task[int]] = []
+                for number, topic in enumerate(["a.c", "a.b", "a.c", "a.b", "a.c"]):
+                    publishers.append(asyncio.create_task(bus.publish(topic, Envelope(number))))
+                    await quiet()
+                assert [publisher.done() for publisher in publishers] == [True, True, False, False, False]
+            assert drain(wide) == [0, 2, 3, 4]
+            assert [await publisher for publisher in publishers] == [1] * 5
+
+    run(scenario)
+
+
+def test_a_broadcast_and_a_message_of_the_group_go_in_the_order_of_coming() -> None:
+    async def scenario(bus: InprocEventBus, _: ManualClock) -> None:
+        async with bus.subscribe("a", group="g", qos=qos(1)) as source:
+            bus.publish_nowait("a", Envelope(0))
+            for number, publish in enumerate([bus.publish, bus.broadcast, bus.publish, bus.broadcast], 1):
+                asyncio.create_task(publish("a", Envelope(number))).add_done_callback(asyncio.Task.result)
+                await quiet()
+            assert drain(source) == [0, 1, 2, 3, 4]
 
     run(scenario)
 

@@ -283,8 +283,8 @@ class InprocEventBus:
                 wait.over(accepted=False)
             else:
                 gate.append(wait)
-        for gate in tuple(self._groups.get(group, {}).values()) if group is not None else ():
-            gate.admit()
+        for port in tuple(dict.fromkeys(port for wait in waits for port in wait.gate.members)):
+            port.admit()
 
     def _gate_of(self, group: str | None, message: Envelope) -> Gate | None:
         assert message.headers is not None, "a published message has a topic"

@@ -1,7 +1,8 @@
 """Where published messages wait for room: at a gate before one subscription, or before the members of a queue group.
 
 Rules.
-1. Whoever waits at a gate goes in the order of coming, within its lane; nobody overtakes.
+1. Whoever waits at a gate goes in the order of coming, within its lane; nobody overtakes. A subscription that several
+   gates lead to lets in first whoever came first.
 2. At the gate of a group the member whose turn it is takes the message; one without room is passed over while another
    has some. When none has, a member whose policy does not wait decides; when all wait, so does the message.
 3. A message waits at each of its gates by itself, so a full subscription keeps nothing from the others.
@@ -153,16 +154,24 @@ class Gate:
 
     def admit(self) -> None:
         """Let in what waits, first come first served in each lane, as far as there is room."""
-        for line in self.waits:
-            while line:
-                message = line[0].delivery.message
-                port = self._choose(message)
-                if port is None:
-                    break
-                # Out of the line first: what is told of the message may come back to this gate.
-                wait = line.popleft()
-                self._left()
-                wait.over(port.put(message, waited=True) is True)
+        for lane in range(LANES):
+            while self.admit_first(lane):
+                pass
+
+    def admit_first(self, lane: int) -> bool:
+        """Let in the first of a lane; False when there is none or no room."""
+        line = self.waits[lane]
+        if not line:
+            return False
+        message = line[0].delivery.message
+        port = self._choose(message)
+        if port is None:
+            return False
+        # Out of the line first: what is told of the message may come back to this gate.
+        wait = line.popleft()
+        self._left()
+        wait.over(port.put(message, waited=True) is True)
+        return True
 
     def expire(self, wait: Wait) -> None:
         """The deadline of one passed: it counts as expired where its turn would have been."""

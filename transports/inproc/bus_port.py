@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from flowbridge.envelope import Envelope
 from flowbridge.errors import BlockReason, ResourceError, WouldBlock
+from flowbridge.limits import LANES
 from flowbridge.plan import Plane, Policy, Route
 from flowbridge.transports.inproc.port import InprocDataPort, InprocSink, InprocSource
 
@@ -163,9 +164,17 @@ class SubscriptionPort(InprocDataPort):
 
     def admit(self) -> None:
         """Let in what waits, as far as there is credit now."""
-        if self.waited_by:
-            for gate in tuple(self.waited_by):
-                gate.admit()
+        if not self.waited_by:
+            return
+        if len(self.waited_by) == 1:
+            self.waited_by[0].admit()
+            return
+        for lane in range(LANES):
+            gates = list(self.waited_by)
+            while gates := [gate for gate in gates if gate.waits[lane]]:
+                first = min(gates, key=lambda gate: gate.waits[lane][0].delivery.number)
+                if not first.admit_first(lane):
+                    gates.remove(first)
 
     def leave(self) -> None:
         """The subscription ends: nothing more is to come here."""

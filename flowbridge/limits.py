@@ -32,6 +32,7 @@ OUTBOX_ITEMS_MAX: Final = 100_000  # what one synchronous call may emit before O
 # --- the event bus ------------------------------------------------------------------------------------------------
 TOPIC_CHARACTERS_MAX: Final = 256  # LocalProtocolError
 TOPIC_TOKENS_MAX: Final = 16  # LocalProtocolError
+TOPICS_CACHED_MAX: Final = 4_096  # all are forgotten, and looked up again when they come back
 SUBSCRIPTIONS_MAX: Final = 65_536  # LocalProtocolError
 REQUESTS_PENDING_MAX: Final = 65_536  # WouldBlock
 

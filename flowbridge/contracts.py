@@ -35,6 +35,18 @@ class Clock(Protocol):
         """Return once `now_ns() >= deadline_ns`, never before; at once when that is already so."""
         ...
 
+    def call_at(self, deadline_ns: int, callback: Callable[[], None]) -> Alarm:
+        """Call back on the running loop once `now_ns() >= deadline_ns`; never before, never from within this call."""
+        ...
+
+
+class Alarm(Protocol):
+    """A call that is still to come."""
+
+    def cancel(self) -> None:
+        """Let it not come. Idempotent, also after it came."""
+        ...
+
 
 class Codec(Protocol):
     """Envelope headers to bytes and back. Pure: time comes in as an argument."""
@@ -82,7 +94,7 @@ class DataSink(Protocol):
         """As `send_nowait`, but wait for credit where the policy is `block`. First come, first served.
 
         A message whose deadline passes while it waits is counted as expired (stage `transport`) and is not sent.
-        Cancelled while waiting: nothing was sent and nothing is counted.
+        Cancelled while waiting: nothing was sent and nothing is counted, unless the consumer took it just then.
         """
         ...
 
@@ -112,12 +124,22 @@ class DataSource(Protocol):
         """True once the sender finished and everything was taken."""
         ...
 
-    def take(self, limit: int) -> Sequence[Envelope]:
+    @property
+    def waiting(self) -> int:
+        """Which lanes have messages to take: bit n stands for lane n."""
+        ...
+
+    def take(self, limit: int, lane: int | None = None) -> Sequence[Envelope]:
         """Borrow up to `limit` messages, all of one lane, in order; empty when there is none now.
 
-        The lane is the most urgent that has any, except that a lane passed over too often gets its turn. Deadlines are
-        not looked at. Raises: BrokenError when the other end vanished without finishing and everything was taken.
+        The lane is the most urgent that has any, except that a lane passed over too often gets its turn; or the one
+        asked for. Deadlines are not looked at. Raises: BrokenError when the other end vanished without finishing and
+        everything was taken.
         """
+        ...
+
+    def give_back(self, taken: Sequence[Envelope]) -> None:
+        """Undo a `take`: the messages, all of one lane, stand at the head of their lane again."""
         ...
 
     def settle(self, taken: Sequence[Envelope], *, expired: int = 0) -> None:

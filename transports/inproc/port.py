@@ -1,0 +1,338 @@
+"""The data port of one process: a queue of references between a sink and a source on the same loop.
+
+Everything that decides is in `LaneQueue`; here is what waits: senders without credit, first come first served within
+their lane, and one receiver.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from flowbridge.envelope import NO_DEADLINE
+from flowbridge.errors import BrokenError, BusyError, ClosedError, EndOfStream, WouldBlock
+from flowbridge.limits import LANES
+from flowbridge.machines.queue import LaneQueue
+from flowbridge.plan import Policy
+from flowbridge.time.ledger import EdgeBooks
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from flowbridge.contracts import Alarm, Clock
+    from flowbridge.envelope import Envelope
+    from flowbridge.plan import Qos, Route
+
+
+@dataclass(slots=True, eq=False)
+class _Waiter:
+    """A sender without credit: its message, and what it is told once the message went one way or the other."""
+
+    envelope: Envelope
+    done: asyncio.Future[None]
+    alarm: Alarm | None = None
+
+
+class _Shared:
+    """What both ends of a port see."""
+
+    __slots__ = ("abandoned", "clock", "edge", "idle", "news", "queue", "waiters", "writable")
+
+    def __init__(self, edge: str, qos: Qos, clock: Clock) -> None:
+        self.edge = edge
+        self.queue = LaneQueue(qos, EdgeBooks())
+        self.clock = clock
+        self.waiters: list[deque[_Waiter]] = [deque() for _ in range(LANES)]
+        self.writable: list[asyncio.Future[None]] = []
+        self.news: Callable[[], None] | None = None
+        self.idle = True  # the source found nothing when it last looked, so news must be told
+        self.abandoned = False  # the source was closed
+
+    def tell(self) -> None:
+        """Wake an idle source, once."""
+        if self.idle:
+            self.idle = False
+            if self.news is not None:
+                self.news()
+
+    def admit_waiters(self, lane: int) -> None:
+        """Let waiting senders of a lane in, as far as there is credit."""
+        waiters = self.waiters[lane]
+        while waiters:
+            waiter = waiters[0]
+            if self.queue.offer_waited(waiter.envelope, self.clock.now_ns()) is not None:
+                return
+            waiters.popleft()
+            _finish(waiter)
+            self.tell()
+
+    def fail_waiters(self, error: BaseException) -> None:
+        """Tell every waiting sender that it cannot be."""
+        for waiters in self.waiters:
+            while waiters:
+                waiter = waiters.popleft()
+                if waiter.alarm is not None:
+                    waiter.alarm.cancel()
+                if not waiter.done.done():
+                    waiter.done.set_exception(error)
+        self.tell_writable()
+
+    def tell_writable(self) -> None:
+        """Wake whoever waits for credit in general."""
+        pending, self.writable = self.writable, []
+        for future in pending:
+            if not future.done():
+                future.set_result(None)
+
+
+def _finish(waiter: _Waiter) -> None:
+    if waiter.alarm is not None:
+        waiter.alarm.cancel()
+    if not waiter.done.done():
+        waiter.done.set_result(None)
+
+
+class InprocSink:
+    """The producer's end; see `contracts.DataSink`."""
+
+    __slots__ = ("_now_ns", "_queue", "_shared", "books")
+
+    def __init__(self, shared: _Shared) -> None:
+        self._shared = shared
+        self._queue = shared.queue
+        self._now_ns = shared.clock.now_ns
+        self.books = shared.queue.books
+
+    def send_nowait(self, envelope: Envelope) -> None:
+        """Accept the message or say at once why not."""
+        shared = self._shared
+        queue = self._queue
+        if queue.finished or shared.abandoned:
+            self._refuse()
+        if shared.waiters[envelope.priority]:
+            raise WouldBlock(queue.reason(envelope), shared.edge)
+        now_ns = self._now_ns()
+        envelope.sent_ns = now_ns
+        reason = queue.offer(envelope, now_ns)
+        if reason is not None:
+            raise WouldBlock(reason, shared.edge)
+        if shared.idle:
+            shared.tell()
+
+    async def send(self, envelope: Envelope) -> None:
+        """Accept the message, waiting for credit where the policy is `block`."""
+        shared = self._shared
+        queue = self._queue
+        if queue.finished or shared.abandoned:
+            self._refuse()
+        now_ns = envelope.sent_ns = self._now_ns()
+        waiters = shared.waiters[envelope.priority]
+        if not waiters:
+            reason = queue.offer(envelope, now_ns)
+            if reason is None:
+                shared.tell()
+                return
+            if queue.qos.policy is not Policy.BLOCK:
+                raise WouldBlock(reason, shared.edge)
+        elif envelope.deadline_ns <= now_ns:
+            queue.offer(envelope, now_ns)  # late already: it is counted and takes no place
+            return
+        waiter = _Waiter(envelope, asyncio.get_running_loop().create_future())
+        waiters.append(waiter)
+        if envelope.deadline_ns != NO_DEADLINE:
+            waiter.alarm = shared.clock.call_at(envelope.deadline_ns, lambda: self._expire(waiter))
+        try:
+            await waiter.done
+        except asyncio.CancelledError:
+            self._withdraw(waiter)
+            raise
+
+    def _expire(self, waiter: _Waiter) -> None:
+        waiters = self._shared.waiters[waiter.envelope.priority]
+        if waiter in waiters:
+            waiters.remove(waiter)
+            self._queue.expire_waiting()
+            _finish(waiter)
+            self._shared.admit_waiters(waiter.envelope.priority)
+
+    def _withdraw(self, waiter: _Waiter) -> None:
+        waiters = self._shared.waiters[waiter.envelope.priority]
+        if waiter in waiters:
+            waiters.remove(waiter)
+            if waiter.alarm is not None:
+                waiter.alarm.cancel()
+        else:  # admitted in the same turn of the loop; nobody may have taken it yet
+            self._queue.withdraw(waiter.envelope)
+        self._shared.admit_waiters(waiter.envelope.priority)
+
+    async def wait_writable(self) -> None:
+        """Return once some lane that was stopped accepts again, or nothing is stopped, or the route ended."""
+        shared = self._shared
+        while self._queue.stopped and not (self._queue.finished or shared.abandoned):
+            future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            shared.writable.append(future)
+            await future
+
+    def credit_items(self, priority: int) -> int:
+        """How many more messages this lane accepts now."""
+        return 0 if self._shared.waiters[priority] else self._queue.credit_items(priority)
+
+    async def finish(self) -> None:
+        """End of stream, after everything sent before. Messages still waiting for credit fail with ClosedError."""
+        shared = self._shared
+        if not self._queue.finished:
+            self._queue.finished = True
+            shared.fail_waiters(ClosedError(f"{shared.edge}: finished while a message waited for credit"))
+            shared.tell()
+
+    def _refuse(self) -> None:
+        edge = self._shared.edge
+        if self._queue.finished:
+            raise ClosedError(f"{edge}: finished already")
+        raise BrokenError(f"{edge}: the consumer closed its end")
+
+
+class InprocLease:
+    """One borrowed message; see `contracts.Lease`."""
+
+    __slots__ = ("_source", "envelope")
+
+    def __init__(self, envelope: Envelope, source: InprocSource) -> None:
+        self.envelope = envelope
+        self._source: InprocSource | None = source
+
+    def release(self) -> None:
+        """Give it back, once."""
+        source, self._source = self._source, None
+        if source is not None:
+            source.settle((self.envelope,))
+
+    def __enter__(self) -> Envelope:
+        return self.envelope
+
+    def __exit__(self, *exc: object) -> None:
+        self.release()
+
+    def __repr__(self) -> str:
+        return f"<InprocLease {'released' if self._source is None else 'held'} {self.envelope!r}>"
+
+
+class InprocSource:
+    """The consumer's end; see `contracts.DataSource`."""
+
+    __slots__ = ("_queue", "_receiver", "_shared", "books")
+
+    def __init__(self, shared: _Shared) -> None:
+        self._shared = shared
+        self._queue = shared.queue
+        self._receiver: asyncio.Future[None] | None = None
+        self.books = shared.queue.books
+
+    @property
+    def ended(self) -> bool:
+        """True once the sender finished and everything was taken."""
+        return self._queue.ended
+
+    @property
+    def waiting(self) -> int:
+        """Which lanes have messages to take, as bits."""
+        mask = self._queue.waiting
+        if not mask and not self._queue.finished:
+            self._shared.idle = True
+        return mask
+
+    def take(self, limit: int, lane: int | None = None) -> Sequence[Envelope]:
+        """Borrow up to `limit` messages of one lane."""
+        taken = self._queue.take(limit, lane)
+        if not taken and not self._queue.finished:
+            self._shared.idle = True
+        return taken
+
+    def give_back(self, taken: Sequence[Envelope]) -> None:
+        """Undo a `take`."""
+        self._queue.give_back(taken)
+        if self._shared.abandoned:
+            self._queue.abort()
+
+    def settle(self, taken: Sequence[Envelope], *, expired: int = 0) -> None:
+        """Return what `take` lent, and with it the credit."""
+        shared = self._shared
+        if self._queue.settle(taken, expired):
+            lane = taken[0].priority
+            if shared.waiters[lane]:
+                shared.admit_waiters(lane)
+            if shared.writable:
+                shared.tell_writable()
+
+    def on_news(self, callback: Callable[[], None] | None) -> None:
+        """Call this when something arrives at an idle source; at once if there is news already."""
+        self._shared.news = callback
+        if callback is not None:
+            self._shared.idle = False
+            if self._queue.waiting or self._queue.finished:
+                callback()
+            else:
+                self._shared.idle = True
+
+    async def receive(self) -> InprocLease:
+        """Wait for one message that is not late."""
+        if self._receiver is not None:
+            raise BusyError(f"{self._shared.edge}: another task receives already")
+        while True:
+            taken = self.take(1)
+            if taken:
+                if taken[0].deadline_ns > self._shared.clock.now_ns():
+                    return InprocLease(taken[0], self)
+                self.settle(taken, expired=1)
+                continue
+            if self._queue.finished:
+                raise EndOfStream(f"{self._shared.edge}: the sender finished")
+            if self._shared.abandoned:
+                raise ClosedError(f"{self._shared.edge}: closed")
+            await self._wait_for_news()
+
+    async def _wait_for_news(self) -> None:
+        # Nothing is taken before the wait, so a cancellation here loses nothing.
+        receiver = self._receiver = asyncio.get_running_loop().create_future()
+        before = self._shared.news
+
+        def arrived() -> None:
+            if not receiver.done():
+                receiver.set_result(None)
+            if before is not None:
+                before()
+
+        self._shared.news = arrived
+        try:
+            await receiver
+        finally:
+            self._shared.news = before
+            self._receiver = None
+
+    async def aclose(self) -> None:
+        """Take no more; what is queued is counted as dropped by `abort`."""
+        shared = self._shared
+        if shared.abandoned:
+            return
+        shared.abandoned = True
+        self._queue.abort()
+        shared.fail_waiters(BrokenError(f"{shared.edge}: the consumer closed its end"))
+        if self._receiver is not None and not self._receiver.done():
+            self._receiver.set_result(None)
+
+
+class InprocDataPort:
+    """Both ends of one route; see `contracts.DataPort`."""
+
+    __slots__ = ("_shared", "route", "sink", "source")
+
+    def __init__(self, route: Route, clock: Clock) -> None:
+        self.route = route
+        self._shared = _Shared(route.id, route.qos, clock)
+        self.sink = InprocSink(self._shared)
+        self.source = InprocSource(self._shared)
+
+    def __repr__(self) -> str:
+        return f"<InprocDataPort {self.route.id} {self._shared.queue!r}>"

@@ -20,8 +20,9 @@ def compile_flow(
     ] = "-",
     json: JsonOption = False,
 ) -> None:
-    """Compile a flow into a plan, with every default decided and a digest.
+    """Compile a flow into a plan.
 
+    The plan has every default decided, and a digest.
     On stdout the plan is JSON. With --json and a file, the document says what was written.
     """
     plan = load_plan(flow)

@@ -23,9 +23,10 @@ ROWS_MAX: Final = 100  # of a table for people; --json has them all
 
 
 def explain(flow: FlowArgument, json: JsonOption = False) -> None:
-    """Say which tier each edge takes and why, and what its queue, priority and deadline are.
+    """Say what was decided for each edge, and why.
 
-    Also the declared budget of every path against its deadline.
+    Its tier and the reason, its queue, priority and deadline; and the declared budget of every path against its
+    deadline.
     """
     plan = load_plan(flow)
     from flowbridge.budget import plan_paths

@@ -34,8 +34,9 @@ def graph(
     target: Annotated[str, typer.Option("--output", "-o", metavar="FILE", help="Where to: - is stdout.")] = "-",
     json: JsonOption = False,
 ) -> None:
-    """Draw a flow: its nodes, topics, timers and edges with policy, priority and deadline.
+    """Draw a flow.
 
+    Nodes, bus topics and timers, joined by edges with their policy, priority and deadline.
     html is one page without outside parts; point at something for its details.
     """
     chosen = form or _by_suffix(target)

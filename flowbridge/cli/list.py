@@ -16,9 +16,7 @@ if TYPE_CHECKING:
     from flowbridge.operator_spec import ConfigField, OperatorSpec
     from flowbridge.plan import Port
 
-app = typer.Typer(
-    help="List what is installed: operators, transports, adapters.", rich_markup_mode=None, no_args_is_help=True
-)
+app = typer.Typer(help="List what is installed.", rich_markup_mode=None, no_args_is_help=True)
 
 
 def complete_operator(incomplete: str) -> list[str]:

@@ -50,8 +50,9 @@ def run(
     ] = "10s",
     json: JsonOption = False,
 ) -> None:
-    """Run a flow in this process and report what happened to every message.
+    """Run a flow in this process.
 
+    In the end it says what happened to every message.
     Ctrl-C or SIGTERM drains: the sources stop and what is under way goes through. A second one aborts.
     """
     plan = load_plan(flow)

@@ -59,10 +59,14 @@ def run_flow(plan: Plan, options: Options, view: View) -> Ending:
 async def _run(plan: Plan, options: Options, view: View) -> Ending:
     loop = asyncio.get_running_loop()
     current: list[Callable[[], RunReport]] = [lambda: RunReport(plan.name, plan.digest, "running", 0.0)]
+
+    def latest() -> RunReport:
+        return current[0]()
+
     with view, Stopper(loop, view.note) as stopper:
         stdout = GuardedStdout(view.stdout, lambda: loop.call_soon_threadsafe(stopper.drain))
         try:
-            async with _telemetry(plan, options, lambda: current[0](), view) as instruments:
+            async with _telemetry(plan, options, latest, view) as instruments:
                 report = await _host(plan, options, view, stopper, stdout, instruments, current)
         except asyncio.CancelledError:
             if not stopper.signals:

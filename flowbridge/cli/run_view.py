@@ -169,7 +169,9 @@ def live_tables(report: RunReport, rates: Rates, height: int) -> RenderableType:
     )
     _fill(nodes, [_node_row(node, rates) for node in [*report.nodes.values()][:node_rows]], len(report.nodes))
     _fill(edges, [_edge_row(edge, rates) for edge in [*report.edges.values()][:edge_rows]], len(report.edges))
-    head = Text.assemble((report.flow, "bold"), f"  {duration_text(report.duration_s * 1e9)}  ", ("Ctrl-C drains", "dim"))
+    head = Text.assemble(
+        (report.flow, "bold"), f"  {duration_text(report.duration_s * 1e9)}  ", ("Ctrl-C drains", "dim")
+    )
     return Group(head, nodes, edges)
 
 

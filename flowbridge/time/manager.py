@@ -202,6 +202,11 @@ class TimeManager(Generic[T]):
                     del streams[stream]
         return gone
 
+    @property
+    def has_expired(self) -> bool:
+        """Whether `pop` came upon late work that `expire` has not handed out."""
+        return bool(self._gone)
+
     def clear(self) -> list[Run[T]]:
         """Hand back all work, as runs."""
         runs = [Run(stream, list(held.queue)) for streams in self._lanes for stream, held in streams.items()]

@@ -1,0 +1,120 @@
+"""Host: what a program embeds to run flows, and what the command line uses. The composition root."""
+
+from __future__ import annotations
+
+from contextlib import AsyncExitStack
+from typing import TYPE_CHECKING, Any, Self, TextIO
+
+from flowbridge.errors import ClosedError, FlowbridgeError
+from flowbridge.limits import DRAIN_NS_DEFAULT
+from flowbridge.runtime.assembly import Assembly
+from flowbridge.runtime.clock import SystemClock
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    from flowbridge.contracts import Clock, EventBus, Instrument, Transport
+    from flowbridge.plan import Plan
+    from flowbridge.report import RunReport
+    from flowbridge.runtime.flow import RunningFlow
+
+
+class Host:
+    """Runs compiled flows in this process.
+
+        async with Host() as host:
+            report = await host.run(load("flow.yaml"))
+
+    `operators` are callables that a flow names as ``host:NAME``. `drain_ns` bounds every drain. `stdout` is where
+    operators that print for people write; None is the process's own.
+    """
+
+    def __init__(
+        self,
+        *,
+        operators: Mapping[str, Callable[..., Any]] | None = None,
+        clock: Clock | None = None,
+        instruments: Sequence[Instrument] = (),
+        drain_ns: int = DRAIN_NS_DEFAULT,
+        stdout: TextIO | None = None,
+    ) -> None:
+        self.clock: Clock = clock if clock is not None else SystemClock()
+        self._operators = dict(operators or {})
+        self._instruments = tuple(instruments)
+        self._drain_ns = drain_ns
+        self._stdout = stdout
+        self._transports: dict[str, Transport] = {}
+        self._flows: list[RunningFlow] = []
+        self._bus: EventBus | None = None
+
+    async def __aenter__(self) -> Self:
+        self._bus = await (await self._transport("inproc")).open_bus()
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        await self.aclose()
+
+    @property
+    def bus(self) -> EventBus:
+        """The event bus that every flow of this host shares. ClosedError outside ``async with``."""
+        if self._bus is None:
+            raise ClosedError("the host is not open: use `async with Host() as host`")
+        return self._bus
+
+    async def start(self, plan: Plan, *, state: Mapping[str, Any] | None = None) -> RunningFlow:
+        """Start a flow; `state` is what an earlier `RunningFlow.snapshot` gave.
+
+        Raises: FlowbridgeError naming ``file:line:col`` of each node that cannot be loaded or placed.
+        """
+        bus = self.bus
+        async with AsyncExitStack() as resources:
+            assembly = Assembly(
+                plan,
+                bus=bus,
+                clock=self.clock,
+                transport=self._transport,
+                operators=self._operators,
+                instrument=_joined(self._instruments),
+                stdout=self._stdout,
+                resources=resources,
+            )
+            flow = await assembly.start(dict(state or {}), drain_ns=self._drain_ns)
+            self._flows.append(flow)
+            return flow
+
+    async def run(self, plan: Plan, *, for_ns: int | None = None) -> RunReport:
+        """Start a flow and wait for its end; after `for_ns` nanoseconds it is drained and counts as done."""
+        flow = await self.start(plan)
+        alarm = None
+        if for_ns is not None:
+            alarm = self.clock.call_at(self.clock.now_ns() + for_ns, lambda: flow.drain("done"))
+        try:
+            return await flow.wait()
+        finally:
+            if alarm is not None:
+                alarm.cancel()
+            await flow.aclose()
+
+    async def aclose(self) -> None:
+        """Abort what still runs and close every transport. Idempotent."""
+        flows, self._flows = self._flows, []
+        for flow in flows:
+            await flow.aclose()
+        transports, self._transports = self._transports, {}
+        for transport in transports.values():
+            await transport.aclose()
+        self._bus = None
+
+    async def _transport(self, tier: str) -> Transport:
+        transport = self._transports.get(tier)
+        if transport is None:
+            from flowbridge import registry
+
+            transport = self._transports[tier] = registry.transport(tier, self.clock)
+        return transport
+
+
+def _joined(instruments: Sequence[Instrument]) -> Instrument | None:
+    if len(instruments) > 1:
+        raise FlowbridgeError(f"a host takes one instrument, not {len(instruments)}")
+    return instruments[0] if instruments else None

@@ -1,0 +1,165 @@
+"""From whatever a user wrote (a function, a generator, a class) to the few calls a runner makes."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Final
+
+from flowbridge.errors import OperatorLoadError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from flowbridge.runtime.context import Context, Outbox
+
+_GIVEN: Final = ("port", "out", "context", "ctx")
+"""Parameters by these names are filled by the runner; the first other one without a default is the value."""
+
+
+@dataclass(slots=True)
+class Bound:
+    """An operator ready to run. Every hook may be None; one of `process` and `produce` is not."""
+
+    node: str
+    process: Callable[..., Any] | None = None
+    produce: Callable[[], Any] | None = None
+    is_async: bool = False
+    gives: Mapping[str, Any] = field(default_factory=dict[str, Any])  # arguments that are the same for every call
+    wants_port: bool = False
+    many: bool = False  # the result is an iterable of results
+    open: Callable[[Any], Any] | None = None
+    finish: Callable[[Any], Any] | None = None
+    snapshot: Callable[[], Any] | None = None
+    restore: Callable[[Any], Any] | None = None
+    close: Callable[[], Any] | None = None
+
+    def handler(self, port: str) -> Callable[[Any], Any]:
+        """A call of one argument, the value, for one input port: nothing else is looked up per message."""
+        process = self.process
+        assert process is not None, f"node {self.node}: a source handles nothing"
+        gives = dict(self.gives)
+        if self.wants_port:
+            gives["port"] = port
+        return functools.partial(process, **gives) if gives else process
+
+
+def bind(node: str, made: Any, config: Mapping[str, Any], context: Context, out: Outbox, *, source: bool) -> Bound:
+    """Bind what an operator reference led to; a class is constructed with `config` as keywords.
+
+    Raises: OperatorLoadError when it is no operator, or refuses its configuration.
+    """
+    if inspect.isclass(made):
+        made = _construct(node, made, config)
+        return _bind_object(node, made, context, out, source=source)
+    if inspect.isroutine(made) or isinstance(made, functools.partial):
+        return _bind_function(node, made, config, context, out, source=source)
+    if hasattr(made, "process") or hasattr(made, "produce"):
+        if config:
+            raise OperatorLoadError(node, f"is an object and takes no configuration, but was given {', '.join(config)}")
+        return _bind_object(node, made, context, out, source=source)
+    if callable(made):
+        return _bind_function(node, made, config, context, out, source=source)
+    raise OperatorLoadError(node, f"{type(made).__name__} is neither a function nor an operator class")
+
+
+def _construct(node: str, cls: type, config: Mapping[str, Any]) -> Any:
+    _check_config(node, cls, config)
+    try:
+        return cls(**config)
+    except OperatorLoadError:
+        raise
+    except Exception as error:
+        raise OperatorLoadError(node, f"refused its configuration: {error}") from error
+
+
+def _check_config(node: str, target: Callable[..., Any], config: Mapping[str, Any]) -> None:
+    try:
+        parameters = inspect.signature(target).parameters.values()
+    except (TypeError, ValueError):
+        return
+    if any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters):
+        return
+    known = [p.name for p in parameters if p.kind is not inspect.Parameter.VAR_POSITIONAL]
+    for key in config:
+        if key not in known:
+            usable = ", ".join(name for name in known if name not in _GIVEN and name != "self") or "nothing"
+            raise OperatorLoadError(node, f"has no setting {key!r}; it takes {usable}")
+
+
+def _bind_object(node: str, made: Any, context: Context, out: Outbox, *, source: bool) -> Bound:
+    process = getattr(made, "process", None)
+    produce = getattr(made, "produce", None)
+    if source and produce is None:
+        raise OperatorLoadError(node, "has no inputs, but its class has no `produce`")
+    if not source and process is None:
+        raise OperatorLoadError(node, "has inputs, but its class has no `process`")
+    bound = Bound(node, produce=produce)
+    if not source and process is not None:
+        bound = _bind_process(node, process, context, out)
+    for name in ("open", "finish", "snapshot", "restore", "close"):
+        hook = getattr(made, name, None)
+        if hook is not None:
+            setattr(bound, name, hook)
+    return bound
+
+
+def _bind_function(
+    node: str, function: Callable[..., Any], config: Mapping[str, Any], context: Context, out: Outbox, *, source: bool
+) -> Bound:
+    _check_config(node, function, config)
+    configured = functools.partial(function, **config) if config else function
+    if source:
+        given = _given(function, context, out)
+        return Bound(node, produce=functools.partial(configured, **given) if given else configured)
+    bound = _bind_process(node, function, context, out, skip=tuple(config))
+    bound.process = configured
+    return bound
+
+
+def _bind_process(
+    node: str, process: Callable[..., Any], context: Context, out: Outbox, skip: tuple[str, ...] = ()
+) -> Bound:
+    plain = process.func if isinstance(process, functools.partial) else process
+    is_async = inspect.iscoroutinefunction(plain)
+    if inspect.isasyncgenfunction(plain):
+        raise OperatorLoadError(node, "is an async generator; use `await out.send(...)` or `out.emit(...)` instead")
+    bound = Bound(node, process=process, is_async=is_async, many=inspect.isgeneratorfunction(plain))
+    try:
+        names = [name for name in inspect.signature(process).parameters if name not in skip]
+    except (TypeError, ValueError):  # a builtin without a signature takes the value alone
+        return bound
+    if not any(name not in _GIVEN for name in names):
+        raise OperatorLoadError(node, "takes no value: its first parameter is what it handles")
+    given = _given(process, context, out)
+    # `process(self, port, value, out)`: port comes first, so the value goes by name.
+    if names[0] in _GIVEN:
+        value_name = next(name for name in names if name not in _GIVEN)
+        bound.process = _by_name(process, value_name)
+    bound.wants_port = "port" in names
+    bound.gives = {name: value for name, value in given.items() if name in names}
+    return bound
+
+
+def _by_name(process: Callable[..., Any], value_name: str) -> Callable[..., Any]:
+    if value_name == "value":
+
+        def call(value: Any, **given: Any) -> Any:
+            return process(value=value, **given)
+
+    else:
+
+        def call(value: Any, **given: Any) -> Any:
+            return process(**{value_name: value}, **given)
+
+    return call
+
+
+def _given(function: Callable[..., Any], context: Context, out: Outbox) -> dict[str, Any]:
+    try:
+        names = inspect.signature(function).parameters
+    except (TypeError, ValueError):
+        return {}
+    values: dict[str, Any] = {"out": out, "context": context, "ctx": context}
+    return {name: value for name, value in values.items() if name in names}

@@ -1,0 +1,61 @@
+"""One call of an operator: cut off at its deadline, repeated by class of error."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any
+
+from flowbridge.envelope import NO_DEADLINE
+from flowbridge.errors import DeadlineExceeded, Effect
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable
+
+    from flowbridge.contracts import Clock
+    from flowbridge.plan import RetryPolicy
+
+
+async def until_deadline(work: Awaitable[Any], deadline_ns: int, clock: Clock, where: str) -> Any:
+    """Await `work`, cancelling it at the deadline.
+
+    Raises: DeadlineExceeded with effect MAYBE, because the work had begun.
+    """
+    if deadline_ns == NO_DEADLINE:
+        return await work
+    task = asyncio.current_task()
+    assert task is not None, "operators run in a task"
+    cancelled_before = task.cancelling()
+    fired = False
+
+    def cut() -> None:
+        nonlocal fired
+        fired = True
+        task.cancel()
+
+    alarm = clock.call_at(deadline_ns, cut)
+    try:
+        return await work
+    except asyncio.CancelledError:
+        if fired and task.uncancel() <= cancelled_before:
+            raise DeadlineExceeded(where, deadline_ns, clock.now_ns(), Effect.MAYBE) from None
+        raise
+    finally:
+        alarm.cancel()
+
+
+def retries(error: BaseException, policy: RetryPolicy) -> bool:
+    """Whether the policy names this error: its class, or one it derives from."""
+    if not isinstance(error, Exception):
+        return False
+    return not policy.on or any(cls.__name__ in policy.on for cls in type(error).__mro__)
+
+
+def retry_delay_ns(policy: RetryPolicy, attempt: int) -> int:
+    """The wait before attempt 1, 2, ...: it doubles."""
+    return policy.delay_ns << min(attempt - 1, 20)
+
+
+def said(error: BaseException) -> str:
+    """An error in one line: its class and what it says."""
+    text = " ".join(str(error).split())
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__

@@ -1,0 +1,170 @@
+"""RunningFlow: the nodes of one plan, started together, ended in order, and reported on at any moment."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import TYPE_CHECKING, Any
+
+from flowbridge.errors import FlowbridgeError
+from flowbridge.machines.node import ENDED
+from flowbridge.report import EdgeReport, RunReport
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from contextlib import AsyncExitStack
+
+    from flowbridge.contracts import Clock
+    from flowbridge.plan import Plan
+    from flowbridge.runtime.path import PathBook
+    from flowbridge.runtime.supervisor import Supervisor
+    from flowbridge.time.ledger import EdgeBooks
+
+_log = logging.getLogger("flowbridge.flow")
+
+
+class RunningFlow:
+    """A flow that a `Host` started.
+
+    It is done when every node that is fed by a source or timer has ended; nodes fed by the bus alone are then drained.
+    When one node fails for good, the rest is aborted, because what it should have handled can go nowhere.
+    """
+
+    def __init__(
+        self,
+        plan: Plan,
+        supervisors: Sequence[Supervisor],
+        edges: Mapping[str, tuple[str, EdgeBooks]],
+        paths: PathBook,
+        clock: Clock,
+        resources: AsyncExitStack,
+        drain_ns: int,
+    ) -> None:
+        self.plan = plan
+        self._supervisors = tuple(supervisors)
+        self._edges = edges
+        self._paths = paths
+        self._clock = clock
+        self._resources = resources
+        self._drain_ns = drain_ns
+        self._started_ns = clock.now_ns()
+        self._ended_ns: int | None = None
+        self._stopping: str | None = None  # why it was asked to stop
+        self._errors: list[str] = []
+        self._tasks = {s.node: asyncio.create_task(s.run(), name=f"node {s.node}") for s in self._supervisors}
+        self._main = asyncio.create_task(self._oversee(), name=f"flow {plan.name}")
+        self._drain_alarm: Any = None
+
+    # --- what a program does with it --------------------------------------------------------------------------------
+
+    async def wait(self) -> RunReport:
+        """Return when the flow has ended, whatever the reason; the report says which."""
+        await asyncio.shield(self._main)
+        return self.report()
+
+    def drain(self, status: str = "interrupted") -> None:
+        """Stop the sources and let everything through; `wait` then returns with this status.
+
+        A drain that takes longer than the host's limit becomes an abort.
+        """
+        if self._stopping is not None:
+            return
+        self._stopping = status
+        self._drain_alarm = self._clock.call_at(self._clock.now_ns() + self._drain_ns, self._drain_is_late)
+        for supervisor in self._supervisors:
+            if not self._only_bus(supervisor):
+                supervisor.drain()
+        if all(self._only_bus(s) for s in self._supervisors):
+            self._drain_bus_nodes()
+
+    def abort(self, status: str = "interrupted") -> None:
+        """Stop at once; what is in flight is counted as dropped by `abort`."""
+        self._stopping = self._stopping or status
+        for task in self._tasks.values():
+            task.cancel()
+
+    async def snapshot(self) -> dict[str, Any]:
+        """The state of every node that keeps one, by node id; give it to `Host.start` to go on from it."""
+        states = {s.node: await s.take_snapshot() for s in self._supervisors}
+        return {node: state for node, state in states.items() if state is not None}
+
+    def report(self) -> RunReport:
+        """What has happened so far; cheap enough to ask several times a second."""
+        ended_ns = self._ended_ns if self._ended_ns is not None else self._clock.now_ns()
+        return RunReport(
+            flow=self.plan.name,
+            digest=self.plan.digest,
+            status=self._status(),
+            duration_s=(ended_ns - self._started_ns) / 1e9,
+            nodes={s.node: s.runner.report for s in self._supervisors},
+            edges={edge: EdgeReport(edge, tier, books) for edge, (tier, books) in self._edges.items()},
+            paths=self._paths.reports(),
+            errors=list(self._errors),
+        )
+
+    @property
+    def is_running(self) -> bool:
+        """Whether it has not ended yet."""
+        return self._ended_ns is None
+
+    async def aclose(self) -> None:
+        """Abort if it still runs, and leave nothing behind."""
+        if not self._main.done():
+            self.abort()
+        await self.wait()
+
+    # --- how it ends ------------------------------------------------------------------------------------------------
+
+    async def _oversee(self) -> None:
+        pending = set(self._tasks.values())
+        try:
+            while pending:
+                done, pending = await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
+                for task in done:
+                    self._note(task)
+                if all(self._only_bus(s) or s.state in ENDED for s in self._supervisors):
+                    self._drain_bus_nodes()
+        finally:
+            await self._leave()
+
+    def _note(self, task: asyncio.Task[None]) -> None:
+        error = None if task.cancelled() else task.exception()
+        if error is None:
+            return
+        failed = next(s for s in self._supervisors if self._tasks[s.node] is task)
+        self._errors.append(failed.runner.report.error or str(error))
+        if not isinstance(error, FlowbridgeError):
+            _log.error("node %s ended by a fault of flowbridge", failed.node, exc_info=error)
+        for other in self._tasks.values():
+            other.cancel()
+
+    async def _leave(self) -> None:
+        if self._drain_alarm is not None:
+            self._drain_alarm.cancel()
+        for supervisor in self._supervisors:
+            await supervisor.close_inputs()
+        await self._resources.aclose()
+        self._ended_ns = self._clock.now_ns()
+
+    def _drain_is_late(self) -> None:
+        busy = [s.node for s in self._supervisors if s.state not in ENDED]
+        self._errors.append(
+            f"the drain took longer than {self._drain_ns / 1e9:g} s, so it was aborted; still busy: {', '.join(busy)}"
+        )
+        self.abort()
+
+    def _only_bus(self, supervisor: Supervisor) -> bool:
+        inlets = supervisor.runner.inlets
+        return bool(inlets) and not supervisor.runner.has_timers and not any(inlet.ends_itself for inlet in inlets)
+
+    def _drain_bus_nodes(self) -> None:
+        for supervisor in self._supervisors:
+            if supervisor.state not in ENDED and self._only_bus(supervisor):
+                supervisor.drain()
+
+    def _status(self) -> str:
+        if self._ended_ns is None:
+            return "running"
+        if self._errors:
+            return "failed"
+        return self._stopping or "done"

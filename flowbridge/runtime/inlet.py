@@ -1,0 +1,105 @@
+"""The receiving side of a node: from many routes to one order of work."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from flowbridge.limits import SLICE_ITEMS_MAX, SLICE_NS_MAX
+from flowbridge.machines.lane import lanes_in
+from flowbridge.plan import Plane
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from flowbridge.contracts import DataSource
+    from flowbridge.envelope import Envelope
+    from flowbridge.plan import Route
+    from flowbridge.runtime.path import PathBook
+    from flowbridge.time.ledger import EdgeBooks
+    from flowbridge.time.manager import Run, TimeManager
+
+
+class Inlet:
+    """One route that ends here."""
+
+    __slots__ = ("books", "ends_itself", "port", "route", "source")
+
+    def __init__(self, route: Route, source: DataSource) -> None:
+        self.route = route
+        self.source = source
+        self.port = route.target_port
+        self.books: EdgeBooks = source.books
+        self.ends_itself = route.plane is Plane.DATA and not route.feedback
+
+
+class Intake:
+    """Moves messages from the routes of a node into its TimeManager, no more than it is about to handle.
+
+    What is taken early can neither be overtaken nor dropped by policy any more, so `limit` follows the speed of the
+    operator: as many messages as it handles in `SLICE_NS_MAX`, at least one, at most `SLICE_ITEMS_MAX`.
+    """
+
+    def __init__(
+        self, inlets: Sequence[Inlet], manager: TimeManager[Envelope], paths: PathBook, notify: Callable[[], None]
+    ) -> None:
+        self.inlets = tuple(inlets)
+        self.limit = 1
+        self._manager = manager
+        self._paths = paths
+        self._notify = notify
+        self._ready: set[int] = set()
+
+    def listen(self) -> None:
+        """Hear of news from every route."""
+        for index, inlet in enumerate(self.inlets):
+            inlet.source.on_news(self._teller(index))
+
+    def _teller(self, index: int) -> Callable[[], None]:
+        def tell() -> None:
+            self._ready.add(index)
+            self._notify()
+
+        return tell
+
+    def gather(self, now_ns: int) -> None:
+        """Admit what is ready, as far as there is room; late messages are settled as expired at once."""
+        for index in tuple(self._ready):
+            inlet = self.inlets[index]
+            source = inlet.source
+            mask = source.waiting
+            if not mask:
+                self._ready.discard(index)
+                continue
+            for lane in lanes_in(mask):
+                room = self._manager.room(index, lane) - SLICE_ITEMS_MAX + self.limit
+                if room > 0:
+                    admission = self._manager.admit(source.take(room, lane), stream=index, now_ns=now_ns)
+                    if admission.late:
+                        self.expire(index, admission.late)
+
+    def expire(self, index: int, late: Sequence[Envelope]) -> None:
+        """Settle messages of one lane that were too late to be handled."""
+        self.inlets[index].source.settle(late, expired=len(late))
+        for envelope in late:
+            self._paths.lost(envelope)
+
+    def expire_held(self, now_ns: int) -> None:
+        """Settle what became late while it waited in the manager."""
+        for event in self._manager.expire(now_ns=now_ns):
+            self.expire(event.stream, (event.item,))
+
+    def return_held(self) -> None:
+        """Give back what was taken and not handled, so that it stands in its queue again."""
+        for run in self._manager.clear():
+            self.give_back(run)
+
+    def give_back(self, run: Run[Envelope]) -> None:
+        """Give back messages of one run."""
+        self.inlets[run.stream].source.give_back(run.items)
+
+    def learn(self, handled: int, busy_ns: int) -> None:
+        """Adapt `limit` to how long the last messages took."""
+        if busy_ns > SLICE_NS_MAX:
+            self.limit = max(1, handled * SLICE_NS_MAX // busy_ns)
+        elif handled >= self.limit and 2 * busy_ns < SLICE_NS_MAX:
+            self.limit = min(SLICE_ITEMS_MAX, self.limit * 2)

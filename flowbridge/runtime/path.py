@@ -1,0 +1,55 @@
+"""The books of whole paths: how long messages took from their start to the last node, and how many were late."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from flowbridge.limits import PATHS_MAX
+from flowbridge.report import PathReport
+from flowbridge.time.histogram import Histogram
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from flowbridge.envelope import Envelope, Trail
+
+_OTHERS = ("(others)",)
+
+
+class PathBook:
+    """Every way that messages ended, by trail."""
+
+    def __init__(self, deadlines_ns: Mapping[str, int | None]) -> None:
+        self._deadlines_ns = deadlines_ns
+        self._by_trail: dict[Trail, PathReport] = {}
+        self._others = PathReport(_OTHERS, None, Histogram())
+
+    def of(self, trail: Trail) -> PathReport:
+        """The report of one trail; beyond `PATHS_MAX` trails, the one that counts all others."""
+        report = self._by_trail.get(trail)
+        if report is None:
+            if len(self._by_trail) >= PATHS_MAX:
+                return self._others
+            nodes = trail.nodes
+            report = PathReport(nodes, self._deadlines_ns.get(nodes[0]), Histogram())
+            self._by_trail[trail] = report
+        return report
+
+    def ended(self, envelope: Envelope, now_ns: int) -> None:
+        """A message reached a node that sends nothing on."""
+        if envelope.trail is not None:
+            report = self.of(envelope.trail)
+            report.delivered += 1
+            report.latency.record(now_ns - envelope.origin_ns)
+            if now_ns > envelope.deadline_ns:
+                report.missed += 1
+
+    def lost(self, envelope: Envelope) -> None:
+        """A message was given up on the way because it was late."""
+        if envelope.trail is not None:
+            self.of(envelope.trail).missed += 1
+
+    def reports(self) -> list[PathReport]:
+        """Every path met so far, in the order it was first met."""
+        found = list(self._by_trail.values())
+        return [*found, self._others] if self._others.delivered or self._others.missed else found

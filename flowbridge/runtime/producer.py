@@ -1,0 +1,136 @@
+"""Runs a source: draws values from its iterator for as long as there is credit, and stops between two of them."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+from typing import TYPE_CHECKING, Any
+
+from flowbridge.emit import Emit
+from flowbridge.errors import FlowbridgeError, OperatorError, WouldBlock
+from flowbridge.limits import SLICE_ITEMS_MAX, SLICE_NS_MAX
+from flowbridge.runtime.call import said
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Iterator
+
+    from flowbridge.contracts import Clock, Instrument
+    from flowbridge.envelope import Envelope, TraceContext
+    from flowbridge.report import NodeReport
+    from flowbridge.runtime.binding import Bound
+    from flowbridge.runtime.context import Outbox
+    from flowbridge.runtime.sender import Sender
+
+
+class Producer:
+    """One source node. `drain` lets the value at hand through and draws no more."""
+
+    def __init__(
+        self, sender: Sender, clock: Clock, report: NodeReport, instrument: Instrument | None, *, skip: bool
+    ) -> None:
+        self._sender = sender
+        self._clock = clock
+        self._report = report
+        self._instrument = instrument
+        self._skip = skip  # a value that is refused is left out instead of failing the node
+        self._draining = asyncio.Event()
+
+    def drain(self) -> None:
+        """Draw no more values."""
+        self._draining.set()
+
+    async def run(self, bound: Bound, outbox: Outbox) -> None:
+        """Draw every value and send it."""
+        assert bound.produce is not None, f"node {bound.node} is no source"
+        try:
+            made = bound.produce()
+            if inspect.isawaitable(made):
+                made = await made
+            if hasattr(made, "__aiter__"):
+                await self._draw_async(made, outbox)
+            else:
+                await self._draw(iter(made), outbox)
+        except FlowbridgeError:
+            self._report.errors += 1
+            raise
+        except Exception as error:
+            self._report.errors += 1
+            raise OperatorError(bound.node, said(error)) from error
+
+    async def _draw(self, values: Iterator[Any], outbox: Outbox) -> None:
+        sender, report, instrument, clock_ns = self._sender, self._report, self._instrument, self._clock.now_ns
+        outlet = sender.outlets.get("out")
+        starting = sender.starting
+        durations: list[int] = []
+        slice_ends_ns = clock_ns() + SLICE_NS_MAX
+        try:
+            started_ns = clock_ns()
+            for value in values:
+                now_ns = clock_ns()
+                durations.append(now_ns - started_ns)
+                like = starting(now_ns)
+                trace = None if instrument is None else instrument.start(sender.node)
+                try:
+                    if outlet is None or type(value) is Emit or outbox.entries:
+                        await self._send(value, like, trace, outbox)
+                    elif not outlet.emit(value, like, now_ns, trace):
+                        await outlet.flush()
+                except (WouldBlock, OperatorError) as error:
+                    self._give_up(error)
+                if self._draining.is_set():
+                    break
+                if len(durations) >= SLICE_ITEMS_MAX or now_ns >= slice_ends_ns:
+                    report.latency.extend(durations)
+                    report.processed += len(durations)
+                    durations = []
+                    await asyncio.sleep(0)
+                    slice_ends_ns = clock_ns() + SLICE_NS_MAX
+                started_ns = clock_ns()
+        finally:
+            report.latency.extend(durations)
+            report.processed += len(durations)
+            close = getattr(values, "close", None)
+            if close is not None:
+                close()
+
+    async def _send(self, value: Any, like: Envelope, trace: TraceContext | None, outbox: Outbox) -> None:
+        await self._sender.send_outbox(outbox, like, trace)
+        await self._sender.send(value, like, trace)
+
+    def _give_up(self, error: WouldBlock | OperatorError) -> None:
+        if not self._skip:
+            raise error
+        self._report.errors += 1
+
+    async def _draw_async(self, values: AsyncIterator[Any], outbox: Outbox) -> None:
+        draining = asyncio.ensure_future(self._draining.wait())
+        following: asyncio.Future[Any] | None = None
+        try:
+            iterator = aiter(values)
+            while not self._draining.is_set():
+                started_ns = self._clock.now_ns()
+                following = asyncio.ensure_future(anext(iterator))
+                await asyncio.wait({following, draining}, return_when=asyncio.FIRST_COMPLETED)
+                if not following.done():
+                    break
+                try:
+                    value = following.result()
+                except StopAsyncIteration:
+                    break
+                now_ns = self._clock.now_ns()
+                self._report.latency.record(now_ns - started_ns)
+                self._report.processed += 1
+                like = self._sender.starting(now_ns)
+                trace = None if self._instrument is None else self._instrument.start(self._sender.node)
+                try:
+                    await self._send(value, like, trace, outbox)
+                except (WouldBlock, OperatorError) as error:
+                    self._give_up(error)
+        finally:
+            for future in (draining, following):
+                if future is not None and not future.done():
+                    future.cancel()
+                    await asyncio.wait({future})
+            aclose = getattr(values, "aclose", None)
+            if aclose is not None:
+                await aclose()

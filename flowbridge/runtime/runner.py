@@ -1,0 +1,402 @@
+"""NodeRunner: runs one operator, from its inputs to its outputs, until its inputs end.
+
+The loop is: take what is ready, ask the TimeManager what comes next, run it, send what it gave. A synchronous operator
+is called directly, many messages per turn of the event loop; an asynchronous one is awaited message by message and cut
+off at the message's deadline.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+from typing import TYPE_CHECKING, Any
+
+from flowbridge.emit import Emit
+from flowbridge.envelope import Envelope
+from flowbridge.errors import DeadlineExceeded, FlowbridgeError, OperatorError, WouldBlock
+from flowbridge.plan import OnError
+from flowbridge.runtime.call import retries, retry_delay_ns, said, until_deadline
+from flowbridge.runtime.inlet import Intake
+from flowbridge.time.manager import Run, TimeManager
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from flowbridge.contracts import Clock, EventBus, Instrument
+    from flowbridge.envelope import TraceContext
+    from flowbridge.plan import PluginManifest
+    from flowbridge.report import NodeReport
+    from flowbridge.runtime.binding import Bound
+    from flowbridge.runtime.context import Context, Outbox
+    from flowbridge.runtime.inlet import Inlet
+    from flowbridge.runtime.outlet import Edge
+    from flowbridge.runtime.path import PathBook
+    from flowbridge.runtime.producer import Producer
+    from flowbridge.runtime.sender import Sender
+
+_NOTHING: Any = object()
+"""The result of a call that was given up or left out."""
+
+
+class NodeRunner:
+    """Runs one node; after a failure it can be equipped with a new operator and run again.
+
+    Promises: every message taken is settled, or given back when `run` ends early. Does not promise: to return while a
+    synchronous operator runs; that is not interrupted, but counted when it finishes late.
+    """
+
+    def __init__(
+        self,
+        manifest: PluginManifest,
+        *,
+        inlets: Sequence[Inlet],
+        timers: Sequence[Edge],
+        sender: Sender,
+        producer: Producer | None,
+        bus: EventBus,
+        clock: Clock,
+        report: NodeReport,
+        paths: PathBook,
+        instrument: Instrument | None = None,
+    ) -> None:
+        self.manifest = manifest
+        self.node = manifest.node
+        self.report = report
+        self.state: Any = None  # the last snapshot, for a restart
+        self._sender = sender
+        self._producer = producer
+        self._clock = clock
+        self._bus = bus
+        self._paths = paths
+        self._timers = tuple(timers)
+        self._instrument = instrument
+        self._is_last = sender.is_last
+        self._manager: TimeManager[Envelope] = TimeManager()
+        self._intake = Intake(inlets, self._manager, paths, self._notify)
+        self._waking: asyncio.Future[None] | None = None
+        self._news = True
+        self._draining = False
+        self._snapshot_due_ns: int | None = None
+        self._handlers: dict[str, Callable[[Any], Any]] = {}
+        self._bound: Bound
+        self._outbox: Outbox
+        self._context: Context
+
+    # --- life -------------------------------------------------------------------------------------------------------
+
+    def equip(self, bound: Bound, context: Context, outbox: Outbox) -> None:
+        """Give it the operator to run."""
+        self._bound, self._context, self._outbox = bound, context, outbox
+        self._handlers = {}
+
+    def drain(self) -> None:
+        """Start nothing new: timers stop, bus inputs end once they are empty, a source yields no more."""
+        self._draining = True
+        if self._producer is not None:
+            self._producer.drain()
+        self._notify()
+
+    @property
+    def is_source(self) -> bool:
+        """Whether messages start here only."""
+        return self._producer is not None
+
+    @property
+    def has_timers(self) -> bool:
+        """Whether a timer wakes it."""
+        return bool(self._timers)
+
+    @property
+    def inlets(self) -> Sequence[Inlet]:
+        """The routes that end here."""
+        return self._intake.inlets
+
+    async def run(self, *, ends: bool = True) -> None:
+        """Handle messages until every input has ended and everything was sent; then end the outputs if it `ends`.
+
+        Raises: OperatorError when the operator failed and its manifest says so; BrokenError when a consumer is gone.
+        """
+        if self._producer is not None:
+            await self._producer.run(self._bound, self._outbox)
+        else:
+            await self._consume()
+        if self._bound.finish is not None:
+            await self.hook(self._bound.finish, self._outbox)
+            await self._sender.send_outbox(self._outbox, None, None)
+        if ends:
+            await self._sender.finish()
+
+    async def hook(self, hook: Callable[..., Any], *args: Any) -> Any:
+        """Call an optional part of the operator, plain or async; what it raises becomes an OperatorError."""
+        try:
+            result = hook(*args)
+            return await result if inspect.isawaitable(result) else result
+        except FlowbridgeError:
+            raise
+        except Exception as error:
+            name = getattr(hook, "__name__", "hook")
+            raise OperatorError(self.node, f"{name}: {said(error)}") from error
+
+    async def send_now(self, value: Any, port: str) -> None:
+        """`out.send` of an asynchronous operator; what it emitted before goes first."""
+        like = self._context.envelope
+        await self._sender.send_outbox(self._outbox, like, None if like is None else like.trace)
+        parent = self._sender.starting(self._clock.now_ns()) if like is None else like
+        await self._sender.send(Emit(value, port), parent, parent.trace)
+
+    # --- the loop ---------------------------------------------------------------------------------------------------
+
+    async def _consume(self) -> None:
+        manager, intake, clock_ns = self._manager, self._intake, self._clock.now_ns
+        waiting = self._bound.is_async or self.manifest.thread
+        work = self._work_waiting if waiting else self._work
+        intake.listen()
+        self._start_timers()
+        try:
+            while True:
+                now_ns = clock_ns()
+                if self._timers and not self._draining:
+                    self._tick(now_ns)
+                intake.gather(now_ns)
+                run = manager.pop(now_ns=now_ns, limit=intake.limit)
+                if manager.has_expired:
+                    intake.expire_held(now_ns)
+                if run is not None:
+                    await work(run)
+                    if self.manifest.snapshot_ns is not None:
+                        await self._keep_snapshot()
+                    await asyncio.sleep(0)  # a slice is over: let others run
+                elif self._has_ended():
+                    return
+                else:
+                    await self._wait()
+        finally:
+            intake.return_held()
+
+    def _has_ended(self) -> bool:
+        """Nothing waits, and every input has ended that can.
+
+        A feedback edge does not keep its own loop alive. Timers and bus inputs never end by themselves: a node that has
+        nothing else ends when it is drained.
+        """
+        inlets = self._intake.inlets
+        if any(inlet.source.waiting for inlet in inlets):
+            return False
+        lasting = [inlet for inlet in inlets if inlet.ends_itself]
+        return all(inlet.source.ended for inlet in lasting) if lasting else self._draining
+
+    def _notify(self) -> None:
+        self._news = True
+        waking = self._waking
+        if waking is not None and not waking.done():
+            waking.set_result(None)
+
+    async def _wait(self) -> None:
+        if not self._news:
+            waking = self._waking = asyncio.get_running_loop().create_future()
+            until_ns = None if self._draining else self._manager.next_wakeup_ns()
+            alarm = None if until_ns is None else self._clock.call_at(until_ns, self._notify)
+            try:
+                await waking
+            finally:
+                self._waking = None
+                if alarm is not None:
+                    alarm.cancel()
+        self._news = False
+
+    def _start_timers(self) -> None:
+        now_ns = self._clock.now_ns()
+        for index, edge in enumerate(self._timers):
+            period_ns = edge.route.period_ns
+            assert period_ns is not None, f"route {edge.route.id} has no period"
+            self._manager.add_timer(index, period_ns=period_ns, start_ns=now_ns + period_ns)
+
+    def _tick(self, now_ns: int) -> None:
+        """Put due ticks into the timer inputs. A tick starts when it was due, however late it is looked at."""
+        for tick in self._manager.poll(now_ns=now_ns):
+            edge = self._timers[tick.timer]
+            like = self._sender.starting(tick.at_ns)
+            edge.try_send(edge.envelope(tick.index, like, 0, now_ns, None, None))
+
+    async def _keep_snapshot(self) -> None:
+        period_ns, take = self.manifest.snapshot_ns, self._bound.snapshot
+        now_ns = self._clock.now_ns()
+        if period_ns is None or take is None or (self._snapshot_due_ns is not None and now_ns < self._snapshot_due_ns):
+            return
+        self._snapshot_due_ns = now_ns + period_ns
+        self.state = await self.hook(take)
+
+    # --- synchronous operators: the hot path ------------------------------------------------------------------------
+
+    async def _work(self, run: Run[Envelope]) -> None:
+        """Run a synchronous operator over consecutive messages of one route."""
+        inlet = self._intake.inlets[run.stream]
+        handler = self._handler(inlet)
+        context, outbox, clock_ns = self._context, self._outbox, self._clock.now_ns
+        outlet = self._sender.outlets.get("out")
+        plain = not inlet.route.reply and not self._bound.many
+        is_last, ended = self._is_last, self._paths.ended
+        waits: list[int] = []
+        busy: list[int] = []
+        late: list[Envelope] = []
+        done = 0
+        now_ns = clock_ns()
+        try:
+            for envelope in run.items:
+                done += 1
+                if envelope.deadline_ns <= now_ns:
+                    late.append(envelope)
+                    continue
+                context.envelope = envelope
+                waits.append(now_ns - envelope.sent_ns)
+                try:
+                    result = handler(envelope.payload)
+                except Exception as error:
+                    result = await self._failed(error, inlet, envelope, handler)
+                end_ns = clock_ns()
+                busy.append(end_ns - now_ns)
+                if end_ns > envelope.deadline_ns:
+                    inlet.books.missed.executing += 1
+                if is_last:
+                    ended(envelope, end_ns)
+                if outbox.entries or result is not None or envelope.trace is not None:
+                    simple = plain and not outbox.entries and envelope.trace is None and type(result) is not Emit
+                    try:
+                        if not simple or result is _NOTHING:
+                            await self._deliver(result, inlet, envelope, now_ns, end_ns)
+                            end_ns = clock_ns()
+                        elif outlet is not None and not outlet.emit(result, envelope, end_ns, None):
+                            await outlet.flush()
+                            end_ns = clock_ns()
+                    except (WouldBlock, OperatorError) as error:
+                        self.report.errors += 1
+                        self._give_up(error, inlet, envelope)
+                now_ns = end_ns
+        finally:
+            context.envelope = None
+            self._settle(inlet, run, done, late, waits, busy)
+
+    # --- operators that wait ----------------------------------------------------------------------------------------
+
+    async def _work_waiting(self, run: Run[Envelope]) -> None:
+        """Run an asynchronous or threaded operator over consecutive messages, each cut off at its deadline."""
+        inlet = self._intake.inlets[run.stream]
+        handler = self._handler(inlet)
+        waits: list[int] = []
+        busy: list[int] = []
+        late: list[Envelope] = []
+        done = 0
+        try:
+            for envelope in run.items:
+                now_ns = self._clock.now_ns()
+                done += 1
+                if envelope.deadline_ns <= now_ns:
+                    late.append(envelope)
+                    continue
+                self._context.envelope = envelope
+                waits.append(now_ns - envelope.sent_ns)
+                try:
+                    result = await self._call(handler, inlet, envelope)
+                except DeadlineExceeded:
+                    result = _NOTHING  # begun and given up
+                except Exception as error:
+                    result = await self._failed(error, inlet, envelope, handler)
+                end_ns = self._clock.now_ns()
+                busy.append(end_ns - now_ns)
+                if end_ns >= envelope.deadline_ns:
+                    inlet.books.missed.executing += 1
+                if self._is_last:
+                    self._paths.ended(envelope, end_ns)
+                try:
+                    await self._deliver(result, inlet, envelope, now_ns, end_ns)
+                except (WouldBlock, OperatorError) as error:
+                    self.report.errors += 1
+                    self._give_up(error, inlet, envelope)
+        finally:
+            self._context.envelope = None
+            self._settle(inlet, run, done, late, waits, busy)
+
+    async def _call(self, handler: Callable[[Any], Any], inlet: Inlet, envelope: Envelope) -> Any:
+        if self._bound.is_async:
+            where = f"node {self.node}, port {inlet.port}, message {envelope.seq}"
+            return await until_deadline(handler(envelope.payload), envelope.deadline_ns, self._clock, where)
+        # A thread cannot be cut off: it is waited for, and counted when it is late.
+        return await asyncio.get_running_loop().run_in_executor(None, handler, envelope.payload)
+
+    # --- common to both ---------------------------------------------------------------------------------------------
+
+    def _handler(self, inlet: Inlet) -> Callable[[Any], Any]:
+        handler = self._handlers.get(inlet.port)
+        if handler is None:
+            handler = self._handlers[inlet.port] = self._bound.handler(inlet.port)
+        return handler
+
+    def _settle(
+        self, inlet: Inlet, run: Run[Envelope], done: int, late: list[Envelope], waits: list[int], busy: list[int]
+    ) -> None:
+        inlet.source.settle(run.items if done == len(run.items) else run.items[:done], expired=len(late))
+        if done < len(run.items):
+            inlet.source.give_back(run.items[done:])
+        for envelope in late:
+            self._paths.lost(envelope)
+        inlet.books.latency.extend(waits)
+        self.report.latency.extend(busy)
+        self.report.processed += len(busy)
+        if busy:
+            self._intake.learn(len(busy), sum(busy))
+
+    async def _failed(self, error: Exception, inlet: Inlet, envelope: Envelope, handler: Callable[[Any], Any]) -> Any:
+        """Repeat a call as the manifest says; then leave the message out, or fail the node."""
+        policy = self.manifest.retry
+        self._outbox.entries.clear()
+        self.report.errors += 1
+        for attempt in range(1, policy.max + 1):
+            resume_ns = self._clock.now_ns() + retry_delay_ns(policy, attempt)
+            if not retries(error, policy) or resume_ns >= envelope.deadline_ns:
+                break
+            await self._clock.sleep_until(resume_ns)
+            self._context.envelope = envelope
+            try:
+                if self._bound.is_async or self.manifest.thread:
+                    return await self._call(handler, inlet, envelope)
+                return handler(envelope.payload)
+            except DeadlineExceeded:
+                return _NOTHING
+            except Exception as again:
+                self._outbox.entries.clear()
+                self.report.errors += 1
+                error = again
+        self._give_up(error, inlet, envelope)
+        return _NOTHING
+
+    def _give_up(self, error: Exception, inlet: Inlet, envelope: Envelope) -> None:
+        named = isinstance(error, OperatorError) and error.node == self.node
+        failure = error if named else OperatorError(self.node, said(error), port=inlet.port, seq=envelope.seq)
+        if self.manifest.on_error is OnError.SKIP:
+            self._context.log.warning("%s; the message is left out", failure)
+        elif named:
+            raise failure
+        else:
+            raise failure from error
+
+    async def _deliver(self, result: Any, inlet: Inlet, envelope: Envelope, started_ns: int, ended_ns: int) -> None:
+        """Send whatever a call gave, wherever it is to go."""
+        trace = self._trace(inlet, envelope, started_ns, ended_ns)
+        if result is _NOTHING:
+            self._outbox.entries.clear()
+            return
+        if inlet.route.reply and envelope.headers is not None and "reply_to" in envelope.headers:
+            await self._bus.reply(envelope, Envelope(result, envelope.priority, envelope.deadline_ns))
+            result = None
+        if self._outbox.entries:
+            await self._sender.send_outbox(self._outbox, envelope, trace)
+        if result is None:
+            return
+        for value in result if self._bound.many else (result,):
+            await self._sender.send(value, envelope, trace)
+
+    def _trace(self, inlet: Inlet, envelope: Envelope, started_ns: int, ended_ns: int) -> TraceContext | None:
+        if envelope.trace is None or self._instrument is None:
+            return envelope.trace
+        hop = self._instrument.hop(self.node, inlet.route.id, envelope, started_ns, ended_ns, None)
+        return hop or envelope.trace

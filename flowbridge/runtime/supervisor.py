@@ -1,0 +1,134 @@
+"""Supervisor: gives a node its operator, runs it, and starts it again when its restart policy says so."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import TYPE_CHECKING, Any
+
+from flowbridge.errors import FlowbridgeError, OperatorError, OperatorLoadError
+from flowbridge.machines.node import NodeState, follow
+from flowbridge.machines.restart import RestartBudget
+from flowbridge.plan import RestartWhen
+from flowbridge.runtime.binding import bind
+from flowbridge.runtime.call import said
+from flowbridge.runtime.context import Outbox
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from flowbridge.contracts import Clock
+    from flowbridge.runtime.binding import Bound
+    from flowbridge.runtime.context import Context
+    from flowbridge.runtime.runner import NodeRunner
+
+_log = logging.getLogger("flowbridge.node")
+
+
+class Supervisor:
+    """One node from its start to its end."""
+
+    def __init__(
+        self, runner: NodeRunner, context: Context, made: Any, config: Mapping[str, Any], clock: Clock, where: str
+    ) -> None:
+        self.runner = runner
+        self.node = runner.node
+        self.state = NodeState.STARTING
+        self.error: FlowbridgeError | None = None
+        self._context = context
+        self._made = made
+        self._config = config
+        self._clock = clock
+        self._where = where
+        self._budget = RestartBudget(runner.manifest.restart)
+        self._draining = False
+        self._bound: Bound | None = self._bind()
+
+    def _bind(self) -> Bound:
+        manifest = self.runner.manifest
+        outbox = Outbox(self.node, self.runner.send_now)
+        bound = bind(self.node, self._made, self._config, self._context, outbox, source=self.runner.is_source)
+        if manifest.per.value == "record":
+            from flowbridge.runtime.record import per_record
+
+            per_record(bound)
+        if manifest.thread and bound.is_async:
+            raise OperatorLoadError(self.node, "is asynchronous, so `thread: true` has no meaning for it")
+        self.runner.equip(bound, self._context, outbox)
+        return bound
+
+    def drain(self) -> None:
+        """Start nothing new and end when everything is through."""
+        self._draining = True
+        self.runner.drain()
+
+    async def run(self) -> None:
+        """Run the node to its end. Raises: the error it failed with, after its restarts were used up."""
+        while True:
+            try:
+                await self._run_once()
+                failure = None
+            except asyncio.CancelledError:
+                self._enter(NodeState.ABORTED)
+                raise
+            except FlowbridgeError as error:
+                failure = error
+            except Exception as error:  # a bug of ours: name the node all the same
+                failure = OperatorError(self.node, said(error))
+                failure.__cause__ = error
+            delay_ns = self._delay_ns(failure)
+            if delay_ns is None:
+                break
+            self._enter(NodeState.RESTARTING)
+            self.runner.report.restarts += 1
+            _log.warning("node %s starts again in %.0f ms: %s", self.node, delay_ns / 1e6, failure or "it ended")
+            await self._clock.sleep_until(self._clock.now_ns() + delay_ns)
+            self._bound = None
+        if failure is None:
+            self._enter(NodeState.DONE)
+            return
+        self.error = failure
+        self.runner.report.error = f"{self._where}: {failure}"
+        self._enter(NodeState.FAILED)
+        raise failure
+
+    def _delay_ns(self, failure: FlowbridgeError | None) -> int | None:
+        restart = self.runner.manifest.restart
+        if failure is None and (self._draining or not self.runner.is_source or restart.when is not RestartWhen.ALWAYS):
+            return None
+        return self._budget.ask(failed=failure is not None, now_ns=self._clock.now_ns())
+
+    async def _run_once(self) -> None:
+        if self._bound is None:
+            self._bound = self._bind()
+        bound, runner = self._bound, self.runner
+        try:
+            if bound.open is not None:
+                await runner.hook(bound.open, self._context)
+            if bound.restore is not None and runner.state is not None:
+                await runner.hook(bound.restore, runner.state)
+            self._enter(NodeState.RUNNING)
+            await runner.run(ends=not self._ends_again())
+        finally:
+            if bound.close is not None:
+                await runner.hook(bound.close)
+
+    def _ends_again(self) -> bool:
+        """A source that is always restarted does not end its outputs when it ends."""
+        restart = self.runner.manifest.restart
+        return self.runner.is_source and restart.when is RestartWhen.ALWAYS and not self._draining
+
+    async def take_snapshot(self) -> Any:
+        """The operator's state now, None when it keeps none."""
+        if self._bound is None or self._bound.snapshot is None:
+            return None
+        return await self.runner.hook(self._bound.snapshot)
+
+    async def close_inputs(self) -> None:
+        """Take no more: what is queued is counted as dropped by `abort`."""
+        for inlet in self.runner.inlets:
+            await inlet.source.aclose()
+
+    def _enter(self, state: NodeState) -> None:
+        self.state = follow(self.state, state)
+        self.runner.report.state = state.value

@@ -12,7 +12,7 @@ from flowbridge.host import Host
 from flowbridge.report import RunReport
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+    from collections.abc import AsyncGenerator, Callable, Coroutine, Sequence
 
     from flowbridge.cli.run_view import View
     from flowbridge.contracts import Instrument
@@ -92,7 +92,7 @@ async def _host(
         current[0] = flow.report
         stopper.attach(flow)
         shown = asyncio.create_task(_show(view, flow.report, stdout))
-        timer = None if options.for_ns is None else loop.call_later(options.for_ns / 1e9, flow.drain)
+        timer = None if options.for_ns is None else loop.call_later(options.for_ns / 1e9, flow.drain, "done")
         try:
             return await flow.wait()
         finally:
@@ -118,7 +118,7 @@ async def _show(view: View, report: Callable[[], RunReport], stdout: GuardedStdo
 @contextlib.asynccontextmanager
 async def _telemetry(
     plan: Plan, options: Options, report: Callable[[], RunReport], view: View
-) -> AsyncIterator[Sequence[Instrument]]:
+) -> AsyncGenerator[Sequence[Instrument]]:
     """Metrics and traces for the length of a run; nothing of them is imported unless it is asked for."""
     async with contextlib.AsyncExitStack() as stack:
         if options.metrics_port is not None:

@@ -63,7 +63,7 @@ def run_app(args: Sequence[str]) -> int:
         output.drop_stdout()
         return output.READER_GONE
     except KeyboardInterrupt:
-        return output.INTERRUPTED
+        return output.report_interruption(output.INTERRUPTED, as_json=output.wants_json(args))
     return code
 
 
@@ -75,7 +75,7 @@ def _call(args: Sequence[str]) -> int:
     except typer.TyperException as error:
         return output.report_usage(error, as_json=as_json)
     except typer.Abort:
-        return output.INTERRUPTED
+        return output.report_interruption(output.INTERRUPTED, as_json=as_json)
     except BrokenPipeError:
         raise
     except (FlowbridgeError, OSError) as error:
@@ -85,4 +85,10 @@ def _call(args: Sequence[str]) -> int:
         if isinstance(exit_.__context__, BrokenPipeError):
             raise exit_.__context__ from None
         raise
+    except Exception as error:
+        if not as_json:
+            raise
+        return output.report_fault(error)
+    if result == output.INTERRUPTED:
+        return output.report_interruption(output.INTERRUPTED, as_json=as_json)
     return result if isinstance(result, int) else output.DONE

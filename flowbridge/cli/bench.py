@@ -153,7 +153,7 @@ def _run(
 
 
 def _print(name: str, tier: str, results: list[Measured]) -> None:
-    from flowbridge.cli.table import table
+    from flowbridge.cli.table import print_table, table
 
     titles = (">size", ">messages", ">rate", ">per second", ">cpu/message", ">p50", ">p95", ">p99", ">max", ">missed")
     rows = table(f"{name} {tier}", *titles)
@@ -169,4 +169,4 @@ def _print(name: str, tier: str, results: list[Measured]) -> None:
             duration_text(result.latency.max if latency[0] is not None else None),
             f"{result.missed:,}",
         )
-    output.console(sys.stdout).print(rows)
+    print_table(output.console(sys.stdout), rows)

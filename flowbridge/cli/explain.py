@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from flowbridge.budget import PathBudget
-    from flowbridge.plan import Plan, PluginManifest, Route
+    from flowbridge.plan import Plan, PluginManifest, Qos, Route
     from flowbridge.tiers import Choice
 
 ROWS_MAX: Final = 100  # of a table for people; --json has them all
@@ -80,7 +80,7 @@ def _node(manifest: PluginManifest) -> dict[str, Any]:
     }
 
 
-def _queue(qos: Any) -> dict[str, Any]:
+def _queue(qos: Qos) -> dict[str, Any]:
     return {
         "policy": qos.policy.value,
         "capacity_items": qos.capacity_items,
@@ -108,20 +108,20 @@ def _edge(route: Route, choice: Choice) -> dict[str, Any]:
 def _print(plan: Plan, choices: Mapping[str, Choice], paths: Sequence[PathBudget]) -> None:
     from rich.markup import escape
 
-    from flowbridge.cli.table import print_rest, table
+    from flowbridge.cli.table import print_rest, print_table, table
 
     console = output.console(sys.stdout)
     console.print(f"[bold]{escape(plan.name)}[/bold]  digest {escape(plan.digest)}")
     edges = table("Edges", "edge", "tier", "because", "queue", "priority", "deadline", "carries")
     for route in plan.routes[:ROWS_MAX]:
         edges.add_row(*map(escape, _edge_row(plan, route, choices[route.id])))
-    console.print(edges)
+    print_table(console, edges)
     print_rest(console, len(plan.routes), ROWS_MAX, "edge")
     if paths:
         budgets = table("Paths", "path", ">deadline", ">declared", ">slack")
         for path in sorted(paths, key=_slack)[:ROWS_MAX]:
             budgets.add_row(*map(escape, _path_row(path)))
-        console.print(budgets)
+        print_table(console, budgets)
         print_rest(console, len(paths), ROWS_MAX, "path")
     if len(paths) >= PATHS_MAX:
         console.print(f"[dim]not more than {count_text(PATHS_MAX, 'path')} are looked at[/dim]")

@@ -35,10 +35,14 @@ class WrongUse(typer.TyperException):
     exit_code = WRONG_USE
 
 
+_written: list[int] = []  # how many documents this process has printed: there must never be two
+
+
 def print_json(document: Mapping[str, Any]) -> None:
     """Write the one document of ``--json`` to stdout."""
     import json
 
+    _written.append(1)
     sys.stdout.write(json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
@@ -143,6 +147,24 @@ def _one_line(error: FlowbridgeError | OSError) -> str:
     if isinstance(error, OSError) and not isinstance(error, FlowbridgeError) and error.strerror:
         return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
     return str(error) or type(error).__name__
+
+
+def report_interruption(code: int, *, as_json: bool) -> int:
+    """Ctrl-C may come before there is a result: JSON gets its document all the same."""
+    if as_json and not _written:
+        print_json({"error": {"kind": "interrupted", "message": "interrupted", "exit_code": code}})
+    return code
+
+
+def report_fault(error: Exception) -> int:
+    """A fault of flowbridge itself under ``--json``: the traceback for people, the document for programs."""
+    import traceback
+
+    traceback.print_exception(error)
+    if not _written:
+        about = {"kind": type(error).__name__, "message": f"a fault of flowbridge: {error}", "exit_code": FAILED}
+        print_json({"error": about})
+    return FAILED
 
 
 def drop_stdout() -> None:

@@ -9,7 +9,7 @@ from rich.text import Text
 
 from flowbridge.cli import output
 from flowbridge.cli.run_view import alarming, percentiles
-from flowbridge.cli.table import print_rest, table
+from flowbridge.cli.table import print_rest, print_table, table
 from flowbridge.cli.units import duration_text, rate_text, size_text
 
 if TYPE_CHECKING:
@@ -34,6 +34,8 @@ def print_summary(plan: Plan, report: RunReport, stream: TextIO) -> None:
     _print_edges(console, report)
     _print_losses(console, report)
     _print_paths(console, report)
+    if report.errors:
+        console.print()
     for text in _files(plan):
         console.print(Text(text))
     for error in report.errors:
@@ -56,13 +58,13 @@ def _print_nodes(console: Console, report: RunReport) -> None:
             *percentiles(node.latency),
         )
     if nodes:
-        console.print(rows)
+        print_table(console, rows)
         print_rest(console, len(nodes), ROWS_MAX, "node")
 
 
 def _print_edges(console: Console, report: RunReport) -> None:
     edges = [*report.edges.values()]
-    titles = ("tier", ">sent", ">delivered", ">dropped", ">expired", ">refused", ">left", ">missed")
+    titles = ("tier", ">sent", ">delivered", ">dropped", ">expired", ">refused", ">in flight", ">missed")
     rows = table("Edges", "edge", *titles, ">p50", ">p95", ">p99")
     first = sorted(range(len(edges)), key=lambda i: (not _has_losses(edges[i]), i))[:ROWS_MAX]
     for edge in (edges[i] for i in sorted(first)):
@@ -76,7 +78,7 @@ def _print_edges(console: Console, report: RunReport) -> None:
             *percentiles(books.latency),
         )
     if edges:
-        console.print(rows)
+        print_table(console, rows)
         print_rest(console, len(edges), ROWS_MAX, "edge")
     for edge in edges:
         if not edge.books.balances:
@@ -97,6 +99,8 @@ def _print_losses(console: Console, report: RunReport) -> None:
             missed[stage] += int(getattr(edge.books.missed, stage))
         for policy, count in edge.books.dropped.items():
             dropped[policy] = dropped.get(policy, 0) + count
+    if any(missed.values()) or dropped:
+        console.print()
     for title, counts in (("Deadlines missed", missed), ("Dropped", dropped)):
         parts = [f"{count:,} {name}" for name, count in counts.items() if count]
         if parts:
@@ -116,7 +120,7 @@ def _print_paths(console: Console, report: RunReport) -> None:
             *percentiles(path.latency),
         )
     if report.paths:
-        console.print(rows)
+        print_table(console, rows)
         print_rest(console, len(report.paths), ROWS_MAX, "path")
 
 

@@ -15,12 +15,21 @@ if TYPE_CHECKING:
 
 def table(title: str, *columns: str) -> Table:
     """An empty table; a column whose name starts with ``>`` is set to the right."""
-    made = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False)
+    made = Table(
+        title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False
+    )
     for column in columns:
         made.add_column(
             column.removeprefix(">"), justify="right" if column.startswith(">") else "left", overflow="fold"
         )
     return made
+
+
+def print_table(console: Console, rows: Table) -> None:
+    """The table after an empty line, without blanks at the ends of its lines."""
+    with console.capture() as capture:
+        console.print(rows)
+    console.file.write("\n" + "".join(f"{line.rstrip()}\n" for line in capture.get().splitlines()))
 
 
 def print_rest(console: Console, total: int, shown: int, thing: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 from xml.sax.saxutils import escape
@@ -104,6 +105,7 @@ class _Drawing:
         self.height = self._top + bottom + _LANE * len(self._lanes) + _MARGIN
         self._exits = self._spread_ends(arrows, 0)
         self._entries = self._spread_ends(arrows, 1)
+        self._fan = (Counter(source for source, _ in arrows), Counter(target for _, target in arrows))
         self._curves = {i: self._curve(i) for i in range(len(arrows))}
 
     def _column_places(self) -> list[_Box]:
@@ -116,7 +118,7 @@ class _Drawing:
         for i, arrow in enumerate(self._picture.arrows):
             if i not in self._layout.backward:
                 at = layer[arrow.source]
-                gaps[at] = max(gaps[at], len(arrow.label) * _LABEL_PX + 64)
+                gaps[at] = max(gaps[at], len(arrow.label) * _LABEL_PX * 1.4 + 44)
         places: list[_Box] = []
         x = self._left
         for width, gap in zip(widths, gaps, strict=True):
@@ -225,9 +227,17 @@ class _Drawing:
             return [((points[1][0] + points[2][0]) / 2, self._lanes[i])]
         places: list[tuple[float, float]] = []
         for n in range(1, len(points) - 1, 2):
-            places += [_on_curve(points[n], points[n + 1], t) for t in (0.5, 0.4, 0.6, 0.3, 0.7)]
+            places += [_on_curve(points[n], points[n + 1], t) for t in self._label_order(i)]
         x, y = places[0]
         return [*places, *((x, y + shift) for shift in (9, -9, 15, -15, 24, -24))]
+
+    def _label_order(self, i: int) -> tuple[float, ...]:
+        """Where along a curve to try first: at the end that is spread out, so that a label is nearest its own arrow."""
+        arrow = self._picture.arrows[i]
+        out, into = self._fan[0][arrow.source], self._fan[1][arrow.target]
+        if out > into:
+            return (0.68, 0.6, 0.75, 0.5, 0.4, 0.3)
+        return (0.32, 0.4, 0.25, 0.5, 0.6, 0.7) if into > out else (0.5, 0.4, 0.6, 0.3, 0.7)
 
 
 class _Taken:

@@ -43,7 +43,7 @@ dd {{ margin: 0 0 8px; overflow-wrap: anywhere; white-space: pre-wrap; }}
 svg [data-key] {{ cursor: pointer; outline: none; }}
 svg.picking .vertex, svg.picking .arrow {{ opacity: .28; }}
 svg.picking .picked {{ opacity: 1; }}
-svg .arrow .wide {{ stroke: transparent; stroke-width: 14; }}
+svg.fb .arrow path.wide {{ stroke: transparent; stroke-width: 14; }}
 @media (max-width: 720px) {{ body {{ grid-template: auto 1fr auto / 1fr; }} header {{ grid-column: 1; }}
   aside {{ border-left: 0; border-top: 1px solid var(--line); max-height: 40vh; }} }}
 </style>
@@ -95,11 +95,15 @@ for (const [key, g] of groups) {
 main.addEventListener('click', () => { kept = null; show(null); });
 const width = svg.width.baseVal.value, height = svg.height.baseVal.value;
 let scale = 1;
+function resize(wanted) {
+  scale = Math.min(8, Math.max(.05, wanted));
+  svg.setAttribute('width', width * scale); svg.setAttribute('height', height * scale);
+}
+const fit = () => Math.min(main.clientWidth / width, main.clientHeight / height);
+resize(Math.min(1, Math.max(.6, fit())));                  // whole if it stays readable
 for (const button of document.querySelectorAll('[data-zoom]')) button.addEventListener('click', () => {
   const factor = Number(button.dataset.zoom);
-  scale = factor ? Math.min(8, Math.max(.05, scale * factor))
-                 : Math.min(main.clientWidth / width, main.clientHeight / height);
-  svg.setAttribute('width', width * scale); svg.setAttribute('height', height * scale);
+  resize(factor ? scale * factor : fit());
 });
 """.strip()
 

@@ -79,7 +79,9 @@ def measure(trial: Trial) -> Measured:
     for path in report.paths:
         latency.merge(path.latency)
     delivered = sum(path.delivered for path in report.paths)
-    missed = sum(path.missed for path in report.paths)
+    # A message that is given up on the way is no path; one that ends late is, and so is not counted twice.
+    given_up = sum(edge.books.expired for edge in report.edges.values())
+    missed = min(trial.count, given_up + sum(path.latency_missed for path in report.paths))
     return Measured(trial, delivered, missed, round(report.duration_s * 1e9), cpu_ns, latency)
 
 

@@ -233,7 +233,7 @@ def test_a_reader_that_goes_away_ends_the_run_quietly(folder: Path) -> None:
         process.stdout.close()
         err = process.stderr.read()
         assert process.wait(timeout=60) == 141
-    assert err == "started\n"
+    assert err in ("", "started\n"), "the source may be stopped before it says so"
 
 
 def test_a_summary_that_nobody_reads_is_no_error(folder: Path) -> None:

@@ -28,7 +28,14 @@ nodes:
     budget: 2ms
   - {id: sink, operator: "null", inputs: {in: few/out}}
 """
-BAD = "flowbridge: 1\nname: bad\nnodes:\n  - id: a\n    operator: sequense\n  - {id: b, operator: console, inputs: {in: c/out}}\n"
+BAD = """\
+flowbridge: 1
+name: bad
+nodes:
+  - id: a
+    operator: sequense
+  - {id: b, operator: console, inputs: {in: c/out}}
+"""
 
 
 @pytest.fixture

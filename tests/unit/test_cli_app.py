@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from typing import TYPE_CHECKING, Any
@@ -105,7 +106,7 @@ def test_completion_knows_the_verbs_the_flows_and_the_tiers(tmp_path: Path) -> N
 
     def complete(words: str) -> list[str]:
         code = "import sys; from flowbridge.cli import main; sys.exit(main())"
-        environment = {"_FLOWBRIDGE_COMPLETE": "complete_bash", "COMP_WORDS": words, "PATH": ""}
+        environment = {**os.environ, "_FLOWBRIDGE_COMPLETE": "complete_bash", "COMP_WORDS": words}
         environment["COMP_CWORD"] = str(len(words.split(" ")) - 1)
         command = [sys.executable, "-c", code]
         result = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, cwd=tmp_path)

@@ -5,19 +5,23 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 
-.PHONY: demo test bench setup check clean help
+.PHONY: demo test bench setup check format clean help
 
 help:
-	@echo "make demo   set up and run examples/flights"
-	@echo "make test   set up, then types, style, import contracts and all tests"
-	@echo "make check  types, style and import contracts only"
-	@echo "make bench  the benchmarks (minutes; keep the machine quiet)"
-	@echo "make clean  remove the .venv"
+	@echo "make demo    set up and run examples/flights"
+	@echo "make test    set up, then types, style, import contracts, artefacts and all tests"
+	@echo "make check   types, style and import contracts only"
+	@echo "make format  let ruff mend what it can"
+	@echo "make bench   the benchmarks (minutes; keep the machine quiet)"
+	@echo "make clean   remove the .venv and what builds and tests leave"
 
 setup: $(STAMP)
 
+# An interrupted set-up starts over: the stamp comes last, and a .venv without pip is made again.
 $(STAMP): pyproject.toml
-	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	    { echo "flowbridge needs Python 3.11 or later: make $(MAKECMDGOALS) PYTHON=python3.12, say" >&2; exit 1; }
+	@$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear $(VENV)
 	@echo "setting up $(VENV) (a minute or two the first time) ..."
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check \
 	    --config-settings editable_mode=compat --editable '.[dev]'
@@ -28,9 +32,14 @@ demo: $(STAMP)
 
 check: $(STAMP)
 	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/lint-imports --no-logo --cache-dir $(VENV)/.import_linter_cache
 	@$(BIN)/mypy
 	@$(BIN)/basedpyright --level error
-	@$(BIN)/lint-imports
+
+format: $(STAMP)
+	@$(BIN)/ruff check --fix .
+	@$(BIN)/ruff format .
 
 test: $(STAMP)
 	@$(BIN)/python -m pytest
@@ -39,4 +48,5 @@ bench: $(STAMP)
 	@$(BIN)/python -m pytest benchmarks --benchmark-only
 
 clean:
-	rm -rf $(VENV)
+	rm -rf $(VENV) build dist *.egg-info .hypothesis .benchmarks .coverage
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

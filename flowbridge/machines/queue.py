@@ -86,6 +86,30 @@ class LaneQueue:
         books.in_flight += 1
         return None
 
+    def offer_many(self, envelopes: Sequence[Envelope], now_ns: int) -> int:
+        """Offer messages in order until one must wait; returns how many were dealt with."""
+        first = envelopes[0].priority
+        lane = self.lanes[first]
+        items = lane.items + len(envelopes)
+        if items <= self._open_items and not lane.stopped:
+            size = lane.bytes
+            for envelope in envelopes:
+                if envelope.deadline_ns <= now_ns or envelope.priority != first:
+                    break
+                size += envelope.size_bytes
+            else:
+                if size <= self._bytes_max:  # the common case: one lane, in time, with room for all
+                    lane.queue.extend(envelopes)
+                    lane.items = items
+                    lane.bytes = size
+                    self.books.sent += len(envelopes)
+                    self.books.in_flight += len(envelopes)
+                    return len(envelopes)
+        for count, envelope in enumerate(envelopes):
+            if self.offer(envelope, now_ns) is not None and self._policy is Policy.BLOCK:
+                return count
+        return len(envelopes)
+
     def _offer_full(self, lane: Lane, envelope: Envelope) -> BlockReason | None:
         policy = self._policy
         if policy is Policy.BLOCK or policy is Policy.ERROR:

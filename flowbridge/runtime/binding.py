@@ -53,7 +53,7 @@ def bind(node: str, made: Any, config: Mapping[str, Any], context: Context, out:
     if inspect.isclass(made):
         made = _construct(node, made, config)
         return _bind_object(node, made, context, out, source=source)
-    if inspect.isroutine(made) or isinstance(made, functools.partial):
+    if inspect.isroutine(made) or _is_partial(made):
         return _bind_function(node, made, config, context, out, source=source)
     if hasattr(made, "process") or hasattr(made, "produce"):
         if config:
@@ -62,6 +62,10 @@ def bind(node: str, made: Any, config: Mapping[str, Any], context: Context, out:
     if callable(made):
         return _bind_function(node, made, config, context, out, source=source)
     raise OperatorLoadError(node, f"{type(made).__name__} is neither a function nor an operator class")
+
+
+def _is_partial(made: Any) -> bool:
+    return isinstance(made, functools.partial)
 
 
 def _construct(node: str, cls: type, config: Mapping[str, Any]) -> Any:
@@ -101,8 +105,24 @@ def _bind_object(node: str, made: Any, context: Context, out: Outbox, *, source:
     for name in ("open", "finish", "snapshot", "restore", "close"):
         hook = getattr(made, name, None)
         if hook is not None:
-            setattr(bound, name, hook)
+            setattr(bound, name, _forgiving(hook) if name in {"open", "finish"} else hook)
     return bound
+
+
+def _forgiving(hook: Callable[..., Any]) -> Callable[[Any], Any]:
+    """A hook that may leave out the argument it does not need."""
+    try:
+        takes_none = not inspect.signature(hook).parameters
+    except (TypeError, ValueError):
+        return hook
+    if not takes_none:
+        return hook
+
+    @functools.wraps(hook)
+    def call(_: Any) -> Any:
+        return hook()
+
+    return call
 
 
 def _bind_function(
@@ -121,7 +141,9 @@ def _bind_function(
 def _bind_process(
     node: str, process: Callable[..., Any], context: Context, out: Outbox, skip: tuple[str, ...] = ()
 ) -> Bound:
-    plain = process.func if isinstance(process, functools.partial) else process
+    plain: Any = process
+    while _is_partial(plain):
+        plain = plain.func
     is_async = inspect.iscoroutinefunction(plain)
     if inspect.isasyncgenfunction(plain):
         raise OperatorLoadError(node, "is an async generator; use `await out.send(...)` or `out.emit(...)` instead")

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from itertools import cycle
 from typing import TYPE_CHECKING, Any
 
 from flowbridge.envelope import Envelope
-from flowbridge.errors import SchemaMismatchError, WouldBlock
+from flowbridge.errors import ResourceError, SchemaMismatchError
 from flowbridge.plan import ContentType, Policy, Scatter
-from flowbridge.runtime.sizing import size_of
+from flowbridge.runtime.sizing import sizer_of
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from flowbridge.contracts import DataSink, EventBus
     from flowbridge.envelope import TraceContext, Trail
@@ -21,19 +22,32 @@ if TYPE_CHECKING:
 class Edge:
     """One route that starts here."""
 
-    __slots__ = ("_budget_ns", "_priority", "_refuses", "_seq", "_trail_in", "_trail_out", "route", "sink")
+    __slots__ = (
+        "_budget_ns",
+        "_priority",
+        "_send_many",
+        "_seq",
+        "_trail_in",
+        "_trail_out",
+        "lined_up",
+        "refuses",
+        "route",
+        "sink",
+    )
 
     def __init__(self, route: Route, sink: DataSink) -> None:
         self.route = route
         self.sink = sink
+        self._send_many = sink.send_many_nowait
+        self.lined_up: list[Envelope] = []
         self._budget_ns = route.qos.deadline_ns
         self._priority = route.qos.priority
-        self._refuses = route.qos.policy is Policy.ERROR
+        self.refuses = route.qos.policy is Policy.ERROR
         self._seq = 0
         self._trail_in: Trail | None = None
         self._trail_out: Trail | None = None
 
-    def envelope(
+    def add(
         self,
         value: Any,
         like: Envelope,
@@ -41,8 +55,11 @@ class Edge:
         now_ns: int,
         trace: TraceContext | None,
         headers: Mapping[str, str | int] | None,
-    ) -> Envelope:
-        """The message for this route: deadline and priority inherited from `like`, tightened by the route."""
+    ) -> None:
+        """Line up a child of `like`: deadline and priority inherited, tightened by the route.
+
+        Raises: WouldBlock when the policy is to refuse; such a route lines nothing up.
+        """
         deadline_ns = like.deadline_ns
         if self._budget_ns is not None and now_ns + self._budget_ns < deadline_ns:
             deadline_ns = now_ns + self._budget_ns
@@ -52,10 +69,9 @@ class Edge:
             self._trail_out = self._follow(trail)
         seq = self._seq
         self._seq = seq + 1
-        priority = like.priority if self._priority is None else self._priority
-        return Envelope(
+        envelope = Envelope(
             value,
-            priority,
+            like.priority if self._priority is None else self._priority,
             deadline_ns,
             like.origin_ns,
             now_ns,
@@ -65,6 +81,69 @@ class Edge:
             trace,
             headers,
         )
+        if self.refuses:
+            self.sink.send_nowait(envelope)
+        else:
+            self.lined_up.append(envelope)
+
+    def add_many(
+        self,
+        values: Iterable[Any],
+        likes: Iterable[Envelope],
+        times_ns: Iterable[int],
+        sizer: Callable[[Any], int],
+    ) -> None:
+        """As `add`, for many values that are neither traced nor carry headers. The loop is the hot path of a node."""
+        budget_ns, priority, seq = self._budget_ns, self._priority, self._seq
+        trail_in, trail_out = self._trail_in, self._trail_out
+        append = self.lined_up.append
+        for value, like, now_ns in zip(values, likes, times_ns, strict=False):
+            deadline_ns = like.deadline_ns
+            if budget_ns is not None and now_ns + budget_ns < deadline_ns:
+                deadline_ns = now_ns + budget_ns
+            if like.trail is not trail_in:
+                trail_in = like.trail
+                trail_out = self._follow(trail_in)
+            append(
+                Envelope(
+                    value,
+                    like.priority if priority is None else priority,
+                    deadline_ns,
+                    like.origin_ns,
+                    now_ns,
+                    sizer(value),
+                    seq,
+                    trail_out,
+                )
+            )
+            seq += 1
+        self._seq, self._trail_in, self._trail_out = seq, trail_in, trail_out
+
+    def push(self) -> bool:
+        """Send what is lined up; False when some of it must wait for credit."""
+        lined_up = self.lined_up
+        if lined_up:
+            sent = self._send_many(lined_up)
+            if sent < len(lined_up):
+                del lined_up[:sent]
+                return False
+            lined_up.clear()
+        return True
+
+    def abandon(self) -> None:
+        """Send what is lined up if there is credit; count the rest as dropped by `abort`."""
+        with suppress(ResourceError):  # the other end is gone: then nothing more can be sent
+            self.push()
+        books = self.sink.books
+        if self.lined_up:
+            books.sent += len(self.lined_up)
+            books.drop("abort", len(self.lined_up))
+            self.lined_up.clear()
+
+    async def flush(self) -> None:
+        """Send what is lined up, as credit comes."""
+        while not self.push():
+            await self.sink.send(self.lined_up.pop(0))
 
     def _follow(self, trail: Trail | None) -> Trail | None:
         if trail is None:
@@ -76,16 +155,6 @@ class Edge:
                 back = back.parent
             return back or trail
         return trail.step(target)
-
-    def try_send(self, envelope: Envelope) -> bool:
-        """False when the sender must wait; WouldBlock when the route's policy is to refuse."""
-        try:
-            self.sink.send_nowait(envelope)
-        except WouldBlock:
-            if self._refuses:
-                raise
-            return False
-        return True
 
 
 class Outlet:
@@ -104,9 +173,12 @@ class Outlet:
         self._scattered = 0
         self._only = self.edges[0] if len(self.edges) == 1 and not topics else None
         self._expected = _expected_type(port.content_type)
+        self.check: Callable[[Any], None] | None = self._check if self._expected is not None else None
+        """Raises SchemaMismatchError for a value that this port does not carry; None when it carries anything."""
         self._schema: Any = None
-        self.blocked: list[tuple[Edge | str, Envelope]] = []
-        """Messages that wait for credit, in order; `flush` sends them."""
+        self._kind: type | None = None
+        self._sizer: Callable[[Any], int] = sizer_of(bytes)
+        self._published: list[tuple[str, Envelope]] = []
 
     @property
     def feeds(self) -> bool:
@@ -116,71 +188,84 @@ class Outlet:
     def expect(self, schema: Any) -> None:
         """Compare every Arrow batch with this schema from now on."""
         self._schema = schema
+        self.check = self._check
 
-    def emit(self, value: Any, like: Envelope, now_ns: int, trace: TraceContext | None) -> bool:
-        """Send to every route this value is for; False when `flush` must be awaited before anything else is sent."""
-        if self._expected is not None:
-            self._check(value)
+    @property
+    def is_special(self) -> bool:
+        """Whether a message may be refused, so that each must be sent by itself."""
+        return any(edge.refuses for edge in self.edges)
+
+    def emit(self, value: Any, like: Envelope, now_ns: int, trace: TraceContext | None) -> None:
+        """Line a value up for every route it is for, as a child of `like`; `push` or `flush` sends it.
+
+        Whoever emits must push before it lets other tasks run, and flush when push says so.
+        """
+        if self.check is not None:
+            self.check(value)
         headers = like.headers
         if headers is not None:
             headers = {"correlation": headers["correlation"]} if "correlation" in headers else None
-        size_bytes = size_of(value)
+        kind: type[object] = value.__class__
+        if kind is not self._kind:  # values of one port are mostly of one type: look its sizer up once
+            self._kind, self._sizer = kind, sizer_of(kind)
         only = self._only
         if only is not None:
-            envelope = only.envelope(value, like, size_bytes, now_ns, trace, headers)
-            if only.try_send(envelope):
-                return True
-            self.blocked.append((only, envelope))
-            return False
-        return self._emit_many(value, like, size_bytes, now_ns, trace, headers)
+            only.add(value, like, self._sizer(value), now_ns, trace, headers)
+        else:
+            self._emit_many(value, like, now_ns, trace, headers)
+
+    def emit_many(self, values: Sequence[Any], likes: Iterable[Envelope], times_ns: Sequence[int]) -> None:
+        """As `emit`, for many values that were checked already, are not traced and carry no headers."""
+        only = self._only
+        kinds = set(map(type, values))
+        if only is None or len(kinds) != 1:
+            for value, like, now_ns in zip(values, likes, times_ns, strict=False):
+                self.emit(value, like, now_ns, None)
+            return
+        only.add_many(values, likes, times_ns, sizer_of(kinds.pop()))
 
     def _emit_many(
         self,
         value: Any,
         like: Envelope,
-        size_bytes: int,
         now_ns: int,
         trace: TraceContext | None,
         headers: Mapping[str, str | int] | None,
-    ) -> bool:
+    ) -> None:
+        size_bytes = self._sizer(value)
         edges: Sequence[Edge] = self.edges
         if self._scatter is not Scatter.COPY:
             edges = (self._pick(like.priority),)
             headers = {"correlation": self._scattered}
             self._scattered += 1
         for edge in edges:
-            envelope = edge.envelope(value, like, size_bytes, now_ns, trace, headers)
-            if not edge.try_send(envelope):
-                self.blocked.append((edge, envelope))
+            edge.add(value, like, size_bytes, now_ns, trace, headers)
         for topic in self._topics:
-            envelope = Envelope(
-                value,
-                like.priority,
-                like.deadline_ns,
-                like.origin_ns,
-                now_ns,
-                size_bytes,
-                0,
-                like.trail,
-                trace,
-                headers,
-            )
-            self.blocked.append((topic, envelope))
-        return not self.blocked
+            deadline_ns, origin_ns = like.deadline_ns, like.origin_ns
+            message = Envelope(value, like.priority, deadline_ns, origin_ns, now_ns, size_bytes, 0, like.trail, trace)
+            self._published.append((topic, message))
 
     def _pick(self, priority: int) -> Edge:
         if self._scatter is Scatter.ROUND_ROBIN:
             return next(self._turns)
-        return max(self.edges, key=lambda edge: edge.sink.credit_items(priority))
+        return max(self.edges, key=lambda edge: edge.sink.credit_items(priority) - len(edge.lined_up))
+
+    def push(self) -> bool:
+        """Send what is lined up; False when `flush` must be awaited before more is emitted."""
+        only = self._only
+        if only is not None:
+            return only.push()
+        # Every edge is tried: one that is full does not keep the others waiting.
+        pushed = [edge.push() for edge in self.edges]
+        return all(pushed) and not self._published
 
     async def flush(self) -> None:
-        """Send what waits, in order, as credit comes."""
-        blocked, self.blocked = self.blocked, []
-        for where, envelope in blocked:
-            if isinstance(where, str):
-                await self._bus.publish(where, envelope)
-            else:
-                await where.sink.send(envelope)
+        """Send everything, as credit comes."""
+        for edge in self.edges:
+            await edge.flush()
+        published, self._published = self._published, []
+        for topic, envelope in published:
+            await self._bus.publish(topic, envelope)
 
     async def finish(self) -> None:
         """End every route of this port."""

@@ -9,7 +9,7 @@ from flowbridge.report import PathReport
 from flowbridge.time.histogram import Histogram
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from flowbridge.envelope import Envelope, Trail
 
@@ -35,14 +35,22 @@ class PathBook:
             self._by_trail[trail] = report
         return report
 
-    def ended(self, envelope: Envelope, now_ns: int) -> None:
-        """A message reached a node that sends nothing on."""
-        if envelope.trail is not None:
-            report = self.of(envelope.trail)
+    def ended(self, envelopes: Sequence[Envelope], ended_ns: Sequence[int]) -> None:
+        """Messages reached a node that sends nothing on, each at its time."""
+        trail: Trail | None = None
+        report: PathReport | None = None
+        for envelope, now_ns in zip(envelopes, ended_ns, strict=True):
+            if envelope.trail is None:
+                continue
+            if envelope.trail is not trail or report is None:
+                trail = envelope.trail
+                report = self.of(trail)
             report.delivered += 1
-            report.latency.record(now_ns - envelope.origin_ns)
+            report.latency.pending.append(now_ns - envelope.origin_ns)
             if now_ns > envelope.deadline_ns:
                 report.missed += 1
+        if report is not None:
+            report.latency.settle()
 
     def lost(self, envelope: Envelope) -> None:
         """A message was given up on the way because it was late."""

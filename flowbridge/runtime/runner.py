@@ -17,6 +17,7 @@ from flowbridge.errors import DeadlineExceeded, FlowbridgeError, OperatorError, 
 from flowbridge.plan import OnError
 from flowbridge.runtime.call import retries, retry_delay_ns, said, until_deadline
 from flowbridge.runtime.inlet import Intake
+from flowbridge.runtime.slice import Slice
 from flowbridge.time.manager import Run, TimeManager
 
 if TYPE_CHECKING:
@@ -34,8 +35,16 @@ if TYPE_CHECKING:
     from flowbridge.runtime.producer import Producer
     from flowbridge.runtime.sender import Sender
 
-_NOTHING: Any = object()
+
+class _Nothing:
+    pass
+
+
+_NOTHING: Any = _Nothing()
 """The result of a call that was given up or left out."""
+
+_SPECIAL: frozenset[type] = frozenset({type(None), Emit, _Nothing})
+"""Types of results that are not simply a value for port ``out``."""
 
 
 class NodeRunner:
@@ -125,6 +134,10 @@ class NodeRunner:
             await self._sender.send_outbox(self._outbox, None, None)
         if ends:
             await self._sender.finish()
+
+    def abandon(self) -> None:
+        """Count what was made but can no longer be sent."""
+        self._sender.abandon()
 
     async def hook(self, hook: Callable[..., Any], *args: Any) -> Any:
         """Call an optional part of the operator, plain or async; what it raises becomes an OperatorError."""
@@ -216,7 +229,9 @@ class NodeRunner:
         for tick in self._manager.poll(now_ns=now_ns):
             edge = self._timers[tick.timer]
             like = self._sender.starting(tick.at_ns)
-            edge.try_send(edge.envelope(tick.index, like, 0, now_ns, None, None))
+            edge.add(tick.index, like, 0, now_ns, None, None)
+            edge.push()
+            edge.lined_up.clear()  # a timer never waits: a tick without credit is dropped
 
     async def _keep_snapshot(self) -> None:
         period_ns, take = self.manifest.snapshot_ns, self._bound.snapshot
@@ -229,52 +244,57 @@ class NodeRunner:
     # --- synchronous operators: the hot path ------------------------------------------------------------------------
 
     async def _work(self, run: Run[Envelope]) -> None:
-        """Run a synchronous operator over consecutive messages of one route."""
+        """Run a synchronous operator over consecutive messages of one route.
+
+        Plain results are collected and sent together when the slice ends: nobody could take them sooner, because this
+        loop lets no other task run.
+        """
         inlet = self._intake.inlets[run.stream]
         handler = self._handler(inlet)
         context, outbox, clock_ns = self._context, self._outbox, self._clock.now_ns
         outlet = self._sender.outlets.get("out")
-        plain = not inlet.route.reply and not self._bound.many
-        is_last, ended = self._is_last, self._paths.ended
-        waits: list[int] = []
-        busy: list[int] = []
-        late: list[Envelope] = []
+        part = Slice(outlet)
+        collects = outlet is not None and not outlet.is_special and not inlet.route.reply and not self._bound.many
+        check = None if outlet is None else outlet.check
         done = 0
         now_ns = clock_ns()
         try:
             for envelope in run.items:
                 done += 1
                 if envelope.deadline_ns <= now_ns:
-                    late.append(envelope)
+                    part.late.append(envelope)
                     continue
                 context.envelope = envelope
-                waits.append(now_ns - envelope.sent_ns)
+                part.waits.append(now_ns - envelope.sent_ns)
                 try:
                     result = handler(envelope.payload)
+                    if check is not None and result is not None and type(result) is not Emit:
+                        check(result)
                 except Exception as error:
                     result = await self._failed(error, inlet, envelope, handler)
                 end_ns = clock_ns()
-                busy.append(end_ns - now_ns)
+                part.busy.append(end_ns - now_ns)
+                part.ends.append(end_ns)
                 if end_ns > envelope.deadline_ns:
                     inlet.books.missed.executing += 1
-                if is_last:
-                    ended(envelope, end_ns)
-                if outbox.entries or result is not None or envelope.trace is not None:
-                    simple = plain and not outbox.entries and envelope.trace is None and type(result) is not Emit
-                    try:
-                        if not simple or result is _NOTHING:
-                            await self._deliver(result, inlet, envelope, now_ns, end_ns)
-                            end_ns = clock_ns()
-                        elif outlet is not None and not outlet.emit(result, envelope, end_ns, None):
-                            await outlet.flush()
-                            end_ns = clock_ns()
-                    except (WouldBlock, OperatorError) as error:
-                        self.report.errors += 1
-                        self._give_up(error, inlet, envelope)
+                if (
+                    collects
+                    and not outbox.entries
+                    and envelope.trace is None
+                    and envelope.headers is None
+                    and type(result) not in _SPECIAL
+                ):
+                    part.results.append(result)
+                    part.likes.append(envelope)
+                    part.times_ns.append(end_ns)
+                elif outbox.entries or result is not None or envelope.trace is not None:
+                    await part.send()
+                    await self._deliver(result, inlet, envelope, now_ns, end_ns)
+                    end_ns = clock_ns()
                 now_ns = end_ns
+            await part.send()
         finally:
-            context.envelope = None
-            self._settle(inlet, run, done, late, waits, busy)
+            self._close(inlet, run, done, part)
 
     # --- operators that wait ----------------------------------------------------------------------------------------
 
@@ -282,19 +302,17 @@ class NodeRunner:
         """Run an asynchronous or threaded operator over consecutive messages, each cut off at its deadline."""
         inlet = self._intake.inlets[run.stream]
         handler = self._handler(inlet)
-        waits: list[int] = []
-        busy: list[int] = []
-        late: list[Envelope] = []
+        part = Slice(None)
         done = 0
         try:
             for envelope in run.items:
                 now_ns = self._clock.now_ns()
                 done += 1
                 if envelope.deadline_ns <= now_ns:
-                    late.append(envelope)
+                    part.late.append(envelope)
                     continue
                 self._context.envelope = envelope
-                waits.append(now_ns - envelope.sent_ns)
+                part.waits.append(now_ns - envelope.sent_ns)
                 try:
                     result = await self._call(handler, inlet, envelope)
                 except DeadlineExceeded:
@@ -302,19 +320,13 @@ class NodeRunner:
                 except Exception as error:
                     result = await self._failed(error, inlet, envelope, handler)
                 end_ns = self._clock.now_ns()
-                busy.append(end_ns - now_ns)
+                part.busy.append(end_ns - now_ns)
+                part.ends.append(end_ns)
                 if end_ns >= envelope.deadline_ns:
                     inlet.books.missed.executing += 1
-                if self._is_last:
-                    self._paths.ended(envelope, end_ns)
-                try:
-                    await self._deliver(result, inlet, envelope, now_ns, end_ns)
-                except (WouldBlock, OperatorError) as error:
-                    self.report.errors += 1
-                    self._give_up(error, inlet, envelope)
+                await self._deliver(result, inlet, envelope, now_ns, end_ns)
         finally:
-            self._context.envelope = None
-            self._settle(inlet, run, done, late, waits, busy)
+            self._close(inlet, run, done, part)
 
     async def _call(self, handler: Callable[[Any], Any], inlet: Inlet, envelope: Envelope) -> Any:
         if self._bound.is_async:
@@ -331,19 +343,25 @@ class NodeRunner:
             handler = self._handlers[inlet.port] = self._bound.handler(inlet.port)
         return handler
 
-    def _settle(
-        self, inlet: Inlet, run: Run[Envelope], done: int, late: list[Envelope], waits: list[int], busy: list[int]
-    ) -> None:
-        inlet.source.settle(run.items if done == len(run.items) else run.items[:done], expired=len(late))
-        if done < len(run.items):
-            inlet.source.give_back(run.items[done:])
-        for envelope in late:
+    def _close(self, inlet: Inlet, run: Run[Envelope], done: int, part: Slice) -> None:
+        """Settle what was handled, give back what was not, and enter the times."""
+        self._context.envelope = None
+        part.line_up()
+        handled = run.items
+        if done < len(handled):
+            inlet.source.give_back(handled[done:])
+            handled = handled[:done]
+        inlet.source.settle(handled, expired=len(part.late))
+        for envelope in part.late:
             self._paths.lost(envelope)
-        inlet.books.latency.extend(waits)
-        self.report.latency.extend(busy)
-        self.report.processed += len(busy)
-        if busy:
-            self._intake.learn(len(busy), sum(busy))
+        inlet.books.latency.extend(part.waits)
+        if self._is_last:
+            ran = [envelope for envelope in handled if envelope not in part.late] if part.late else handled
+            self._paths.ended(ran[: len(part.ends)], part.ends)
+        if part.busy:
+            self.report.latency.extend(part.busy)
+            self.report.processed += len(part.busy)
+            self._intake.learn(len(part.busy), sum(part.busy))
 
     async def _failed(self, error: Exception, inlet: Inlet, envelope: Envelope, handler: Callable[[Any], Any]) -> Any:
         """Repeat a call as the manifest says; then leave the message out, or fail the node."""
@@ -380,20 +398,23 @@ class NodeRunner:
             raise failure from error
 
     async def _deliver(self, result: Any, inlet: Inlet, envelope: Envelope, started_ns: int, ended_ns: int) -> None:
-        """Send whatever a call gave, wherever it is to go."""
+        """Send whatever a call gave, wherever it is to go; a route that refuses it is a failure of this message."""
         trace = self._trace(inlet, envelope, started_ns, ended_ns)
-        if result is _NOTHING:
-            self._outbox.entries.clear()
-            return
-        if inlet.route.reply and envelope.headers is not None and "reply_to" in envelope.headers:
-            await self._bus.reply(envelope, Envelope(result, envelope.priority, envelope.deadline_ns))
-            result = None
-        if self._outbox.entries:
-            await self._sender.send_outbox(self._outbox, envelope, trace)
-        if result is None:
-            return
-        for value in result if self._bound.many else (result,):
-            await self._sender.send(value, envelope, trace)
+        try:
+            if result is _NOTHING:
+                self._outbox.entries.clear()
+                return
+            if inlet.route.reply and envelope.headers is not None and "reply_to" in envelope.headers:
+                await self._bus.reply(envelope, Envelope(result, envelope.priority, envelope.deadline_ns))
+                result = None
+            if self._outbox.entries:
+                await self._sender.send_outbox(self._outbox, envelope, trace)
+            if result is not None:
+                for value in result if self._bound.many else (result,):
+                    await self._sender.send(value, envelope, trace)
+        except (WouldBlock, OperatorError) as error:
+            self.report.errors += 1
+            self._give_up(error, inlet, envelope)
 
     def _trace(self, inlet: Inlet, envelope: Envelope, started_ns: int, ended_ns: int) -> TraceContext | None:
         if envelope.trace is None or self._instrument is None:

@@ -52,7 +52,8 @@ class Sender:
                 known = ", ".join(self.outlets) or "none"
                 raise OperatorError(self.node, f"has no output port {port!r}; it has {known}")
             return
-        if not outlet.emit(value, like, self._clock.now_ns(), trace):
+        outlet.emit(value, like, self._clock.now_ns(), trace)
+        if not outlet.push():
             await outlet.flush()
 
     async def send_outbox(self, outbox: Outbox, like: Envelope | None, trace: TraceContext | None) -> None:
@@ -65,6 +66,12 @@ class Sender:
         if entry.new or like is None:
             return self.starting(self._clock.now_ns(), entry.origin_ns)
         return _tightened(like, entry.deadline_ns, entry.priority)
+
+    def abandon(self) -> None:
+        """The node ended early: nothing that it made may be lost without being counted."""
+        for outlet in self.outlets.values():
+            for edge in outlet.edges:
+                edge.abandon()
 
     async def finish(self) -> None:
         """End every output."""

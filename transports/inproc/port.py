@@ -38,7 +38,7 @@ class _Waiter:
 class _Shared:
     """What both ends of a port see."""
 
-    __slots__ = ("abandoned", "clock", "edge", "idle", "news", "queue", "waiters", "writable")
+    __slots__ = ("abandoned", "clock", "edge", "guarded", "idle", "news", "queue", "waiters", "writable")
 
     def __init__(self, edge: str, qos: Qos, clock: Clock) -> None:
         self.edge = edge
@@ -49,6 +49,16 @@ class _Shared:
         self.news: Callable[[], None] | None = None
         self.idle = True  # the source found nothing when it last looked, so news must be told
         self.abandoned = False  # the source was closed
+        self.guarded = False  # sending needs a second look: the port has ended, or others wait for credit
+
+    @property
+    def ended(self) -> bool:
+        """Nothing more can be sent."""
+        return self.queue.finished or self.abandoned
+
+    def guard(self) -> None:
+        """Look again whether sending needs a second look."""
+        self.guarded = self.ended or any(self.waiters)
 
     def tell(self) -> None:
         """Wake an idle source, once."""
@@ -67,6 +77,7 @@ class _Shared:
             waiters.popleft()
             _finish(waiter)
             self.tell()
+        self.guard()
 
     def fail_waiters(self, error: BaseException) -> None:
         """Tell every waiting sender that it cannot be."""
@@ -97,35 +108,45 @@ def _finish(waiter: _Waiter) -> None:
 class InprocSink:
     """The producer's end; see `contracts.DataSink`."""
 
-    __slots__ = ("_now_ns", "_queue", "_shared", "books")
+    __slots__ = ("_now_ns", "_offer", "_queue", "_shared", "books")
 
     def __init__(self, shared: _Shared) -> None:
         self._shared = shared
         self._queue = shared.queue
+        self._offer = shared.queue.offer
         self._now_ns = shared.clock.now_ns
         self.books = shared.queue.books
 
     def send_nowait(self, envelope: Envelope) -> None:
         """Accept the message or say at once why not."""
         shared = self._shared
-        queue = self._queue
-        if queue.finished or shared.abandoned:
-            self._refuse()
-        if shared.waiters[envelope.priority]:
-            raise WouldBlock(queue.reason(envelope), shared.edge)
-        now_ns = self._now_ns()
-        envelope.sent_ns = now_ns
-        reason = queue.offer(envelope, now_ns)
+        if shared.guarded:
+            self._guard(envelope)
+        now_ns = envelope.sent_ns = self._now_ns()
+        reason = self._offer(envelope, now_ns)
         if reason is not None:
             raise WouldBlock(reason, shared.edge)
         if shared.idle:
             shared.tell()
 
+    def send_many_nowait(self, envelopes: Sequence[Envelope]) -> int:
+        """Accept messages in order, as many as there is credit for."""
+        shared = self._shared
+        if shared.guarded:
+            if shared.ended:
+                self._refuse()
+            if any(shared.waiters[envelope.priority] for envelope in envelopes):
+                return 0
+        count = self._queue.offer_many(envelopes, self._now_ns()) if envelopes else 0
+        if shared.idle and count:
+            shared.tell()
+        return count
+
     async def send(self, envelope: Envelope) -> None:
         """Accept the message, waiting for credit where the policy is `block`."""
         shared = self._shared
         queue = self._queue
-        if queue.finished or shared.abandoned:
+        if shared.ended:
             self._refuse()
         now_ns = envelope.sent_ns = self._now_ns()
         waiters = shared.waiters[envelope.priority]
@@ -141,6 +162,7 @@ class InprocSink:
             return
         waiter = _Waiter(envelope, asyncio.get_running_loop().create_future())
         waiters.append(waiter)
+        shared.guarded = True
         if envelope.deadline_ns != NO_DEADLINE:
             waiter.alarm = shared.clock.call_at(envelope.deadline_ns, lambda: self._expire(waiter))
         try:
@@ -170,7 +192,7 @@ class InprocSink:
     async def wait_writable(self) -> None:
         """Return once some lane that was stopped accepts again, or nothing is stopped, or the route ended."""
         shared = self._shared
-        while self._queue.stopped and not (self._queue.finished or shared.abandoned):
+        while self._queue.stopped and not shared.ended:
             future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
             shared.writable.append(future)
             await future
@@ -183,9 +205,16 @@ class InprocSink:
         """End of stream, after everything sent before. Messages still waiting for credit fail with ClosedError."""
         shared = self._shared
         if not self._queue.finished:
-            self._queue.finished = True
+            self._queue.finished = shared.guarded = True
             shared.fail_waiters(ClosedError(f"{shared.edge}: finished while a message waited for credit"))
             shared.tell()
+
+    def _guard(self, envelope: Envelope) -> None:
+        shared = self._shared
+        if shared.ended:
+            self._refuse()
+        if shared.waiters[envelope.priority]:
+            raise WouldBlock(self._queue.reason(envelope), shared.edge)
 
     def _refuse(self) -> None:
         edge = self._shared.edge
@@ -316,7 +345,7 @@ class InprocSource:
         shared = self._shared
         if shared.abandoned:
             return
-        shared.abandoned = True
+        shared.abandoned = shared.guarded = True
         self._queue.abort()
         shared.fail_waiters(BrokenError(f"{shared.edge}: the consumer closed its end"))
         if self._receiver is not None and not self._receiver.done():

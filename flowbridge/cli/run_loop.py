@@ -41,11 +41,14 @@ class Ending:
 
 def run_on_loop(main: Coroutine[Any, Any, Any]) -> Any:
     """Run a coroutine on uvloop where it is installed, else on asyncio's own loop."""
+    factory: Callable[[], asyncio.AbstractEventLoop] | None = None
     try:
         from uvloop import new_event_loop
     except ImportError:
-        new_event_loop = None  # not on every system
-    with asyncio.Runner(loop_factory=new_event_loop) as runner:
+        pass  # not on every system
+    else:
+        factory = new_event_loop
+    with asyncio.Runner(loop_factory=factory) as runner:
         return runner.run(main)
 
 

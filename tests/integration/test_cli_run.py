@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Generator
     from pathlib import Path
 
 COMMAND = [sys.executable, "-c", "import sys; from flowbridge.cli import main; sys.exit(main())"]
@@ -99,7 +99,7 @@ def document(text: str) -> dict[str, Any]:
 
 
 @contextmanager
-def started(folder: Path, *args: str) -> Iterator[subprocess.Popen[str]]:
+def started(folder: Path, *args: str) -> Generator[subprocess.Popen[str]]:
     """A process whose flow has begun."""
     with subprocess.Popen(
         [*COMMAND, *args], cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True

@@ -18,7 +18,10 @@ _DOT_SHAPE: Final = {"source": "box", "step": "box", "sink": "box", "topic": "he
 
 
 def mermaid(picture: Picture) -> str:
-    """A Mermaid flowchart. Source: https://mermaid.js.org/syntax/flowchart.html"""
+    """A Mermaid flowchart.
+
+    Source: https://mermaid.js.org/syntax/flowchart.html.
+    """
     ids = {vertex.key: f"n{i}" for i, vertex in enumerate(picture.vertices)}
     lines = ["flowchart LR"]
     for vertex in picture.vertices:
@@ -38,7 +41,10 @@ def _entities(text: str) -> str:
 
 
 def dot(picture: Picture) -> str:
-    """A Graphviz digraph. Source: https://graphviz.org/doc/info/lang.html"""
+    """A Graphviz digraph.
+
+    Source: https://graphviz.org/doc/info/lang.html.
+    """
     lines = [f"digraph {_quoted(picture.name)} {{", "  rankdir=LR;"]
     lines.append('  node [fontname="sans-serif", fontsize=11];')
     lines.append('  edge [fontname="sans-serif", fontsize=9];')

@@ -61,8 +61,12 @@ class Intake:
 
         return tell
 
-    def gather(self, now_ns: int) -> None:
-        """Admit what is ready, as far as there is room; late messages are settled as expired at once."""
+    def gather(self, now_ns: int) -> bool:
+        """Admit what is ready, as far as there is room; late messages are settled as expired at once.
+
+        True when anything was taken: then there may be more, even if all of it was late.
+        """
+        found = False
         for index in tuple(self._ready):
             inlet = self.inlets[index]
             source = inlet.source
@@ -73,9 +77,11 @@ class Intake:
             for lane in lanes_in(mask):
                 room = self._manager.room(index, lane) - SLICE_ITEMS_MAX + self.limit
                 if room > 0:
+                    found = True
                     admission = self._manager.admit(source.take(room, lane), stream=index, now_ns=now_ns)
                     if admission.late:
                         self.expire(index, admission.late)
+        return found
 
     def expire(self, index: int, late: Sequence[Envelope]) -> None:
         """Settle messages of one lane that were too late to be handled."""

@@ -149,6 +149,8 @@ class Edge:
         if trail is None:
             return None
         target = self.route.target_node
+        if trail.node == target:  # a timer: the message starts where it is handled
+            return trail
         if self.route.feedback:  # going round again makes no new path: return to where the target was first met
             back: Trail | None = trail
             while back is not None and back.node != target:

@@ -170,7 +170,7 @@ class NodeRunner:
                 now_ns = clock_ns()
                 if self._timers and not self._draining:
                     self._tick(now_ns)
-                intake.gather(now_ns)
+                found = intake.gather(now_ns)
                 run = manager.pop(now_ns=now_ns, limit=intake.limit)
                 if manager.has_expired:
                     intake.expire_held(now_ns)
@@ -178,6 +178,7 @@ class NodeRunner:
                     await work(run)
                     if self.manifest.snapshot_ns is not None:
                         await self._keep_snapshot()
+                if run is not None or found:
                     await asyncio.sleep(0)  # a slice is over: let others run
                 elif self._has_ended():
                     return

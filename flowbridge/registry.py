@@ -1,7 +1,7 @@
 """Names to implementations, by entry point: a fourth tier or a new front end is a package, not a patch.
 
-Groups: ``flowbridge.transports`` (tier to a class without arguments), ``flowbridge.adapters`` (dialect to a class that
-takes an `OperatorCatalog`), ``flowbridge.operators`` (name to an `OperatorSpec`).
+Groups: ``flowbridge.transports`` (tier to a class that takes a `Clock`), ``flowbridge.adapters`` (dialect to a class
+that takes an `OperatorCatalog`), ``flowbridge.operators`` (name to an `OperatorSpec`).
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from flowbridge.operator_spec import OperatorSpec
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from flowbridge.contracts import FlowAdapter, OperatorCatalog, Transport
+    from flowbridge.contracts import Clock, FlowAdapter, OperatorCatalog, Transport
 
 _BUILTIN_CATALOG: Final = "flowbridge.operators.catalog"
 
@@ -42,9 +42,9 @@ def adapters() -> Sequence[str]:
     return tuple(_found("flowbridge.adapters"))
 
 
-def transport(tier: str) -> Transport:
+def transport(tier: str, clock: Clock) -> Transport:
     """A new transport of a tier; FlowbridgeError naming what is installed otherwise."""
-    return cast("Transport", _load("flowbridge.transports", "tier", tier)())
+    return cast("Transport", _load("flowbridge.transports", "tier", tier)(clock))
 
 
 def adapter(dialect: str = "yaml") -> FlowAdapter:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from reference_port import ReferenceLease, ReferencePort
 
-from flowbridge.errors import BlockReason, BrokenError, ClosedError, WouldBlock
+from flowbridge.errors import BlockReason, BrokenError, ClosedError, EndOfStream, WouldBlock
 from flowbridge.plan import Policy
 
 if TYPE_CHECKING:
@@ -486,3 +486,12 @@ class ReleasesTwice(ReferencePort):
                 super().release()
 
         return Twice(self, lease.envelope)
+
+
+class DoesNotWait(ReferencePort):
+    """`receive` says that the stream ended when there is nothing yet."""
+
+    async def change(self) -> None:
+        if self.receiving:
+            raise EndOfStream("nothing there")
+        await super().change()

@@ -90,6 +90,14 @@ class DataSink(Protocol):
         """
         ...
 
+    def send_many_nowait(self, envelopes: Sequence[Envelope]) -> int:
+        """Accept messages in order, as many as there is credit for; returns how many were dealt with.
+
+        The rest is untouched: offer it again. Under `error` what does not fit is counted as refused and dealt with.
+        `sent_ns` is kept as the sender stamped it. Raises: ClosedError, BrokenError.
+        """
+        ...
+
     async def send(self, envelope: Envelope) -> None:
         """As `send_nowait`, but wait for credit where the policy is `block`. First come, first served.
 

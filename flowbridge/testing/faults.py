@@ -90,6 +90,10 @@ class CloggedSink:
         """As the sink's."""
         self._sink.send_nowait(envelope)
 
+    def send_many_nowait(self, envelopes: Sequence[Envelope]) -> int:
+        """As the sink's."""
+        return self._sink.send_many_nowait(envelopes)
+
     async def send(self, envelope: Envelope) -> None:
         """As the sink's, in the order of the calls within a lane."""
         leave = await self._clog.in_order(("send", Priority(envelope.priority)))

@@ -495,3 +495,54 @@ class DoesNotWait(ReferencePort):
         if self.receiving:
             raise EndOfStream("nothing there")
         await super().change()
+
+
+class StampsMany(ReferencePort):
+    """Sending many overwrites `sent_ns`."""
+
+    def send_many_nowait(self, envelopes: Sequence[Envelope]) -> int:
+        count = super().send_many_nowait(envelopes)
+        for envelope in envelopes:
+            envelope.sent_ns = self.clock.now_ns()
+        return count
+
+
+class ManyAllOrNothing(ReferencePort):
+    """Of many that do not all fit, none is sent."""
+
+    def send_many_nowait(self, envelopes: Sequence[Envelope]) -> int:
+        if envelopes and len(envelopes) > self.credit_items(envelopes[0].priority):
+            return 0
+        return super().send_many_nowait(envelopes)
+
+
+class ManyStopAtARefusal(ReferencePort):
+    """Under error the first that is refused ends it."""
+
+    def send_many_nowait(self, envelopes: Sequence[Envelope]) -> int:
+        for count, envelope in enumerate(envelopes):
+            if super().send_many_nowait([envelope]) == 0 or self.lacking(envelope) is not None:
+                return count
+        return len(envelopes)
+
+
+class ManyWithoutNews(ReferencePort):
+    """Many messages are not told to an idle source."""
+
+    def send_many_nowait(self, envelopes: Sequence[Envelope]) -> int:
+        news, self.news = self.news, None
+        try:
+            return super().send_many_nowait(envelopes)
+        finally:
+            self.news = news
+
+
+class ManyAfterTheEnd(ReferencePort):
+    """Many are accepted after the end."""
+
+    def send_many_nowait(self, envelopes: Sequence[Envelope]) -> int:
+        finished, self.finished = self.finished, False
+        try:
+            return super().send_many_nowait(envelopes)
+        finally:
+            self.finished = finished

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import pytest
-from flowbridge.codec.cbor import CborCodec
 
+from flowbridge.codec.cbor import CborCodec
 from flowbridge.testing.conformance import Clause, clauses
 
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from flowbridge.emit import Emit
 from flowbridge.envelope import Envelope
 from flowbridge.errors import DeadlineExceeded, FlowbridgeError, OperatorError, WouldBlock
+from flowbridge.limits import SLICE_ITEMS_MAX
 from flowbridge.plan import OnError
 from flowbridge.runtime.call import retries, retry_delay_ns, said, until_deadline
 from flowbridge.runtime.inlet import Intake
@@ -168,6 +169,7 @@ class NodeRunner:
         manager, intake, clock_ns = self._manager, self._intake, self._clock.now_ns
         waiting = self._bound.is_async or self.manifest.thread
         work = self._work_waiting if waiting else self._work
+        outlet = self._sender.outlets.get("out")
         intake.listen()
         self._start_timers()
         try:
@@ -182,7 +184,9 @@ class NodeRunner:
                         intake.gather(clock_ns())
                     self._has_turn = False
                     now_ns = clock_ns()
-                    run = manager.pop(now_ns=now_ns, limit=intake.limit)
+                    # Handle no more than can be sent on: what is not taken can still be overtaken, or dropped.
+                    room = SLICE_ITEMS_MAX if outlet is None else outlet.room(urgency[0])
+                    run = manager.pop(now_ns=now_ns, limit=min(intake.limit, room))
                     if manager.has_expired:
                         intake.expire_held(now_ns)
                     if run is not None:

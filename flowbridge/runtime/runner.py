@@ -377,7 +377,7 @@ class NodeRunner:
         part.line_up()
         handled = run.items
         if done < len(handled):
-            inlet.source.give_back(handled[done:])
+            self._intake.give_back(Run(run.stream, handled[done:]))
             handled = handled[:done]
         inlet.source.settle(handled, expired=len(part.late))
         for envelope in part.late:

@@ -75,8 +75,10 @@ class Producer:
         part = Slice(outlet)
         lane, lasts_ns = sender.priority, sender.lasts_ns
         length_ns = slice_ns(lasts_ns)
-        await self._turns.take(lane, clock_ns() + min(lasts_ns, VIRTUAL_DEADLINE_NS))
+        ahead_ns = VIRTUAL_DEADLINE_NS if lasts_ns == NO_DEADLINE else lasts_ns  # as its messages will be ordered
+        await self._turns.take(lane, clock_ns() + ahead_ns)
         slice_ends_ns = clock_ns() + length_ns
+        room = SLICE_ITEMS_MAX if outlet is None else min(SLICE_ITEMS_MAX, outlet.room(lane))
         try:
             started_ns = clock_ns()
             for value in values:
@@ -91,10 +93,11 @@ class Producer:
                     await self._send(value, sender.starting(now_ns), trace, outbox)
                 if self._draining.is_set():
                     break
-                if len(part.busy) >= SLICE_ITEMS_MAX or now_ns >= slice_ends_ns:
+                if len(part.busy) >= room or now_ns >= slice_ends_ns:
                     await self._push(part)
-                    await self._turns.take(lane, clock_ns() + min(lasts_ns, VIRTUAL_DEADLINE_NS))
+                    await self._turns.take(lane, clock_ns() + ahead_ns)
                     slice_ends_ns = clock_ns() + length_ns
+                    room = SLICE_ITEMS_MAX if outlet is None else min(SLICE_ITEMS_MAX, outlet.room(lane))
                 started_ns = clock_ns()
             await self._push(part)
         finally:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from flowbridge.emit import Emit
 from flowbridge.envelope import Envelope
 from flowbridge.errors import DeadlineExceeded, FlowbridgeError, OperatorError, WouldBlock
+from flowbridge.limits import SLICE_ITEMS_MAX
 from flowbridge.plan import OnError
 from flowbridge.runtime.call import retries, retry_delay_ns, said, until_deadline
 from flowbridge.runtime.inlet import Intake
@@ -92,6 +93,7 @@ class NodeRunner:
         self._draining = False
         self._snapshot_due_ns: int | None = None
         self._handlers: dict[str, Callable[[Any], Any]] = {}
+        self._loop: asyncio.AbstractEventLoop
         self._bound: Bound
         self._outbox: Outbox
         self._context: Context
@@ -170,6 +172,8 @@ class NodeRunner:
         manager, intake, clock_ns = self._manager, self._intake, self._clock.now_ns
         waiting = self._bound.is_async or self.manifest.thread
         work = self._work_waiting if waiting else self._work
+        self._loop = asyncio.get_running_loop()  # kept: asking for it costs a system call in CPython 3.11
+        outlet = self._sender.outlets.get("out")
         intake.listen()
         self._start_timers()
         try:
@@ -184,7 +188,9 @@ class NodeRunner:
                         intake.gather(clock_ns())
                     self._has_turn = False
                     now_ns = clock_ns()
-                    run = manager.pop(now_ns=now_ns, limit=intake.limit)
+                    # Handle no more than can be sent on: what is not taken can still be overtaken, or dropped.
+                    room = SLICE_ITEMS_MAX if outlet is None else outlet.room(urgency[0])
+                    run = manager.pop(now_ns=now_ns, limit=min(intake.limit, room))
                     if manager.has_expired:
                         intake.expire_held(now_ns)
                     if run is not None:
@@ -232,7 +238,7 @@ class NodeRunner:
     async def _wait(self) -> None:
         """Sleep until there is news or a timer is due. True in `_has_turn` when it was woken by a turn."""
         if not self._news:
-            waking = self._waking = asyncio.get_running_loop().create_future()
+            waking = self._waking = self._loop.create_future()
             until_ns = None if self._draining else self._manager.next_wakeup_ns()
             alarm = None if until_ns is None else self._clock.call_at(until_ns, self._wake)
             try:

@@ -47,7 +47,7 @@ class PathBook:
                 report = self.of(trail)
             report.delivered += 1
             report.latency.pending.append(now_ns - envelope.origin_ns)
-            if now_ns > envelope.deadline_ns:
+            if now_ns >= envelope.deadline_ns:
                 report.missed += 1
         if report is not None:
             report.latency.settle()

@@ -36,11 +36,13 @@ async def until_deadline(work: Awaitable[Any], deadline_ns: int, clock: Clock, w
     try:
         return await work
     except asyncio.CancelledError:
-        if fired and task.uncancel() <= cancelled_before:
+        if fired and task.cancelling() <= cancelled_before + 1:
             raise DeadlineExceeded(where, deadline_ns, clock.now_ns(), Effect.MAYBE) from None
         raise
     finally:
         alarm.cancel()
+        if fired:  # also when `work` kept the cancellation to itself
+            task.uncancel()
 
 
 def retries(error: BaseException, policy: RetryPolicy) -> bool:

@@ -50,7 +50,9 @@ def _tally(values: list[int]) -> tuple[int, int, int, list[tuple[int, int]]]:
     counts = np.bincount((shift << SUB_BITS) + scaled)
     found = np.nonzero(counts)[0]
     counted = list(zip(found.tolist(), counts[found].tolist(), strict=True))
-    return int(array.sum()), int(array.min()), int(array.max()), counted
+    high = int(array.max())
+    total = int(array.sum()) if high * len(values) < 1 << 63 else sum(array.tolist())
+    return total, int(array.min()), high, counted
 
 
 class Histogram:

@@ -50,10 +50,10 @@ def bind(node: str, made: Any, config: Mapping[str, Any], context: Context, out:
 
     Raises: OperatorLoadError when it is no operator, or refuses its configuration.
     """
-    if inspect.isclass(made.func if isinstance(made, functools.partial) else made):
+    if inspect.isclass(made.func if _is_partial(made) else made):
         made = _construct(node, made, config)
         return _bind_object(node, made, context, out, source=source)
-    if inspect.isroutine(made) or isinstance(made, functools.partial):
+    if inspect.isroutine(made) or _is_partial(made):
         return _bind_function(node, made, config, context, out, source=source)
     if hasattr(made, "process") or hasattr(made, "produce"):
         if config:
@@ -62,6 +62,10 @@ def bind(node: str, made: Any, config: Mapping[str, Any], context: Context, out:
     if callable(made):
         return _bind_function(node, made, config, context, out, source=source)
     raise OperatorLoadError(node, f"{type(made).__name__} is neither a function nor an operator class")
+
+
+def _is_partial(made: Any) -> bool:
+    return isinstance(made, functools.partial)
 
 
 def _construct(node: str, cls: Callable[..., Any], config: Mapping[str, Any]) -> Any:
@@ -98,8 +102,21 @@ def _bind_object(node: str, made: Any, context: Context, out: Outbox, *, source:
     for name in ("open", "finish", "snapshot", "restore", "close"):
         hook = getattr(made, name, None)
         if hook is not None:
-            setattr(bound, name, hook)
+            setattr(bound, name, _forgiving(hook) if name in {"open", "finish"} else hook)
     return bound
+
+
+def _forgiving(hook: Callable[..., Any]) -> Callable[[Any], Any]:
+    """A hook that may leave out the argument it does not need."""
+    parameters = _parameters(hook)
+    if parameters is None or parameters:
+        return hook
+
+    @functools.wraps(hook)
+    def call(_: Any) -> Any:
+        return hook()
+
+    return call
 
 
 def _bind_function(
@@ -156,10 +173,10 @@ def _by_name(process: Callable[..., Any], value_name: str) -> Callable[..., Any]
     return call
 
 
-def _written(function: Callable[..., Any]) -> Callable[..., Any]:
+def _written(function: Any) -> Callable[..., Any]:
     """What tells whether a call is asynchronous: the function inside a partial, or the `__call__` of an object."""
-    if isinstance(function, functools.partial):
-        return _written(function.func)
+    while _is_partial(function):
+        function = function.func
     return function if inspect.isroutine(function) else type(function).__call__
 
 

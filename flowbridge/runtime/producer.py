@@ -11,6 +11,7 @@ from flowbridge.envelope import NO_DEADLINE
 from flowbridge.errors import FlowbridgeError, OperatorError, WouldBlock
 from flowbridge.limits import SLICE_ITEMS_MAX, SLICE_NS_MAX
 from flowbridge.runtime.call import said
+from flowbridge.runtime.slice import Slice
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
@@ -59,51 +60,68 @@ class Producer:
             raise OperatorError(bound.node, said(error)) from error
 
     async def _draw(self, values: Iterator[Any], outbox: Outbox) -> None:
-        sender, report, instrument, clock_ns = self._sender, self._report, self._instrument, self._clock.now_ns
+        sender, instrument, clock_ns = self._sender, self._instrument, self._clock.now_ns
         outlet = sender.outlets.get("out")
-        like = sender.starting(0)  # one for all: its children copy what they inherit
-        lasts_ns = like.deadline_ns
-        durations: list[int] = []
+        collects = outlet is not None and not outlet.is_special and instrument is None
+        part = Slice(outlet)
         slice_ends_ns = clock_ns() + SLICE_NS_MAX
         try:
             started_ns = clock_ns()
             for value in values:
                 now_ns = clock_ns()
-                durations.append(now_ns - started_ns)
-                like.origin_ns = like.sent_ns = now_ns
-                if lasts_ns != NO_DEADLINE:
-                    like.deadline_ns = now_ns + lasts_ns
-                trace = None if instrument is None else instrument.start(sender.node)
-                try:
-                    if outlet is None or type(value) is Emit or outbox.entries:
-                        await self._send(value, like, trace, outbox)
-                    else:
-                        outlet.emit(value, like, now_ns, trace)
-                except (WouldBlock, OperatorError) as error:
-                    self._give_up(error)
+                part.busy.append(now_ns - started_ns)
+                if collects and type(value) is not Emit and not outbox.entries:
+                    part.results.append(value)
+                    part.times_ns.append(now_ns)
+                else:
+                    await self._push(part)
+                    trace = None if instrument is None else instrument.start(sender.node)
+                    await self._send(value, sender.starting(now_ns), trace, outbox)
                 if self._draining.is_set():
                     break
-                if len(durations) >= SLICE_ITEMS_MAX or now_ns >= slice_ends_ns:
-                    report.latency.extend(durations)
-                    report.processed += len(durations)
-                    durations = []
-                    if outlet is not None and not outlet.push():
-                        await outlet.flush()
+                if len(part.busy) >= SLICE_ITEMS_MAX or now_ns >= slice_ends_ns:
+                    await self._push(part)
                     await asyncio.sleep(0)
                     slice_ends_ns = clock_ns() + SLICE_NS_MAX
                 started_ns = clock_ns()
-            if outlet is not None:
-                await outlet.flush()
+            await self._push(part)
         finally:
-            report.latency.extend(durations)
-            report.processed += len(durations)
             close = getattr(values, "close", None)
             if close is not None:
                 close()
 
+    async def _push(self, part: Slice) -> None:
+        """Send what was drawn, waiting for credit."""
+        self._report.latency.extend(part.busy)
+        self._report.processed += len(part.busy)
+        part.busy.clear()
+        outlet, values, times_ns = part.outlet, part.results, part.times_ns
+        if outlet is None or not values:
+            return
+        part.results, part.times_ns = [], []
+        if outlet.check is not None:
+            for value in values:
+                outlet.check(value)
+        outlet.emit_many(values, self._parents(times_ns), times_ns)
+        if not outlet.push():
+            await outlet.flush()
+
+    def _parents(self, times_ns: list[int]) -> Iterator[Envelope]:
+        """What each message inherits from; one object, changed between two, because children copy what they take."""
+        like = self._sender.starting(0)
+        lasts_ns = like.deadline_ns
+        for now_ns in times_ns:
+            like.origin_ns = like.sent_ns = now_ns
+            if lasts_ns != NO_DEADLINE:
+                like.deadline_ns = now_ns + lasts_ns
+            yield like
+
     async def _send(self, value: Any, like: Envelope, trace: TraceContext | None, outbox: Outbox) -> None:
-        await self._sender.send_outbox(outbox, like, trace)
-        await self._sender.send(value, like, trace)
+        try:
+            await self._sender.send_outbox(outbox, like, trace)
+            await self._sender.send(value, like, trace)
+        except (WouldBlock, OperatorError) as error:
+            self._give_up(error)
 
     def _give_up(self, error: WouldBlock | OperatorError) -> None:
         if not self._skip:
@@ -130,10 +148,7 @@ class Producer:
                 self._report.processed += 1
                 like = self._sender.starting(now_ns)
                 trace = None if self._instrument is None else self._instrument.start(self._sender.node)
-                try:
-                    await self._send(value, like, trace, outbox)
-                except (WouldBlock, OperatorError) as error:
-                    self._give_up(error)
+                await self._send(value, like, trace, outbox)
         finally:
             for future in (draining, following):
                 if future is not None and not future.done():

@@ -17,6 +17,7 @@ from flowbridge.errors import DeadlineExceeded, FlowbridgeError, OperatorError, 
 from flowbridge.plan import OnError
 from flowbridge.runtime.call import retries, retry_delay_ns, said, until_deadline
 from flowbridge.runtime.inlet import Intake
+from flowbridge.runtime.slice import Slice
 from flowbridge.time.manager import Run, TimeManager
 
 if TYPE_CHECKING:
@@ -34,8 +35,16 @@ if TYPE_CHECKING:
     from flowbridge.runtime.producer import Producer
     from flowbridge.runtime.sender import Sender
 
-_NOTHING: Any = object()
+
+class _Nothing:
+    pass
+
+
+_NOTHING: Any = _Nothing()
 """The result of a call that was given up or left out."""
+
+_SPECIAL: frozenset[type] = frozenset({type(None), Emit, _Nothing})
+"""Types of results that are not simply a value for port ``out``."""
 
 
 class NodeRunner:
@@ -235,54 +244,57 @@ class NodeRunner:
     # --- synchronous operators: the hot path ------------------------------------------------------------------------
 
     async def _work(self, run: Run[Envelope]) -> None:
-        """Run a synchronous operator over consecutive messages of one route."""
+        """Run a synchronous operator over consecutive messages of one route.
+
+        Plain results are collected and sent together when the slice ends: nobody could take them sooner, because this
+        loop lets no other task run.
+        """
         inlet = self._intake.inlets[run.stream]
         handler = self._handler(inlet)
         context, outbox, clock_ns = self._context, self._outbox, self._clock.now_ns
         outlet = self._sender.outlets.get("out")
-        plain = not inlet.route.reply and not self._bound.many
-        waits: list[int] = []
-        busy: list[int] = []
-        ends: list[int] = []
-        late: list[Envelope] = []
+        part = Slice(outlet)
+        collects = outlet is not None and not outlet.is_special and not inlet.route.reply and not self._bound.many
+        check = None if outlet is None else outlet.check
         done = 0
         now_ns = clock_ns()
         try:
             for envelope in run.items:
                 done += 1
                 if envelope.deadline_ns <= now_ns:
-                    late.append(envelope)
+                    part.late.append(envelope)
                     continue
                 context.envelope = envelope
-                waits.append(now_ns - envelope.sent_ns)
+                part.waits.append(now_ns - envelope.sent_ns)
                 try:
                     result = handler(envelope.payload)
+                    if check is not None and result is not None and type(result) is not Emit:
+                        check(result)
                 except Exception as error:
                     result = await self._failed(error, inlet, envelope, handler)
                 end_ns = clock_ns()
-                busy.append(end_ns - now_ns)
+                part.busy.append(end_ns - now_ns)
+                part.ends.append(end_ns)
                 if end_ns > envelope.deadline_ns:
                     inlet.books.missed.executing += 1
-                ends.append(end_ns)
-                if outbox.entries or result is not None or envelope.trace is not None:
-                    simple = plain and not outbox.entries and envelope.trace is None and type(result) is not Emit
-                    try:
-                        if not simple or result is _NOTHING:
-                            await self._deliver(result, inlet, envelope, now_ns, end_ns)
-                        elif outlet is not None:
-                            outlet.emit(result, envelope, end_ns, None)
-                    except (WouldBlock, OperatorError) as error:
-                        self.report.errors += 1
-                        self._give_up(error, inlet, envelope)
+                if (
+                    collects
+                    and not outbox.entries
+                    and envelope.trace is None
+                    and envelope.headers is None
+                    and type(result) not in _SPECIAL
+                ):
+                    part.results.append(result)
+                    part.likes.append(envelope)
+                    part.times_ns.append(end_ns)
+                elif outbox.entries or result is not None or envelope.trace is not None:
+                    await part.send()
+                    await self._deliver(result, inlet, envelope, now_ns, end_ns)
                     end_ns = clock_ns()
                 now_ns = end_ns
-            if outlet is not None and not outlet.push():
-                await outlet.flush()
+            await part.send()
         finally:
-            context.envelope = None
-            self._settle(inlet, run, done, late, ends)
-            inlet.books.latency.extend(waits)
-            self._learn(busy)
+            self._close(inlet, run, done, part)
 
     # --- operators that wait ----------------------------------------------------------------------------------------
 
@@ -290,20 +302,17 @@ class NodeRunner:
         """Run an asynchronous or threaded operator over consecutive messages, each cut off at its deadline."""
         inlet = self._intake.inlets[run.stream]
         handler = self._handler(inlet)
-        waits: list[int] = []
-        busy: list[int] = []
-        ends: list[int] = []
-        late: list[Envelope] = []
+        part = Slice(None)
         done = 0
         try:
             for envelope in run.items:
                 now_ns = self._clock.now_ns()
                 done += 1
                 if envelope.deadline_ns <= now_ns:
-                    late.append(envelope)
+                    part.late.append(envelope)
                     continue
                 self._context.envelope = envelope
-                waits.append(now_ns - envelope.sent_ns)
+                part.waits.append(now_ns - envelope.sent_ns)
                 try:
                     result = await self._call(handler, inlet, envelope)
                 except DeadlineExceeded:
@@ -311,20 +320,13 @@ class NodeRunner:
                 except Exception as error:
                     result = await self._failed(error, inlet, envelope, handler)
                 end_ns = self._clock.now_ns()
-                busy.append(end_ns - now_ns)
+                part.busy.append(end_ns - now_ns)
+                part.ends.append(end_ns)
                 if end_ns >= envelope.deadline_ns:
                     inlet.books.missed.executing += 1
-                ends.append(end_ns)
-                try:
-                    await self._deliver(result, inlet, envelope, now_ns, end_ns)
-                except (WouldBlock, OperatorError) as error:
-                    self.report.errors += 1
-                    self._give_up(error, inlet, envelope)
+                await self._deliver(result, inlet, envelope, now_ns, end_ns)
         finally:
-            self._context.envelope = None
-            self._settle(inlet, run, done, late, ends)
-            inlet.books.latency.extend(waits)
-            self._learn(busy)
+            self._close(inlet, run, done, part)
 
     async def _call(self, handler: Callable[[Any], Any], inlet: Inlet, envelope: Envelope) -> Any:
         if self._bound.is_async:
@@ -341,25 +343,25 @@ class NodeRunner:
             handler = self._handlers[inlet.port] = self._bound.handler(inlet.port)
         return handler
 
-    def _settle(self, inlet: Inlet, run: Run[Envelope], done: int, late: list[Envelope], ends: list[int]) -> None:
-        """Settle what was handled, `ends` telling when, and give back what was not."""
+    def _close(self, inlet: Inlet, run: Run[Envelope], done: int, part: Slice) -> None:
+        """Settle what was handled, give back what was not, and enter the times."""
+        self._context.envelope = None
+        part.line_up()
         handled = run.items
         if done < len(handled):
             inlet.source.give_back(handled[done:])
             handled = handled[:done]
-        inlet.source.settle(handled, expired=len(late))
-        for envelope in late:
+        inlet.source.settle(handled, expired=len(part.late))
+        for envelope in part.late:
             self._paths.lost(envelope)
+        inlet.books.latency.extend(part.waits)
         if self._is_last:
-            if late:
-                handled = [envelope for envelope in handled if envelope not in late]
-            self._paths.ended(handled[: len(ends)], ends)
-
-    def _learn(self, busy: list[int]) -> None:
-        if busy:
-            self.report.latency.extend(busy)
-            self.report.processed += len(busy)
-            self._intake.learn(len(busy), sum(busy))
+            ran = [envelope for envelope in handled if envelope not in part.late] if part.late else handled
+            self._paths.ended(ran[: len(part.ends)], part.ends)
+        if part.busy:
+            self.report.latency.extend(part.busy)
+            self.report.processed += len(part.busy)
+            self._intake.learn(len(part.busy), sum(part.busy))
 
     async def _failed(self, error: Exception, inlet: Inlet, envelope: Envelope, handler: Callable[[Any], Any]) -> Any:
         """Repeat a call as the manifest says; then leave the message out, or fail the node."""
@@ -396,20 +398,23 @@ class NodeRunner:
             raise failure from error
 
     async def _deliver(self, result: Any, inlet: Inlet, envelope: Envelope, started_ns: int, ended_ns: int) -> None:
-        """Send whatever a call gave, wherever it is to go."""
+        """Send whatever a call gave, wherever it is to go; a route that refuses it is a failure of this message."""
         trace = self._trace(inlet, envelope, started_ns, ended_ns)
-        if result is _NOTHING:
-            self._outbox.entries.clear()
-            return
-        if inlet.route.reply and envelope.headers is not None and "reply_to" in envelope.headers:
-            await self._bus.reply(envelope, Envelope(result, envelope.priority, envelope.deadline_ns))
-            result = None
-        if self._outbox.entries:
-            await self._sender.send_outbox(self._outbox, envelope, trace)
-        if result is None:
-            return
-        for value in result if self._bound.many else (result,):
-            await self._sender.send(value, envelope, trace)
+        try:
+            if result is _NOTHING:
+                self._outbox.entries.clear()
+                return
+            if inlet.route.reply and envelope.headers is not None and "reply_to" in envelope.headers:
+                await self._bus.reply(envelope, Envelope(result, envelope.priority, envelope.deadline_ns))
+                result = None
+            if self._outbox.entries:
+                await self._sender.send_outbox(self._outbox, envelope, trace)
+            if result is not None:
+                for value in result if self._bound.many else (result,):
+                    await self._sender.send(value, envelope, trace)
+        except (WouldBlock, OperatorError) as error:
+            self.report.errors += 1
+            self._give_up(error, inlet, envelope)
 
     def _trace(self, inlet: Inlet, envelope: Envelope, started_ns: int, ended_ns: int) -> TraceContext | None:
         if envelope.trace is None or self._instrument is None:

@@ -7,7 +7,7 @@ import logging
 from typing import TYPE_CHECKING, Any
 
 from flowbridge.errors import FlowbridgeError, OperatorError, OperatorLoadError
-from flowbridge.machines.node import NodeState, follow
+from flowbridge.machines.node import ENDED, NodeState, follow
 from flowbridge.machines.restart import RestartBudget
 from flowbridge.plan import RestartWhen
 from flowbridge.runtime.binding import bind
@@ -127,6 +127,8 @@ class Supervisor:
     async def close_inputs(self) -> None:
         """Take no more and send no more: what is in flight is counted as dropped by `abort`."""
         self.runner.abandon()
+        if self.state not in ENDED:  # stopped before its first step
+            self._enter(NodeState.ABORTED)
         for inlet in self.runner.inlets:
             await inlet.source.aclose()
 

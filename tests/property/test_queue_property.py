@@ -147,7 +147,7 @@ class QueueMachine(RuleBasedStateMachine):
     @rule(messages=st.lists(MESSAGE, min_size=1, max_size=9), one_lane=st.booleans())
     def offer_many(self, messages: list[tuple[int, int, int]], *, one_lane: bool) -> None:
         """Many at once: as one by one, up to the first that must wait."""
-        envelopes = [self.message(messages[0][0] if one_lane else lane, *rest) for lane, *rest in messages]
+        envelopes = [self.message(messages[0][0] if one_lane else lane, size, ns) for lane, size, ns in messages]
         wanted = len(envelopes)
         for count, envelope in enumerate(envelopes):
             if self.model.offer(envelope, self.now_ns) is not None and self.model.qos.policy is Policy.BLOCK:
@@ -319,7 +319,7 @@ def test_offering_many_equals_offering_one_by_one(
 ) -> None:
     at_once, one_by_one = LaneQueue(qos, EdgeBooks()), LaneQueue(qos, EdgeBooks())
     for batch in batches:
-        envelopes = build([(2 if one_lane else lane, *rest) for lane, *rest in batch], 10)
+        envelopes = build([(2 if one_lane else lane, size, lasts_ns) for lane, size, lasts_ns in batch], 10)
         count = at_once.offer_many(envelopes, 10)
         for number, envelope in enumerate(envelopes):
             waits = one_by_one.offer(envelope, 10) is not None and qos.policy is Policy.BLOCK

@@ -6,10 +6,12 @@ from typing import Final
 
 # --- the text of a flow: beyond these `check` reports a finding -------------------------------------------------
 FLOW_FILE_BYTES_MAX: Final = 8 * 1024 * 1024  # refused before it is read
+PLAN_FILE_BYTES_MAX: Final = 256 * 1024 * 1024  # of a compiled plan; refused before it is read
 YAML_DEPTH_MAX: Final = 32  # a deeper nesting is a finding; nothing below it is looked at
 YAML_NODES_MAX: Final = 1_000_000  # counted with aliases expanded, so that an anchor bomb is a finding
 FLOW_NODES_MAX: Final = 20_000
 FLOW_ROUTES_MAX: Final = 100_000
+FLOW_TOPICS_MAX: Final = 256  # patterns under `topics`: each route of the bus is held against them
 FINDINGS_MAX: Final = 200  # the rest is counted in one closing finding
 NAME_CHARACTERS_MAX: Final = 128
 
@@ -30,6 +32,7 @@ OUTBOX_ITEMS_MAX: Final = 100_000  # what one synchronous call may emit before O
 # --- the event bus ------------------------------------------------------------------------------------------------
 TOPIC_CHARACTERS_MAX: Final = 256  # LocalProtocolError
 TOPIC_TOKENS_MAX: Final = 16  # LocalProtocolError
+TOPICS_CACHED_MAX: Final = 4_096  # all are forgotten, and looked up again when they come back
 SUBSCRIPTIONS_MAX: Final = 65_536  # LocalProtocolError
 REQUESTS_PENDING_MAX: Final = 65_536  # WouldBlock
 

@@ -1,0 +1,225 @@
+"""The real clock: nanoseconds of the machine, and deadlines that are kept to some tens of microseconds.
+
+The loop's own `call_at` rounds: the selector waits in whole milliseconds, and uvloop's time stands on a grid of one. So
+there is one timerfd per loop (timerfd_create(2)), armed for the earliest of a heap of deadlines and read through
+`add_reader`. Where the system has none, `call_at` is asked, and asked again when it comes early.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import heapq
+import os
+import sys
+import time
+from typing import TYPE_CHECKING, Final
+from weakref import WeakKeyDictionary
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, Callable
+
+CANCELLED_MAX: Final = 64
+"""So many cancelled deadlines may wait in the heap before they are swept out, when they are most of it."""
+
+
+class SystemAlarm:
+    """A call that is still to come; see `contracts.Alarm`."""
+
+    __slots__ = ("_callback", "_timer", "deadline_ns", "order")
+
+    def __init__(self, deadline_ns: int, order: int, callback: Callable[[], None], timer: LoopTimer) -> None:
+        self.deadline_ns: Final = deadline_ns
+        self.order: Final = order
+        self._callback: Callable[[], None] | None = callback
+        self._timer = timer
+
+    @property
+    def over(self) -> bool:
+        """Whether it came or was cancelled."""
+        return self._callback is None
+
+    def cancel(self) -> None:
+        """Let it not come."""
+        if self._callback is not None:
+            self._callback = None
+            self._timer.forget()
+
+    def come(self) -> None:
+        """Call back, once."""
+        callback, self._callback = self._callback, None
+        if callback is not None:
+            callback()
+
+    def __lt__(self, other: SystemAlarm) -> bool:
+        return (self.deadline_ns, self.order) < (other.deadline_ns, other.order)
+
+    def __repr__(self) -> str:
+        return f"<SystemAlarm {'over' if self.over else f'at {self.deadline_ns}'}>"
+
+
+class LoopTimer:
+    """The alarms of one loop, and what wakes it for the first of them: a timerfd, or `call_at` without one."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, *, precise: bool) -> None:
+        self._alarms: list[SystemAlarm] = []  # a heap
+        self._order = 0
+        self._live = 0
+        self._armed_ns = 0  # what the wake-up is set to; 0: it is not
+        self._handle: asyncio.TimerHandle | None = None
+        self._fd = _timerfd() if precise else -1
+        if self._fd >= 0:
+            loop.add_reader(self._fd, self._due)
+        # The loop closes its asynchronous generators when it ends; that is how the descriptor is closed with it.
+        self._guard = self._close_with_loop()
+        with contextlib.suppress(StopIteration):
+            self._guard.__anext__().send(None)
+
+    async def _close_with_loop(self) -> AsyncGenerator[None]:
+        try:
+            yield
+        finally:
+            self.close()
+
+    @property
+    def closed(self) -> bool:
+        """Whether it can be used no more."""
+        return self._fd == -2
+
+    @property
+    def pending(self) -> int:
+        """How many alarms are still to come."""
+        return self._live
+
+    def add(self, deadline_ns: int, callback: Callable[[], None]) -> SystemAlarm:
+        """Call back from the loop at a deadline; at its next turn when that has passed."""
+        self._order += 1
+        self._live += 1
+        alarm = SystemAlarm(deadline_ns, self._order, callback, self)
+        heapq.heappush(self._alarms, alarm)
+        if self._alarms[0] is alarm:
+            self._arm(deadline_ns)
+        return alarm
+
+    def forget(self) -> None:
+        """Count one cancelled alarm, and sweep when there are many."""
+        self._live -= 1
+        idle = len(self._alarms) - self._live
+        if idle > CANCELLED_MAX and idle * 2 > len(self._alarms):
+            self._alarms = [alarm for alarm in self._alarms if not alarm.over]
+            heapq.heapify(self._alarms)
+
+    def _arm(self, deadline_ns: int) -> None:
+        self._armed_ns = deadline_ns
+        if self._fd >= 0:
+            _settime(self._fd, max(deadline_ns, 1))  # 0 would disarm
+            return
+        if self._handle is not None:
+            self._handle.cancel()
+        loop = asyncio.get_running_loop()
+        self._handle = loop.call_later(max(deadline_ns - time.monotonic_ns(), 0) / 1e9, self._due)
+
+    def _due(self) -> None:
+        if self._fd >= 0:
+            with contextlib.suppress(BlockingIOError):  # armed anew since it became readable
+                os.read(self._fd, 8)
+        # What is added by a callback waits for the next turn, so that a callback cannot keep the loop for itself.
+        last = self._order
+        now_ns = time.monotonic_ns()
+        try:
+            while self._alarms and self._alarms[0].deadline_ns <= now_ns and self._alarms[0].order <= last:
+                alarm = heapq.heappop(self._alarms)
+                if not alarm.over:
+                    self._live -= 1
+                    alarm.come()
+        finally:  # a callback that raises is the loop's to report; the rest comes in the next turn
+            while self._alarms and self._alarms[0].over:
+                heapq.heappop(self._alarms)
+            if self._alarms and not self.closed:
+                self._arm(self._alarms[0].deadline_ns)
+
+    def close(self) -> None:
+        """Close the descriptor; what is still to come does not."""
+        fd, self._fd = self._fd, -2
+        self._alarms.clear()
+        self._live = 0
+        if self._handle is not None:
+            self._handle.cancel()
+        if fd >= 0:
+            with contextlib.suppress(RuntimeError):  # no loop runs: then there is no reader to remove either
+                asyncio.get_running_loop().remove_reader(fd)
+            os.close(fd)
+
+    def __del__(self) -> None:
+        if self._fd >= 0:
+            os.close(self._fd)
+
+
+class SystemClock:
+    """The clock of this machine; see `contracts.Clock`. One object serves every loop of the process."""
+
+    def __init__(self, *, precise: bool = True) -> None:
+        self._precise = precise and _timerfd_exists()
+        self._timers: WeakKeyDictionary[asyncio.AbstractEventLoop, LoopTimer] = WeakKeyDictionary()
+
+    # The builtins themselves: these are asked several times per message.
+    now_ns: Final = staticmethod(time.monotonic_ns)
+    unix_ns: Final = staticmethod(time.time_ns)
+
+    def _timer(self) -> LoopTimer:
+        loop = asyncio.get_running_loop()
+        timer = self._timers.get(loop)
+        if timer is None or timer.closed:
+            timer = self._timers[loop] = LoopTimer(loop, precise=self._precise)
+        return timer
+
+    def call_at(self, deadline_ns: int, callback: Callable[[], None]) -> SystemAlarm:
+        """Call back on the running loop once `now_ns() >= deadline_ns`."""
+        return self._timer().add(deadline_ns, callback)
+
+    async def sleep_until(self, deadline_ns: int) -> None:
+        """Return once `now_ns() >= deadline_ns`."""
+        if deadline_ns <= time.monotonic_ns():
+            return
+        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        alarm = self.call_at(deadline_ns, lambda: _wake(future))
+        try:
+            await future
+        finally:
+            alarm.cancel()
+
+    def pending(self) -> int:
+        """How many deadlines the running loop waits for."""
+        timer = self._timers.get(asyncio.get_running_loop())
+        return timer.pending if timer is not None else 0
+
+    def close(self) -> None:
+        """Close what the running loop holds; not needed where the loop is ended by `asyncio.run`."""
+        timer = self._timers.pop(asyncio.get_running_loop(), None)
+        if timer is not None:
+            timer.close()
+
+    def __repr__(self) -> str:
+        return f"<SystemClock {'timerfd' if self._precise else 'call_at'}>"
+
+
+def _wake(future: asyncio.Future[None]) -> None:
+    if not future.done():
+        future.set_result(None)
+
+
+if sys.version_info >= (3, 13) and sys.platform == "linux":
+
+    def _timerfd_exists() -> bool:
+        return True
+
+    def _timerfd() -> int:
+        return os.timerfd_create(time.CLOCK_MONOTONIC, flags=os.TFD_NONBLOCK | os.TFD_CLOEXEC)
+
+    def _settime(fd: int, deadline_ns: int) -> None:
+        os.timerfd_settime_ns(fd, flags=os.TFD_TIMER_ABSTIME, initial=deadline_ns)
+
+else:
+    from flowbridge.runtime.timerfd import exists as _timerfd_exists
+    from flowbridge.runtime.timerfd import open_timerfd as _timerfd
+    from flowbridge.runtime.timerfd import settime as _settime

@@ -1,0 +1,48 @@
+"""Wait until nothing more happens, without asking any clock.
+
+A task can run on when it waits for nothing, or for something that is done already. When no task can, for a few turns
+of the loop, nothing happens until a timer, a descriptor or another thread says so.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any, Final
+
+from flowbridge.errors import FlowbridgeError
+
+CALM_TURNS: Final = 6
+"""So many turns without a task that can run: a chain of bare callbacks may take some of them."""
+
+TURNS_MAX: Final = 200_000
+"""Beyond this something runs round in circles: FlowbridgeError."""
+
+_watchers: list[asyncio.Task[Any]] = []
+
+
+def _can_run(task: asyncio.Task[Any]) -> bool:
+    waits_for: Any = getattr(task, "_fut_waiter", None)  # asyncio's own name, in its C and its Python form
+    return waits_for is None or waits_for.done()
+
+
+async def quiet() -> None:
+    """Return when no other task of this loop can run on.
+
+    A task that waits in this function itself counts as idle for those who came later, so it may be used within itself.
+    Does not promise: anything about other threads, processes or sockets.
+    """
+    me = asyncio.current_task()
+    assert me is not None
+    earlier = tuple(_watchers)
+    _watchers.append(me)
+    try:
+        calm = 0
+        for _ in range(TURNS_MAX):
+            await asyncio.sleep(0)
+            others = (task for task in asyncio.all_tasks() if task is not me and task not in earlier)
+            calm = 0 if any(_can_run(task) for task in others) else calm + 1
+            if calm >= CALM_TURNS:
+                return
+        raise FlowbridgeError(f"still not quiet after {TURNS_MAX} turns of the loop")
+    finally:
+        _watchers.remove(me)

@@ -114,6 +114,21 @@ def anything(*args: Any, **rest: Any) -> tuple[Any, ...]:
     return (*args, rest)
 
 
+def no_value(out: Any, port: str) -> int:
+    raise AssertionError(out, port)
+
+
+def only_settings(**settings: Any) -> int:
+    raise AssertionError(settings)
+
+
+LAMBDAS: tuple[Callable[[Any], Any], ...] = (lambda v: v + 1,)
+
+
+def with_default(v: int = 0) -> int:
+    return v + 1
+
+
 class Callable1:
     def __call__(self, value: int, factor: int = 5) -> int:
         return value * factor
@@ -146,8 +161,8 @@ class Holder:
     ("made", "config", "wanted"),
     [
         (twice, {}, 6),
-        (lambda v: v + 1, {}, 4),
-        (lambda v=0: v + 1, {}, 4),
+        (LAMBDAS[0], {}, 4),
+        (with_default, {}, 4),
         (scaled, {}, 30),
         (scaled, {"factor": 2, "offset": 1}, 7),
         (scaled, {"value": 2}, 6),
@@ -186,9 +201,10 @@ def test_a_function_gets_what_its_parameters_ask_for(made: Any, config: dict[str
 
 
 def test_a_builtin_without_a_signature_takes_the_value_alone() -> None:
+    names = {3: "three"}
     with pytest.raises(ValueError, match="signature"):
-        inspect.signature(dict.pop)
-    assert call(dict.pop.__get__({3: "three"})) == "three"
+        inspect.signature(names.pop)
+    assert call(names.pop) == "three"
 
 
 def test_each_port_has_its_own_handler() -> None:
@@ -203,8 +219,8 @@ def test_each_port_has_its_own_handler() -> None:
         (with_all, {"x": 2}, "has no setting 'x'; it takes value"),
         (factor_first, {}, "needs a setting for value"),
         (lambda: 1, {}, "takes no value: its first parameter is what it handles"),
-        (lambda out, port: 1, {}, "takes no value: its first parameter is what it handles"),
-        (lambda **rest: 1, {}, "takes no value: its first parameter is what it handles"),
+        (no_value, {}, "takes no value: its first parameter is what it handles"),
+        (only_settings, {}, "takes no value: its first parameter is what it handles"),
         (3, {}, "int is neither a function nor an operator class"),
         (None, {}, "NoneType is neither a function nor an operator class"),
     ],
@@ -445,18 +461,21 @@ def test_a_generator_gives_any_number_of_rows_for_each() -> None:
 
 
 def test_no_row_means_no_batch() -> None:
-    assert by_row(lambda row: None, BATCH) is None
-    assert by_row(lambda row: row, BATCH.slice(0, 0)) is None
+    def nothing(row: dict[str, Any]) -> None:
+        assert row
+
+    assert by_row(nothing, BATCH) is None
+    assert by_row(nothing, BATCH.slice(0, 0)) is None
 
 
 def test_a_value_that_is_no_batch_is_handed_over_as_it_is() -> None:
-    assert by_row(lambda value: value + 1, 3) == 4
+    assert by_row(LAMBDAS[0], 3) == 4
     assert by_row(later, 3) == 3
     assert by_row(several, 3) == [3, 4]
 
 
 def test_a_row_that_is_no_dict_and_a_source_are_refused() -> None:
     with pytest.raises(TypeError, match="a row must be a dict of column to value, not int"):
-        by_row(lambda row: row["a"], BATCH)
+        by_row(operator.itemgetter("a"), BATCH)
     with pytest.raises(OperatorLoadError, match="is a source, so `per: record` has no meaning for it"):
         per_record(bound(count_to, source=True))

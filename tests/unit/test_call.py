@@ -125,13 +125,16 @@ def test_a_cancellation_from_outside_wins_and_stays_one(when: str) -> None:
             await asyncio.Event().wait()
             return 1
 
+        def cancel() -> None:
+            task.cancel()
+
         deadline_ns = clock.now_ns() + 10 * MS
         if when == "same turn, first":
-            clock.call_at(deadline_ns, lambda: task.cancel() and None)
+            clock.call_at(deadline_ns, cancel)
         task = call(work(), clock)
         await quiet()
         if when == "same turn, second":
-            clock.call_at(deadline_ns, lambda: task.cancel() and None)
+            clock.call_at(deadline_ns, cancel)
         if when == "before":
             task.cancel()
         else:

@@ -184,7 +184,8 @@ def test_a_cancelled_wait_writable_leaves_nothing_behind() -> None:
             await quiet()
             waiting.cancel()
             await quiet()
-        assert port._shared.writable == []
+        inside: Any = port
+        assert inside._shared.writable == []
 
     asyncio.run(script())
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from fractions import Fraction
 from typing import Final
 
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from flowbridge.time.histogram import BUCKETS, PENDING_MAX, VECTOR_MIN, Histogram, bounds_of, bucket_of
@@ -47,7 +47,10 @@ def test_a_percentile_is_within_3_2_percent_and_inside_what_was_recorded(
         assert bucket_of(found) == bucket_of(wanted)
 
 
-@given(st.integers(1, 3_000), FRACTION)
+@example(100, 0.07)
+@example(1_000, 0.057)
+@example(20, 0.95)
+@given(st.one_of(st.integers(1, 3_000), st.sampled_from([100, 200, 1_000, 3_000])), FRACTION)
 def test_the_rank_of_a_percentile_is_exact(total: int, fraction: float) -> None:
     """One value in each of the 32 exact buckets would be too few, so a step is put right at the wanted rank."""
     rank = max(1, int(-(-Fraction(repr(fraction)) * total // 1)))

@@ -27,8 +27,8 @@ TURNS = 8
 """More turns of the loop than any script here takes, so that every point of a wait is met."""
 
 
-def qos(items: int, policy: Policy = Policy.BLOCK, *, high: int | None = None, low: int = 0) -> Qos:
-    return Qos(policy=policy, capacity_items=items, high_items=items if high is None else high, low_items=low)
+def qos(items: int, policy: Policy = Policy.BLOCK, *, low: int = 0, size: int = 1_000) -> Qos:
+    return Qos(policy=policy, capacity_items=items, capacity_bytes=size, high_items=items, low_items=low)
 
 
 def port_of(qos: Qos, clock: ManualClock | None = None) -> InprocDataPort:
@@ -44,8 +44,8 @@ def port_of(qos: Qos, clock: ManualClock | None = None) -> InprocDataPort:
     return InprocDataPort(route, clock or ManualClock())
 
 
-def message(number: int, lane: int = Priority.NORMAL, deadline_ns: int = NO_DEADLINE) -> Envelope:
-    return Envelope(number, lane, deadline_ns, seq=number)
+def message(number: int, lane: int = Priority.NORMAL, deadline_ns: int = NO_DEADLINE, *, size: int = 0) -> Envelope:
+    return Envelope(number, lane, deadline_ns, size_bytes=size, seq=number)
 
 
 def numbers(envelopes: Sequence[Envelope]) -> list[int]:
@@ -261,6 +261,28 @@ def test_a_message_that_would_overtake_waiting_senders_of_its_lane_has_to_wait()
     asyncio.run(script())
 
 
+def test_nothing_overtakes_a_large_message_and_its_end_lets_those_behind_it_go() -> None:
+    async def script() -> None:
+        clock = ManualClock()
+        port = port_of(qos(8, size=10), clock)
+        await port.sink.send(message(0, size=6))
+        large = asyncio.create_task(port.sink.send(message(1, deadline_ns=clock.now_ns() + MS, size=5)))
+        await quiet()
+        small = asyncio.create_task(port.sink.send(message(2, size=4)))
+        await quiet()
+        assert port.sink.send_many_nowait([message(3, size=1)]) == 0
+        with pytest.raises(WouldBlock) as caught:
+            port.sink.send_nowait(message(3, size=5))
+        assert caught.value.reason is BlockReason.CREDIT_BYTES
+        assert (large.done(), small.done()) == (False, False)
+        await clock.advance(MS)
+        assert (large.done(), small.done()) == (True, True)
+        assert port.sink.books.missed.transport == 1
+        assert await empty(port) == [0, 2]
+
+    asyncio.run(script())
+
+
 def test_sent_ns_is_when_the_message_was_accepted() -> None:
     async def script() -> None:
         clock = ManualClock()
@@ -386,6 +408,37 @@ def test_news_is_told_once_until_the_source_looked_and_found_nothing() -> None:
         port.source.on_news(None)
         await port.sink.finish()
         assert len(told) == 2
+
+    asyncio.run(script())
+
+
+def test_a_message_that_was_let_in_by_credit_is_news() -> None:
+    async def script() -> None:
+        port = port_of(qos(1))
+        told: list[str] = []
+        port.source.on_news(lambda: told.append("news"))
+        await port.sink.send(message(0))
+        sender = asyncio.create_task(port.sink.send(message(1)))
+        await quiet()
+        taken = port.source.take(1)
+        assert port.source.waiting == 0
+        assert told == ["news"]
+        port.source.settle(taken)
+        await sender
+        assert told == ["news", "news"]
+
+    asyncio.run(script())
+
+
+def test_closing_the_source_wakes_its_receiver() -> None:
+    async def script() -> None:
+        port = port_of(qos(1))
+        receiver = asyncio.create_task(outcome(port.source.receive()))
+        await quiet()
+        await port.source.aclose()
+        await quiet()
+        assert receiver.done()
+        assert receiver.result() is ClosedError
 
     asyncio.run(script())
 

@@ -43,6 +43,8 @@ class PathBook:
             if envelope.trail is None:
                 continue
             if envelope.trail is not trail or report is None:
+                if report is not None:
+                    report.latency.settle()
                 trail = envelope.trail
                 report = self.of(trail)
             report.delivered += 1

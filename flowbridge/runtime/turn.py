@@ -23,6 +23,7 @@ class Turns:
     def __init__(self) -> None:
         self._asking: list[list[tuple[int, int, asyncio.Future[None]]]] = [[] for _ in range(LANES)]
         self._lanes = LaneTurns()
+        self._loop: asyncio.AbstractEventLoop | None = None
         self._order = 0
         self._mask = 0
         self._scheduled = False
@@ -32,7 +33,8 @@ class Turns:
         if not self._mask:
             await asyncio.sleep(0)
             return
-        turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        assert self._loop is not None, "somebody asks already"
+        turn: asyncio.Future[None] = self._loop.create_future()
         self.ask(turn, lane, urgency_ns)
         await turn
 
@@ -41,9 +43,11 @@ class Turns:
         self._order += 1
         heapq.heappush(self._asking[lane], (urgency_ns, self._order, turn))
         self._mask |= 1 << lane
+        if self._loop is None:
+            self._loop = asyncio.get_running_loop()
         if not self._scheduled:
             self._scheduled = True
-            asyncio.get_running_loop().call_soon(self._give)
+            self._loop.call_soon(self._give)
 
     def _give(self) -> None:
         """Give one turn; the next is given after its holder has run."""
@@ -57,6 +61,6 @@ class Turns:
             if not turn.done():  # its task was cancelled meanwhile
                 turn.set_result(None)
                 break
-        if self._mask:
+        if self._mask and self._loop is not None:
             self._scheduled = True
-            asyncio.get_running_loop().call_soon(self._give)
+            self._loop.call_soon(self._give)

@@ -29,7 +29,19 @@ def _load(group: str, kind: str, name: str) -> Any:
     found = _found(group)
     if name not in found:
         raise FlowbridgeError(f"{kind} {name}: not installed; installed: {', '.join(found) or 'none'}")
-    return found[name].load()
+    return _imported(found[name], kind)
+
+
+def _imported(entry: EntryPoint, kind: str) -> Any:
+    """What an entry point names. FlowbridgeError when its package is broken, whatever it raises."""
+    try:
+        return entry.load()
+    except FlowbridgeError:
+        raise
+    except Exception as error:
+        raise FlowbridgeError(
+            f"{kind} {entry.name}: {entry.value} cannot be loaded: {type(error).__name__}: {error}"
+        ) from error
 
 
 def transports() -> Sequence[str]:
@@ -63,7 +75,7 @@ class Catalog:
         """The operator of that name, or None."""
         spec = self._specs.get(name)
         if spec is None and name in self._installed:
-            loaded = self._installed[name].load()
+            loaded = _imported(self._installed[name], "operator")
             if not isinstance(loaded, OperatorSpec):
                 raise FlowbridgeError(f"operator {name}: {self._installed[name].value} is not an OperatorSpec")
             spec = self._specs[name] = loaded

@@ -86,3 +86,9 @@ def test_every_built_in_operator_can_be_had_under_its_own_name() -> None:
         assert spec is not None
         assert spec.name == name
     assert set(BUILTINS) <= set(catalog.names())
+
+
+def test_a_broken_package_is_named_with_what_it_raised() -> None:
+    entry = EntryPoint("broken", "no_such_module_at_all:SPEC", "flowbridge.operators")
+    with pytest.raises(FlowbridgeError, match=r"operator broken: no_such_module_at_all:SPEC .* ModuleNotFoundError"):
+        registry.Catalog({}, {"broken": entry}).get("broken")

@@ -52,7 +52,7 @@ def resolve_operator(text: str, catalog: OperatorCatalog, mark: Mark, findings: 
     except FlowbridgeError as error:
         findings.add(rule.UNKNOWN_OPERATOR, mark, str(error))
         return Resolved(artifact, Origin.EXTERNAL, None, known=False)
-    except Exception as error:  # noqa: BLE001 - a stranger's package is loaded here, and may fail in any way
+    except Exception as error:
         findings.add(rule.UNKNOWN_OPERATOR, mark, f"operator {text[:60]} cannot be loaded: {error!r:.200}")
         return Resolved(artifact, Origin.EXTERNAL, None, known=False)
     if spec is None:

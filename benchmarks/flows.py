@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
 SECOND_NS = 10**9
-QUEUE_ITEMS = 64  # the default of a route, and the bound of the bare queues
+QUEUE_ITEMS = 128
 ONE = pa.scalar(1.0)
 TABLE = pa.table({name: pa.array([float(row) for row in range(1_000)]) for name in ("distance", "air_time", "delay")})
 BATCH = TABLE.to_batches()[0]

@@ -9,6 +9,7 @@ from flowbridge.errors import ClosedError, FlowbridgeError
 from flowbridge.limits import DRAIN_NS_DEFAULT
 from flowbridge.runtime.assembly import Assembly
 from flowbridge.runtime.clock import SystemClock
+from flowbridge.runtime.turn import Turns
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -43,6 +44,7 @@ class Host:
         self._instruments = tuple(instruments)
         self._drain_ns = drain_ns
         self._stdout = stdout
+        self._turns = Turns()
         self._transports: dict[str, Transport] = {}
         self._flows: list[RunningFlow] = []
         self._bus: EventBus | None = None
@@ -74,6 +76,7 @@ class Host:
                 clock=self.clock,
                 transport=self._transport,
                 operators=self._operators,
+                turns=self._turns,
                 instrument=_joined(self._instruments),
                 stdout=self._stdout,
                 resources=resources,

@@ -16,7 +16,7 @@ FINDINGS_MAX: Final = 200  # the rest is counted in one closing finding
 NAME_CHARACTERS_MAX: Final = 128
 
 # --- queues: at the limit the route's policy decides --------------------------------------------------------------
-QUEUE_ITEMS_DEFAULT: Final = 64
+QUEUE_ITEMS_DEFAULT: Final = 128
 QUEUE_ITEMS_MAX: Final = 1_000_000
 QUEUE_BYTES_DEFAULT: Final = 64 * 1024 * 1024
 QUEUE_BYTES_MAX: Final = 64 * 1024**3
@@ -24,8 +24,9 @@ QUEUE_BYTES_MAX: Final = 64 * 1024**3
 # --- scheduling ---------------------------------------------------------------------------------------------------
 LANES: Final = 4
 STARVATION_TURNS_MAX: Final = 16  # a lane passed over this often while it had work gets the next turn
-SLICE_ITEMS_MAX: Final = 64  # a node handles at most this many messages before others may run
+SLICE_ITEMS_MAX: Final = 128
 SLICE_NS_MAX: Final = 1_000_000  # ... and at most about this long: the cooperative quantum
+SLICES_PER_DEADLINE: Final = 8  # a slice takes at most this part of what its first message has left
 VIRTUAL_DEADLINE_NS: Final = 1_000_000_000  # work without a deadline is ordered as if it had this much time
 OUTBOX_ITEMS_MAX: Final = 100_000  # what one synchronous call may emit before OperatorError
 

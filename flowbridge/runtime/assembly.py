@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
     from flowbridge.contracts import Clock, EventBus, Instrument, Transport
     from flowbridge.plan import Plan, PluginManifest, Route
+    from flowbridge.runtime.turn import Turns
     from flowbridge.time.ledger import EdgeBooks
 
 
@@ -41,6 +42,7 @@ class Assembly:
         clock: Clock,
         transport: Callable[[str], Awaitable[Transport]],
         operators: Mapping[str, Callable[..., Any]],
+        turns: Turns,
         instrument: Instrument | None,
         stdout: TextIO | None,
         resources: AsyncExitStack,
@@ -50,6 +52,7 @@ class Assembly:
         self._clock = clock
         self._transport = transport
         self._loader = Loader(registry.catalog(), operators, plan.base_dir)
+        self._turns = turns
         self._instrument = instrument
         self._stdout = stdout
         self._resources = resources
@@ -150,7 +153,7 @@ class Assembly:
         )
         inlets = self._inlets[node]
         skip = manifest.on_error is OnError.SKIP
-        producer = None if inlets else Producer(sender, self._clock, report, self._instrument, skip=skip)
+        producer = None if inlets else Producer(sender, self._clock, report, self._turns, self._instrument, skip=skip)
         runner = NodeRunner(
             manifest,
             inlets=inlets,
@@ -161,6 +164,7 @@ class Assembly:
             clock=self._clock,
             report=report,
             paths=self._paths,
+            turns=self._turns,
             instrument=self._instrument,
         )
         context = Context(manifest, self._clock, self._bus, self._plan.base_dir, self._stdout)

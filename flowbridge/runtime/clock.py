@@ -14,7 +14,7 @@ import os
 import sys
 import time
 from typing import TYPE_CHECKING, Final
-from weakref import WeakKeyDictionary
+from weakref import ReferenceType, WeakKeyDictionary
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable
@@ -70,10 +70,10 @@ class LoopTimer:
         self._fd = _timerfd() if precise else -1
         if self._fd >= 0:
             loop.add_reader(self._fd, self._due)
-        # The loop closes its asynchronous generators when it ends; that is how the descriptor is closed with it.
-        self._guard = self._close_with_loop()
-        with contextlib.suppress(StopIteration):
-            self._guard.__anext__().send(None)
+            # The loop closes its asynchronous generators when it ends; that is how the descriptor is closed with it.
+            self._guard = self._close_with_loop()
+            with contextlib.suppress(StopIteration):
+                self._guard.__anext__().send(None)
 
     async def _close_with_loop(self) -> AsyncGenerator[None]:
         try:
@@ -160,17 +160,20 @@ class SystemClock:
 
     def __init__(self, *, precise: bool = True) -> None:
         self._precise = precise and _timerfd_exists()
-        self._timers: WeakKeyDictionary[asyncio.AbstractEventLoop, LoopTimer] = WeakKeyDictionary()
+        # Weak both ways: the loop holds its timer (as a reader or a handle), and the timer holds the loop.
+        self._timers: WeakKeyDictionary[asyncio.AbstractEventLoop, ReferenceType[LoopTimer]] = WeakKeyDictionary()
 
     # The builtins themselves: these are asked several times per message.
-    now_ns: Final = staticmethod(time.monotonic_ns)
-    unix_ns: Final = staticmethod(time.time_ns)
+    now_ns = staticmethod(time.monotonic_ns)
+    unix_ns = staticmethod(time.time_ns)
 
     def _timer(self) -> LoopTimer:
         loop = asyncio.get_running_loop()
-        timer = self._timers.get(loop)
+        known = self._timers.get(loop)
+        timer = None if known is None else known()
         if timer is None or timer.closed:
-            timer = self._timers[loop] = LoopTimer(loop, precise=self._precise)
+            timer = LoopTimer(loop, precise=self._precise)
+            self._timers[loop] = ReferenceType(timer)
         return timer
 
     def call_at(self, deadline_ns: int, callback: Callable[[], None]) -> SystemAlarm:
@@ -190,12 +193,14 @@ class SystemClock:
 
     def pending(self) -> int:
         """How many deadlines the running loop waits for."""
-        timer = self._timers.get(asyncio.get_running_loop())
-        return timer.pending if timer is not None else 0
+        known = self._timers.get(asyncio.get_running_loop())
+        timer = None if known is None else known()
+        return 0 if timer is None else timer.pending
 
     def close(self) -> None:
         """Close what the running loop holds; not needed where the loop is ended by `asyncio.run`."""
-        timer = self._timers.pop(asyncio.get_running_loop(), None)
+        known = self._timers.pop(asyncio.get_running_loop(), None)
+        timer = None if known is None else known()
         if timer is not None:
             timer.close()
 

@@ -61,27 +61,33 @@ class Intake:
 
         return tell
 
-    def gather(self, now_ns: int) -> bool:
-        """Admit what is ready, as far as there is room; late messages are settled as expired at once.
+    def lane(self) -> int | None:
+        """The most urgent lane that something waits in, None when nothing does."""
+        mask = 0
+        for index in self._ready:
+            mask |= self.inlets[index].source.waiting
+        return lanes_in(mask)[0] if mask else None
 
-        True when anything was taken: then there may be more, even if all of it was late.
-        """
-        found = False
+    def gather(self, now_ns: int) -> None:
+        """Admit what is ready, as far as there is room; late messages are settled as expired at once."""
         for index in tuple(self._ready):
-            inlet = self.inlets[index]
-            source = inlet.source
+            source = self.inlets[index].source
             mask = source.waiting
             if not mask:
                 self._ready.discard(index)
                 continue
             for lane in lanes_in(mask):
-                room = self._manager.room(index, lane) - SLICE_ITEMS_MAX + self.limit
-                if room > 0:
-                    found = True
-                    admission = self._manager.admit(source.take(room, lane), stream=index, now_ns=now_ns)
-                    if admission.late:
-                        self.expire(index, admission.late)
-        return found
+                self._gather_lane(index, source, lane, now_ns)
+
+    def _gather_lane(self, index: int, source: DataSource, lane: int, now_ns: int) -> None:
+        room = self._manager.room(index, lane) - SLICE_ITEMS_MAX + self.limit
+        while room > 0:
+            taken = source.take(room, lane)
+            admission = self._manager.admit(taken, stream=index, now_ns=now_ns)
+            if not admission.late:
+                return
+            self.expire(index, admission.late)
+            room -= admission.admitted  # late messages take no room: look at those behind them
 
     def expire(self, index: int, late: Sequence[Envelope]) -> None:
         """Settle messages of one lane that were too late to be handled."""

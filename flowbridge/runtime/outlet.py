@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from flowbridge.envelope import Envelope
 from flowbridge.errors import ResourceError, SchemaMismatchError
+from flowbridge.limits import SLICE_ITEMS_MAX
 from flowbridge.plan import ContentType, Policy, Scatter
 from flowbridge.runtime.sizing import sizer_of
 
@@ -29,6 +30,7 @@ class Edge:
         "_seq",
         "_trail_in",
         "_trail_out",
+        "_waits",
         "lined_up",
         "refuses",
         "route",
@@ -42,6 +44,7 @@ class Edge:
         self.lined_up: list[Envelope] = []
         self._budget_ns = route.qos.deadline_ns
         self._priority = route.qos.priority
+        self._waits = route.qos.policy is Policy.BLOCK
         self.refuses = route.qos.policy is Policy.ERROR
         self._seq = 0
         self._trail_in: Trail | None = None
@@ -119,6 +122,13 @@ class Edge:
             seq += 1
         self._seq, self._trail_in, self._trail_out = seq, trail_in, trail_out
 
+    def room(self, priority: int) -> int:
+        """How many messages may be lined up before one of them must wait; what is dropped needs no room."""
+        if not self._waits:
+            return SLICE_ITEMS_MAX
+        lane = priority if self._priority is None else self._priority
+        return self.sink.credit_items(lane) - len(self.lined_up)
+
     def push(self) -> bool:
         """Send what is lined up; False when some of it must wait for credit."""
         lined_up = self.lined_up
@@ -186,6 +196,10 @@ class Outlet:
     def feeds(self) -> bool:
         """Whether anybody is joined to this port."""
         return bool(self.edges or self._topics)
+
+    def room(self, priority: int) -> int:
+        """How many messages may be emitted before one of them must wait for credit; at least one."""
+        return max(1, min([edge.room(priority) for edge in self.edges], default=SLICE_ITEMS_MAX))
 
     def expect(self, schema: Any) -> None:
         """Compare every Arrow batch with this schema from now on."""

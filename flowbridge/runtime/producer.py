@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 from flowbridge.emit import Emit
 from flowbridge.envelope import NO_DEADLINE
 from flowbridge.errors import FlowbridgeError, OperatorError, WouldBlock
-from flowbridge.limits import SLICE_ITEMS_MAX, SLICE_NS_MAX
+from flowbridge.limits import SLICE_ITEMS_MAX, VIRTUAL_DEADLINE_NS
 from flowbridge.runtime.call import said
-from flowbridge.runtime.slice import Slice
+from flowbridge.runtime.slice import Slice, slice_ns
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
@@ -22,17 +22,26 @@ if TYPE_CHECKING:
     from flowbridge.runtime.binding import Bound
     from flowbridge.runtime.context import Outbox
     from flowbridge.runtime.sender import Sender
+    from flowbridge.runtime.turn import Turns
 
 
 class Producer:
     """One source node. `drain` lets the value at hand through and draws no more."""
 
     def __init__(
-        self, sender: Sender, clock: Clock, report: NodeReport, instrument: Instrument | None, *, skip: bool
+        self,
+        sender: Sender,
+        clock: Clock,
+        report: NodeReport,
+        turns: Turns,
+        instrument: Instrument | None,
+        *,
+        skip: bool,
     ) -> None:
         self._sender = sender
         self._clock = clock
         self._report = report
+        self._turns = turns
         self._instrument = instrument
         self._skip = skip  # a value that is refused is left out instead of failing the node
         self._draining = asyncio.Event()
@@ -64,7 +73,12 @@ class Producer:
         outlet = sender.outlets.get("out")
         collects = outlet is not None and not outlet.is_special and instrument is None
         part = Slice(outlet)
-        slice_ends_ns = clock_ns() + SLICE_NS_MAX
+        lane, lasts_ns = sender.priority, sender.lasts_ns
+        length_ns = slice_ns(lasts_ns)
+        ahead_ns = VIRTUAL_DEADLINE_NS if lasts_ns == NO_DEADLINE else lasts_ns  # as its messages will be ordered
+        await self._turns.take(lane, clock_ns() + ahead_ns)
+        slice_ends_ns = clock_ns() + length_ns
+        room = SLICE_ITEMS_MAX if outlet is None else min(SLICE_ITEMS_MAX, outlet.room(lane))
         try:
             started_ns = clock_ns()
             for value in values:
@@ -79,10 +93,11 @@ class Producer:
                     await self._send(value, sender.starting(now_ns), trace, outbox)
                 if self._draining.is_set():
                     break
-                if len(part.busy) >= SLICE_ITEMS_MAX or now_ns >= slice_ends_ns:
+                if len(part.busy) >= room or now_ns >= slice_ends_ns:
                     await self._push(part)
-                    await asyncio.sleep(0)
-                    slice_ends_ns = clock_ns() + SLICE_NS_MAX
+                    await self._turns.take(lane, clock_ns() + ahead_ns)
+                    slice_ends_ns = clock_ns() + length_ns
+                    room = SLICE_ITEMS_MAX if outlet is None else min(SLICE_ITEMS_MAX, outlet.room(lane))
                 started_ns = clock_ns()
             await self._push(part)
         finally:

@@ -14,10 +14,11 @@ from typing import TYPE_CHECKING, Any
 from flowbridge.emit import Emit
 from flowbridge.envelope import Envelope
 from flowbridge.errors import DeadlineExceeded, FlowbridgeError, OperatorError, WouldBlock
+from flowbridge.limits import SLICE_ITEMS_MAX
 from flowbridge.plan import OnError
 from flowbridge.runtime.call import retries, retry_delay_ns, said, until_deadline
 from flowbridge.runtime.inlet import Intake
-from flowbridge.runtime.slice import Slice
+from flowbridge.runtime.slice import Slice, slice_ns
 from flowbridge.time.manager import Run, TimeManager
 
 if TYPE_CHECKING:
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     from flowbridge.runtime.path import PathBook
     from flowbridge.runtime.producer import Producer
     from flowbridge.runtime.sender import Sender
+    from flowbridge.runtime.turn import Turns
 
 
 class _Nothing:
@@ -66,6 +68,7 @@ class NodeRunner:
         clock: Clock,
         report: NodeReport,
         paths: PathBook,
+        turns: Turns,
         instrument: Instrument | None = None,
     ) -> None:
         self.manifest = manifest
@@ -77,6 +80,7 @@ class NodeRunner:
         self._clock = clock
         self._bus = bus
         self._paths = paths
+        self._turns = turns
         self._timers = tuple(timers)
         self._instrument = instrument
         self._is_last = sender.is_last
@@ -84,9 +88,12 @@ class NodeRunner:
         self._intake = Intake(inlets, self._manager, paths, self._notify)
         self._waking: asyncio.Future[None] | None = None
         self._news = True
+        self._has_asked = False  # it sleeps, and its turn is asked for
+        self._has_turn = False  # it was woken because it is its turn
         self._draining = False
         self._snapshot_due_ns: int | None = None
         self._handlers: dict[str, Callable[[Any], Any]] = {}
+        self._loop: asyncio.AbstractEventLoop
         self._bound: Bound
         self._outbox: Outbox
         self._context: Context
@@ -163,26 +170,35 @@ class NodeRunner:
         manager, intake, clock_ns = self._manager, self._intake, self._clock.now_ns
         waiting = self._bound.is_async or self.manifest.thread
         work = self._work_waiting if waiting else self._work
+        self._loop = asyncio.get_running_loop()  # kept: asking for it costs a system call in CPython 3.11
+        outlet = self._sender.outlets.get("out")
         intake.listen()
         self._start_timers()
         try:
             while True:
-                now_ns = clock_ns()
                 if self._timers and not self._draining:
-                    self._tick(now_ns)
-                found = intake.gather(now_ns)
-                run = manager.pop(now_ns=now_ns, limit=intake.limit)
-                if manager.has_expired:
-                    intake.expire_held(now_ns)
-                if run is not None:
-                    await work(run)
-                    if self.manifest.snapshot_ns is not None:
-                        await self._keep_snapshot()
-                if run is not None or found:
-                    await asyncio.sleep(0)  # a slice is over: let others run
+                    self._tick(clock_ns())
+                intake.gather(clock_ns())
+                urgency = manager.urgency()
+                if urgency is not None:
+                    if not self._has_turn:
+                        await self._turns.take(*urgency)
+                        intake.gather(clock_ns())
+                    self._has_turn = False
+                    now_ns = clock_ns()
+                    # Handle no more than can be sent on: what is not taken can still be overtaken, or dropped.
+                    room = SLICE_ITEMS_MAX if outlet is None else outlet.room(urgency[0])
+                    run = manager.pop(now_ns=now_ns, limit=min(intake.limit, room))
+                    if manager.has_expired:
+                        intake.expire_held(now_ns)
+                    if run is not None:
+                        await work(run)
+                        if self.manifest.snapshot_ns is not None:
+                            await self._keep_snapshot()
                 elif self._has_ended():
                     return
                 else:
+                    self._has_turn = False
                     await self._wait()
         finally:
             intake.return_held()
@@ -200,20 +216,34 @@ class NodeRunner:
         return all(inlet.source.ended for inlet in lasting) if lasting else self._draining
 
     def _notify(self) -> None:
+        """Something arrived or ended. A sleeping node that has work is woken when it is its turn."""
         self._news = True
         waking = self._waking
-        if waking is not None and not waking.done():
+        if waking is None or waking.done() or self._has_asked:
+            return
+        lane = self._intake.lane()
+        if lane is None:
             waking.set_result(None)
+        else:
+            self._has_asked = True
+            self._turns.ask(waking, lane, self._clock.now_ns())
+
+    def _wake(self) -> None:
+        self._news = True
+        if self._waking is not None and not self._waking.done():
+            self._waking.set_result(None)
 
     async def _wait(self) -> None:
+        """Sleep until there is news or a timer is due. True in `_has_turn` when it was woken by a turn."""
         if not self._news:
-            waking = self._waking = asyncio.get_running_loop().create_future()
+            waking = self._waking = self._loop.create_future()
             until_ns = None if self._draining else self._manager.next_wakeup_ns()
-            alarm = None if until_ns is None else self._clock.call_at(until_ns, self._notify)
+            alarm = None if until_ns is None else self._clock.call_at(until_ns, self._wake)
             try:
                 await waking
             finally:
                 self._waking = None
+                self._has_turn, self._has_asked = self._has_asked, False
                 if alarm is not None:
                     alarm.cancel()
         self._news = False
@@ -259,8 +289,11 @@ class NodeRunner:
         check = None if outlet is None else outlet.check
         done = 0
         now_ns = clock_ns()
+        slice_ends_ns = now_ns + slice_ns(run.items[0].deadline_ns - now_ns)
         try:
             for envelope in run.items:
+                if now_ns >= slice_ends_ns:
+                    break
                 done += 1
                 if envelope.deadline_ns <= now_ns:
                     part.late.append(envelope)

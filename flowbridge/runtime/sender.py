@@ -26,8 +26,8 @@ class Sender:
         self.node = node
         self.outlets = outlets
         self._clock = clock
-        self._priority = priority
-        self._deadline_ns = deadline_ns
+        self.priority = priority
+        self.lasts_ns = NO_DEADLINE if deadline_ns is None else deadline_ns
         self._trail = Trail(node)
 
     @property
@@ -38,8 +38,8 @@ class Sender:
     def starting(self, now_ns: int, origin_ns: int | None = None) -> Envelope:
         """What a message that starts here inherits from: the node's own priority and deadline."""
         start_ns = now_ns if origin_ns is None else origin_ns
-        deadline_ns = NO_DEADLINE if self._deadline_ns is None else now_ns + self._deadline_ns
-        return Envelope(None, self._priority, deadline_ns, start_ns, now_ns, 0, 0, self._trail)
+        deadline_ns = NO_DEADLINE if self.lasts_ns == NO_DEADLINE else now_ns + self.lasts_ns
+        return Envelope(None, self.priority, deadline_ns, start_ns, now_ns, 0, 0, self._trail)
 
     async def send(self, value: Any, like: Envelope, trace: TraceContext | None) -> None:
         """Send one value (or `Emit`) as a child of `like`."""

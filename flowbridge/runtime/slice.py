@@ -4,9 +4,19 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from flowbridge.limits import SLICE_NS_MAX, SLICES_PER_DEADLINE
+
 if TYPE_CHECKING:
     from flowbridge.envelope import Envelope
     from flowbridge.runtime.outlet import Outlet
+
+
+def slice_ns(remaining_ns: int) -> int:
+    """How long a slice may last when its first message has this long to go.
+
+    At most `SLICE_NS_MAX`; less when that would eat up the deadline, because results are sent when the slice ends.
+    """
+    return max(1, min(SLICE_NS_MAX, remaining_ns // SLICES_PER_DEADLINE))
 
 
 class Slice:

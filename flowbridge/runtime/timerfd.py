@@ -16,7 +16,8 @@ NS_PER_S: Final = 10**9
 
 
 @cache
-def _libc() -> ctypes.CDLL | None:
+def libc() -> ctypes.CDLL | None:
+    """The C library, None where it has no timerfds."""
     if sys.platform != "linux":
         return None
     import ctypes
@@ -24,27 +25,27 @@ def _libc() -> ctypes.CDLL | None:
     if ctypes.sizeof(ctypes.c_long) != 8:  # a 32-bit time_t has two forms; not worth telling apart
         return None
     try:
-        libc = ctypes.CDLL(None, use_errno=True)
-        libc.timerfd_create.argtypes = [ctypes.c_int, ctypes.c_int]
-        libc.timerfd_settime.argtypes = [ctypes.c_int, ctypes.c_int, ctypes.c_void_p, ctypes.c_void_p]
+        library = ctypes.CDLL(None, use_errno=True)
+        library.timerfd_create.argtypes = [ctypes.c_int, ctypes.c_int]
+        library.timerfd_settime.argtypes = [ctypes.c_int, ctypes.c_int, ctypes.c_void_p, ctypes.c_void_p]
     except (OSError, AttributeError):
         return None
-    return libc
+    return library
 
 
 def exists() -> bool:
     """Whether this system has timerfds."""
-    return _libc() is not None
+    return libc() is not None
 
 
 def open_timerfd() -> int:
     """A new descriptor on the monotonic clock, non-blocking and closed on exec. Raises: OSError when out of them."""
     import ctypes
 
-    libc = _libc()
-    assert libc is not None, "ask exists() first"
+    library = libc()
+    assert library is not None, "ask exists() first"
     # TFD_NONBLOCK and TFD_CLOEXEC are defined as these two.
-    fd: int = libc.timerfd_create(time.CLOCK_MONOTONIC, os.O_NONBLOCK | os.O_CLOEXEC)
+    fd: int = library.timerfd_create(time.CLOCK_MONOTONIC, os.O_NONBLOCK | os.O_CLOEXEC)
     if fd < 0:
         raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
     return fd
@@ -54,8 +55,8 @@ def settime(fd: int, deadline_ns: int) -> None:
     """Make the descriptor readable from `deadline_ns` on, which is above 0. Raises: OSError."""
     import ctypes
 
-    libc = _libc()
-    assert libc is not None, "ask exists() first"
+    library = libc()
+    assert library is not None, "ask exists() first"
     spec = (ctypes.c_long * 4)(0, 0, deadline_ns // NS_PER_S, deadline_ns % NS_PER_S)  # interval, value
-    if libc.timerfd_settime(fd, TIMER_ABSTIME, ctypes.byref(spec), None) != 0:
+    if library.timerfd_settime(fd, TIMER_ABSTIME, ctypes.byref(spec), None) != 0:
         raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))

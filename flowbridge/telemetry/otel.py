@@ -122,7 +122,7 @@ class _Providers:
                 self.tracers.shutdown()
             if self.meters is not None:
                 cast("_Closes", self.meters).shutdown()
-        except Exception as error:  # noqa: BLE001 - the SDK raises bare Exception
+        except Exception as error:
             _logger.warning("OpenTelemetry: %s", error)
 
     def give_up(self) -> None:

@@ -171,6 +171,6 @@ def _record_error(span: Span, error: BaseException, unix_ns: int) -> None:
     try:
         description = str(error)
         span.record_exception(error, timestamp=unix_ns)
-    except Exception:  # noqa: BLE001 - an exception whose text cannot be made must not stop the message
+    except Exception:
         description = name
     span.set_status(Status(StatusCode.ERROR, description))

@@ -104,7 +104,7 @@ def _run(turn: concurrent.futures.Future[T], work: Callable[[], T]) -> None:
         return
     try:
         result = work()
-    except Exception as error:  # noqa: BLE001 - it belongs to the thread that waits for this turn
+    except Exception as error:
         turn.set_exception(error)
     else:
         turn.set_result(result)

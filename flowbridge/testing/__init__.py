@@ -1,0 +1,1 @@
+"""What tests of flowbridge and of its transports, codecs and operators need: clocks, faults, clauses."""

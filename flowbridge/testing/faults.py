@@ -28,11 +28,14 @@ TURNS_MAX: Final = 4
 
 
 class Clog:
-    """Gives way to other tasks, as often as a seed says."""
+    """Gives way to other tasks, as often as a seed says; its length is how many keys have somebody in line."""
 
     def __init__(self, seed: int) -> None:
         self._random = Random(seed)  # noqa: S311 - to be repeatable is the point
         self._queues: dict[object, asyncio.Future[None]] = {}
+
+    def __len__(self) -> int:
+        return len(self._queues)
 
     async def give_way(self) -> None:
         """Let others run for a few turns of the loop, at least one."""
@@ -86,6 +89,10 @@ class CloggedSink:
     def send_nowait(self, envelope: Envelope) -> None:
         """As the sink's."""
         self._sink.send_nowait(envelope)
+
+    def send_many_nowait(self, envelopes: Sequence[Envelope]) -> int:
+        """As the sink's."""
+        return self._sink.send_many_nowait(envelopes)
 
     async def send(self, envelope: Envelope) -> None:
         """As the sink's, in the order of the calls within a lane."""

@@ -177,6 +177,13 @@ class TimeManager(Generic[T]):
                 return Run(stream, items)
         return None
 
+    def urgency(self) -> tuple[int, int] | None:
+        """The most urgent lane with work and the earliest deadline at the head of a stream in it."""
+        for lane, streams in enumerate(self._lanes):
+            if streams:
+                return lane, min([urgency(held.queue[0]) for held in streams.values()])
+        return None
+
     @property
     def waiting(self) -> int:
         """Which lanes have work, as bits."""

@@ -325,3 +325,23 @@ class DeliversLater(ReferenceBus):
 
         self.tasks = (*getattr(self, "tasks", ()), asyncio.create_task(later()))
         return len(targets)
+
+
+class TakesEqualForSame(ReferenceBus):
+    """The same payload is not given to a subscription twice."""
+
+    async def give(self, one: ReferenceSubscription, envelope: Envelope) -> bool:
+        if any(held.payload is envelope.payload for held in one.queued):
+            return True
+        return await super().give(one, envelope)
+
+
+class CountsCancelledPublish(ReferenceBus):
+    """A publish that is cancelled while it waits is counted."""
+
+    async def give(self, one: ReferenceSubscription, envelope: Envelope) -> bool:
+        try:
+            return await super().give(one, envelope)
+        except asyncio.CancelledError:
+            one.books.sent += 1
+            raise

@@ -103,3 +103,11 @@ class LosesTrace(ReferenceCodec):
 
     def write(self, document: dict[str, Any]) -> bytes:
         return super().write({**document, "trace": []})
+
+
+class ReadsBytesOnly(ReferenceCodec):
+    """A memoryview is not read."""
+
+    def decode(self, header: Any, *, now_ns: int) -> Any:
+        header.startswith(b"{")
+        return super().decode(header, now_ns=now_ns)

@@ -117,6 +117,18 @@ class ReferencePort:
         if self.abandoned:
             raise BrokenError(f"{self.where}: the consumer closed its end")
 
+    def send_many_nowait(self, envelopes: Sequence[Envelope]) -> int:
+        self.check_open()
+        for count, envelope in enumerate(envelopes):
+            sent_ns = envelope.sent_ns
+            try:
+                self.send_nowait(envelope)
+            except WouldBlock:
+                if self.qos.policy is Policy.BLOCK:
+                    return count
+            envelope.sent_ns = sent_ns
+        return len(envelopes)
+
     def accept(self, envelope: Envelope) -> None:
         envelope.sent_ns = self.clock.now_ns()
         self.books.sent += 1

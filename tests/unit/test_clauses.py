@@ -12,6 +12,7 @@ import mutants_clock
 import mutants_codec
 import mutants_operator
 import mutants_port
+import mutants_port_calls
 import pytest
 from mutants_operator import OPERATORS, RUNNERS, Running
 from reference_bus import ReferenceBus, bus_maker
@@ -83,6 +84,7 @@ def kinds_in(module: ModuleType, base: type) -> list[Any]:
 def mutants() -> list[Any]:
     listed = [
         *(("port", kind, port_maker(kind)) for kind in kinds_in(mutants_port, ReferencePort)),
+        *(("port", kind, port_maker(kind)) for kind in kinds_in(mutants_port_calls, ReferencePort)),
         *(("bus", kind, bus_maker(kind)) for kind in kinds_in(mutants_bus, ReferenceBus)),
         *(("codec", kind, kind) for kind in kinds_in(mutants_codec, ReferenceCodec)),
         *(("clock", kind, clock_maker(kind)) for kind in kinds_in(mutants_clock, ManualClock)),
@@ -106,7 +108,7 @@ def broken(clause: Clause, maker: Any) -> str:
             await running
         except asyncio.CancelledError:
             return "cancelled"
-        except Exception as error:  # noqa: BLE001 - a mutant fails as it likes
+        except Exception as error:  # a mutant fails as it likes
             return f"{type(error).__name__}: {error}"
         return ""
 
@@ -156,4 +158,4 @@ def test_check_runs_a_clause_on_a_loop_of_its_own() -> None:
     clause = clauses("port")[0]
     clause.check(port_maker())
     with pytest.raises(ClauseFailed):
-        clause.check(port_maker(mutants_port.LosesHeaders))
+        clause.check(port_maker(mutants_port_calls.LosesHeaders))

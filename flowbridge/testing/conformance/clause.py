@@ -17,7 +17,7 @@ GUARD_S: Final = 60.0
 """Only ends hangs; nothing is measured by it."""
 
 _MODULES: Final = {
-    "port": ("port", "port_credit", "port_waiting", "port_books"),
+    "port": ("port", "port_credit", "port_many", "port_waiting", "port_books"),
     "bus": ("bus", "bus_queue", "bus_request"),
     "codec": ("codec",),
     "clock": ("clock",),

@@ -86,7 +86,7 @@ async def close_comes_after_a_failure_too(maker: RunnerMaker) -> None:
             await maker(probe, [("in", 1), ("in", 2)])
         except ClauseFailed:
             raise
-        except Exception:  # noqa: BLE001, S110 - a runner wraps the failure in an error of its own choice
+        except Exception:  # noqa: S110 - a runner wraps the failure in an error of its own choice
             pass
         else:
             raise ClauseFailed(f"a failure in {fails_in} was not told")

@@ -1,0 +1,88 @@
+"""Every clause of the data plane and the control plane, on every installed transport, plain and clogged."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import uvloop
+
+from flowbridge import registry
+from flowbridge.plan import Plane, Route
+from flowbridge.testing.conformance import Clause, clauses
+from flowbridge.testing.faults import CloggedBus, CloggedPort
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, Callable
+
+    from flowbridge.contracts import Clock, DataPort, EventBus
+    from flowbridge.plan import Qos
+
+TIERS = registry.transports()
+SEEDS = (None, 1, 2)  # None is plain
+RUNS = {"asyncio": asyncio.run, "uvloop": uvloop.run}
+
+
+def port_maker(tier: str, seed: int | None) -> Callable[..., Any]:
+    @asynccontextmanager
+    async def make(qos: Qos, clock: Clock) -> AsyncGenerator[DataPort]:
+        route = Route(
+            id="a/out->b/in",
+            plane=Plane.DATA,
+            source_node="a",
+            source_port="out",
+            target_node="b",
+            target_port="in",
+            qos=qos,
+        )
+        transport = registry.transport(tier, clock)
+        try:
+            port = await transport.open_port(route)
+            yield port if seed is None else CloggedPort(port, seed)
+        finally:
+            await transport.aclose()
+
+    return make
+
+
+def bus_maker(tier: str, seed: int | None) -> Callable[..., Any]:
+    @asynccontextmanager
+    async def make(clock: Clock) -> AsyncGenerator[EventBus]:
+        transport = registry.transport(tier, clock)
+        try:
+            bus = await transport.open_bus()
+            yield bus if seed is None else CloggedBus(bus, seed)
+        finally:
+            await transport.aclose()
+
+    return make
+
+
+def named(clause: Clause) -> str:
+    return clause.name.replace(" ", "_")
+
+
+def how(seed: int | None) -> str:
+    return "plain" if seed is None else f"clogged_{seed}"
+
+
+def test_a_transport_is_installed() -> None:
+    assert "inproc" in TIERS
+
+
+@pytest.mark.parametrize("run", RUNS)
+@pytest.mark.parametrize("seed", SEEDS, ids=how)
+@pytest.mark.parametrize("tier", TIERS)
+@pytest.mark.parametrize("clause", clauses("port"), ids=named)
+def test_a_data_port_keeps_its_promise(clause: Clause, tier: str, seed: int | None, run: str) -> None:
+    clause.check(port_maker(tier, seed), RUNS[run])
+
+
+@pytest.mark.parametrize("run", RUNS)
+@pytest.mark.parametrize("seed", SEEDS, ids=how)
+@pytest.mark.parametrize("tier", TIERS)
+@pytest.mark.parametrize("clause", clauses("bus"), ids=named)
+def test_a_bus_keeps_its_promise(clause: Clause, tier: str, seed: int | None, run: str) -> None:
+    clause.check(bus_maker(tier, seed), RUNS[run])

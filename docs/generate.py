@@ -238,7 +238,7 @@ def _shown_default(default: Any) -> Any:
         return _Bare(str(default) if not isinstance(default, int) else f"{type(default).__name__}.{default.name}")
     if default == NO_DEADLINE:
         return _Bare("NO_DEADLINE")
-    if isinstance(default, int | float | tuple | type(None)):
+    if default is None or type(default) in {int, float, tuple}:
         return default
     return _Bare("...")  # made anew for each object
 

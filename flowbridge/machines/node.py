@@ -3,7 +3,7 @@
 starting -> running -> done
                |  \\-> aborted
                v
-failed <- restarting -> running
+failed <- restarting -> running, done (a source that is drained before it starts again)
 """
 
 from __future__ import annotations
@@ -26,7 +26,13 @@ class NodeState(enum.Enum):
 FOLLOWS: Final = {
     NodeState.STARTING: {NodeState.RUNNING, NodeState.RESTARTING, NodeState.FAILED, NodeState.ABORTED},
     NodeState.RUNNING: {NodeState.DONE, NodeState.RESTARTING, NodeState.FAILED, NodeState.ABORTED},
-    NodeState.RESTARTING: {NodeState.RUNNING, NodeState.RESTARTING, NodeState.FAILED, NodeState.ABORTED},
+    NodeState.RESTARTING: {
+        NodeState.RUNNING,
+        NodeState.RESTARTING,
+        NodeState.DONE,
+        NodeState.FAILED,
+        NodeState.ABORTED,
+    },
     NodeState.DONE: set[NodeState](),
     NodeState.FAILED: set[NodeState](),
     NodeState.ABORTED: set[NodeState](),

@@ -18,10 +18,9 @@ if TYPE_CHECKING:
 async def until_deadline(work: Awaitable[Any], deadline_ns: int, clock: Clock, where: str) -> Any:
     """Await `work`, cancelling it at the deadline.
 
-    Raises: DeadlineExceeded with effect MAYBE, because the work had begun.
+    Raises: DeadlineExceeded with effect MAYBE, because the work had begun; CancelledError when the task itself was
+    cancelled, even if `work` kept that to itself; RuntimeError when something that `work` waited for was cancelled.
     """
-    if deadline_ns == NO_DEADLINE:
-        return await work
     task = asyncio.current_task()
     assert task is not None, "operators run in a task"
     cancelled_before = task.cancelling()
@@ -32,15 +31,27 @@ async def until_deadline(work: Awaitable[Any], deadline_ns: int, clock: Clock, w
         fired = True
         task.cancel()
 
-    alarm = clock.call_at(deadline_ns, cut)
+    alarm = None if deadline_ns == NO_DEADLINE else clock.call_at(deadline_ns, cut)
     try:
-        return await work
-    except asyncio.CancelledError:
+        result = await work
+    except asyncio.CancelledError as error:
         if fired and task.uncancel() <= cancelled_before:
             raise DeadlineExceeded(where, deadline_ns, clock.now_ns(), Effect.MAYBE) from None
+        if task.cancelling():
+            raise
+        raise RuntimeError("what it waited for was cancelled") from error
+    except BaseException:
+        if fired:
+            task.uncancel()
         raise
     finally:
-        alarm.cancel()
+        if alarm is not None:
+            alarm.cancel()
+    if fired:
+        task.uncancel()
+    if task.cancelling():
+        raise asyncio.CancelledError
+    return result
 
 
 def retries(error: BaseException, policy: RetryPolicy) -> bool:

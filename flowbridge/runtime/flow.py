@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from flowbridge.errors import FlowbridgeError
 from flowbridge.machines.node import ENDED
 from flowbridge.report import EdgeReport, RunReport
+from flowbridge.runtime.ending import Endings
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -50,6 +51,8 @@ class RunningFlow:
         self._started_ns = clock.now_ns()
         self._ended_ns: int | None = None
         self._stopping: str | None = None  # why it was asked to stop
+        self._endings = Endings(plan)
+        self._drained: set[str] = set()
         self._errors: list[str] = []
         self._tasks = {s.node: asyncio.create_task(s.run(), name=f"node {s.node}") for s in self._supervisors}
         self._main = asyncio.create_task(self._oversee(), name=f"flow {plan.name}")
@@ -65,21 +68,22 @@ class RunningFlow:
     def drain(self, status: str = "interrupted") -> None:
         """Stop the sources and let everything through; `wait` then returns with this status.
 
-        A drain that takes longer than the host's limit becomes an abort.
+        A drain that takes longer than the host's limit becomes an abort. Nothing happens when it was stopped already.
         """
-        if self._stopping is not None:
+        if self._stopping is not None or self._main.done():
             return
         self._stopping = status
         self._drain_alarm = self._clock.call_at(self._clock.now_ns() + self._drain_ns, self._drain_is_late)
         for supervisor in self._supervisors:
-            if not self._only_bus(supervisor):
+            if supervisor.node not in self._endings.lasts:
                 supervisor.drain()
-        if all(self._only_bus(s) for s in self._supervisors):
-            self._drain_bus_nodes()
+        self._drain_following()
 
     def abort(self, status: str = "interrupted") -> None:
-        """Stop at once; what is in flight is counted as dropped by `abort`."""
-        self._stopping = self._stopping or status
+        """Stop at once; what is in flight is counted as dropped by `abort`. Nothing happens when it has ended."""
+        if self._main.done():
+            return
+        self._stopping = status
         for task in self._tasks.values():
             task.cancel()
 
@@ -122,8 +126,7 @@ class RunningFlow:
                 done, pending = await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
                 for task in done:
                     self._note(task)
-                if all(self._only_bus(s) or s.state in ENDED for s in self._supervisors):
-                    self._drain_bus_nodes()
+                self._drain_following()
         finally:
             await self._leave()
 
@@ -153,13 +156,15 @@ class RunningFlow:
         )
         self.abort()
 
-    def _only_bus(self, supervisor: Supervisor) -> bool:
-        inlets = supervisor.runner.inlets
-        return bool(inlets) and not supervisor.runner.has_timers and not any(inlet.ends_itself for inlet in inlets)
-
-    def _drain_bus_nodes(self) -> None:
+    def _drain_following(self) -> None:
+        """Drain the nodes fed by the bus alone whose time has come."""
+        if not self._endings.lasts:
+            return
+        ended = {s.node for s in self._supervisors if s.state in ENDED}
+        following = self._endings.following(ended, self._drained)
+        self._drained.update(following)
         for supervisor in self._supervisors:
-            if supervisor.state not in ENDED and self._only_bus(supervisor):
+            if supervisor.node in following:
                 supervisor.drain()
 
     def _status(self) -> str:

@@ -103,11 +103,17 @@ class Intake:
     def return_held(self) -> None:
         """Give back what was taken and not handled, so that it stands in its queue again."""
         for run in self._manager.clear():
-            self.give_back(run)
+            self._give_back(run)
 
     def give_back(self, run: Run[Envelope]) -> None:
-        """Give back messages of one run."""
+        """Give back the last messages of one run; what was taken after them goes back first, to stand behind them."""
+        if len(self._manager):
+            self.return_held()
+        self._give_back(run)
+
+    def _give_back(self, run: Run[Envelope]) -> None:
         self.inlets[run.stream].source.give_back(run.items)
+        self._ready.add(run.stream)  # its source may have been found empty: it tells of new messages only
 
     def learn(self, handled: int, busy_ns: int) -> None:
         """Adapt `limit` to how long the last messages took."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from contextlib import suppress
 from itertools import cycle
 from typing import TYPE_CHECKING, Any
@@ -151,9 +152,15 @@ class Edge:
             self.lined_up.clear()
 
     async def flush(self) -> None:
-        """Send what is lined up, as credit comes."""
+        """Send what is lined up, as credit comes. Cancelled: what was not sent is lined up still."""
         while not self.push():
-            await self.sink.send(self.lined_up.pop(0))
+            envelope, sent = self.lined_up.pop(0), self.sink.books.sent
+            try:
+                await self.sink.send(envelope)
+            except asyncio.CancelledError:
+                if self.sink.books.sent == sent:  # else it was taken just then
+                    self.lined_up.insert(0, envelope)
+                raise
 
     def _follow(self, trail: Trail | None) -> Trail | None:
         if trail is None:
@@ -284,7 +291,9 @@ class Outlet:
             await self._bus.publish(topic, envelope)
 
     async def finish(self) -> None:
-        """End every route of this port."""
+        """End every route of this port; what is lined up goes first."""
+        if not self.push():
+            await self.flush()
         for edge in self.edges:
             await edge.sink.finish()
 

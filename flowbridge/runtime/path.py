@@ -43,11 +43,13 @@ class PathBook:
             if envelope.trail is None:
                 continue
             if envelope.trail is not trail or report is None:
+                if report is not None:
+                    report.latency.settle()
                 trail = envelope.trail
                 report = self.of(trail)
             report.delivered += 1
             report.latency.pending.append(now_ns - envelope.origin_ns)
-            if now_ns > envelope.deadline_ns:
+            if now_ns >= envelope.deadline_ns:
                 report.missed += 1
         if report is not None:
             report.latency.settle()

@@ -8,7 +8,7 @@ from flowbridge.codec.arrow import from_rows, is_batch, to_rows
 from flowbridge.errors import OperatorLoadError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from flowbridge.runtime.binding import Bound
 
@@ -21,20 +21,30 @@ def per_record(bound: Bound) -> None:
     process = bound.process
     if process is None:
         raise OperatorLoadError(bound.node, "is a source, so `per: record` has no meaning for it")
-    bound.process = _async_rows(process) if bound.is_async else _rows(process, many=bound.many)
-    bound.many = False
+    if bound.many:
+        bound.process = _many_rows(process)
+    else:
+        bound.process = _async_rows(process) if bound.is_async else _rows(process)
 
 
-def _rows(process: Callable[..., Any], *, many: bool) -> Callable[..., Any]:
+def _rows(process: Callable[..., Any]) -> Callable[..., Any]:
     def handle(value: Any, **given: Any) -> Any:
         if not is_batch(value):
             return process(value, **given)
-        results: list[Any] = []
-        for row in to_rows(value):
-            result = process(row, **given)
-            if result is not None:
-                results.extend(result) if many else results.append(result)
-        return from_rows(results)
+        results = [process(row, **given) for row in to_rows(value)]
+        return from_rows([result for result in results if result is not None])
+
+    return handle
+
+
+def _many_rows(process: Callable[..., Any]) -> Callable[..., Any]:
+    def handle(value: Any, **given: Any) -> Iterator[Any]:
+        if not is_batch(value):
+            yield from process(value, **given)
+            return
+        rows = [result for row in to_rows(value) for result in process(row, **given) if result is not None]
+        if rows:
+            yield from_rows(rows)
 
     return handle
 

@@ -127,8 +127,8 @@ class NodeRunner:
         """The routes that end here."""
         return self._intake.inlets
 
-    async def run(self, *, ends: bool = True) -> None:
-        """Handle messages until every input has ended and everything was sent; then end the outputs if it `ends`.
+    async def run(self) -> None:
+        """Handle messages until every input has ended and everything was sent; `end` then ends the outputs.
 
         Raises: OperatorError when the operator failed and its manifest says so; BrokenError when a consumer is gone.
         """
@@ -139,8 +139,10 @@ class NodeRunner:
         if self._bound.finish is not None:
             await self.hook(self._bound.finish, self._outbox)
             await self._sender.send_outbox(self._outbox, None, None)
-        if ends:
-            await self._sender.finish()
+
+    async def end(self) -> None:
+        """Send what is left and end every output: those that read from here see the end of the stream."""
+        await self._sender.finish()
 
     def abandon(self) -> None:
         """Count what was made but can no longer be sent."""
@@ -286,7 +288,7 @@ class NodeRunner:
         outlet = self._sender.outlets.get("out")
         part = Slice(outlet)
         collects = outlet is not None and not outlet.is_special and not inlet.route.reply and not self._bound.many
-        check = None if outlet is None else outlet.check
+        check = None if outlet is None or self._bound.many else outlet.check
         done = 0
         now_ns = clock_ns()
         slice_ends_ns = now_ns + slice_ns(run.items[0].deadline_ns - now_ns)
@@ -305,11 +307,12 @@ class NodeRunner:
                     if check is not None and result is not None and type(result) is not Emit:
                         check(result)
                 except Exception as error:
+                    await part.send()
                     result = await self._failed(error, inlet, envelope, handler)
                 end_ns = clock_ns()
                 part.busy.append(end_ns - now_ns)
                 part.ends.append(end_ns)
-                if end_ns > envelope.deadline_ns:
+                if end_ns >= envelope.deadline_ns:
                     inlet.books.missed.executing += 1
                 if (
                     collects
@@ -351,11 +354,13 @@ class NodeRunner:
                     result = await self._call(handler, inlet, envelope)
                 except DeadlineExceeded:
                     result = _NOTHING  # begun and given up
+                    part.cut.append(envelope)
                 except Exception as error:
                     result = await self._failed(error, inlet, envelope, handler)
                 end_ns = self._clock.now_ns()
                 part.busy.append(end_ns - now_ns)
-                part.ends.append(end_ns)
+                if not part.cut or part.cut[-1] is not envelope:
+                    part.ends.append(end_ns)
                 if end_ns >= envelope.deadline_ns:
                     inlet.books.missed.executing += 1
                 await self._deliver(result, inlet, envelope, now_ns, end_ns)
@@ -383,14 +388,15 @@ class NodeRunner:
         part.line_up()
         handled = run.items
         if done < len(handled):
-            inlet.source.give_back(handled[done:])
+            self._intake.give_back(Run(run.stream, handled[done:]))
             handled = handled[:done]
         inlet.source.settle(handled, expired=len(part.late))
-        for envelope in part.late:
+        given_up = [*part.late, *part.cut]
+        for envelope in given_up:
             self._paths.lost(envelope)
         inlet.books.latency.extend(part.waits)
         if self._is_last:
-            ran = [envelope for envelope in handled if envelope not in part.late] if part.late else handled
+            ran = [envelope for envelope in handled if envelope not in given_up] if given_up else handled
             self._paths.ended(ran[: len(part.ends)], part.ends)
         if part.busy:
             self.report.latency.extend(part.busy)

@@ -20,9 +20,12 @@ def slice_ns(remaining_ns: int) -> int:
 
 
 class Slice:
-    """Lists that the hot loop appends to; `waits`, `busy` and `ends` have one entry per message that ran."""
+    """Lists that the hot loop appends to; `waits` and `busy` have one entry per message that ran.
 
-    __slots__ = ("busy", "ends", "late", "likes", "outlet", "results", "times_ns", "waits")
+    `ends` has one per message that ran to its end, `cut` holds those that were cut off at their deadline.
+    """
+
+    __slots__ = ("busy", "cut", "ends", "late", "likes", "outlet", "results", "times_ns", "waits")
 
     def __init__(self, outlet: Outlet | None) -> None:
         self.outlet = outlet
@@ -30,6 +33,7 @@ class Slice:
         self.busy: list[int] = []  # started to ended
         self.ends: list[int] = []
         self.late: list[Envelope] = []
+        self.cut: list[Envelope] = []
         self.results: list[Any] = []  # with `likes` and `times_ns` side by side
         self.likes: list[Envelope] = []
         self.times_ns: list[int] = []

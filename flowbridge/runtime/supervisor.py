@@ -15,7 +15,7 @@ from flowbridge.runtime.call import said
 from flowbridge.runtime.context import Outbox
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Awaitable, Callable, Mapping
 
     from flowbridge.contracts import Clock
     from flowbridge.runtime.binding import Bound
@@ -42,6 +42,8 @@ class Supervisor:
         self._where = where
         self._budget = RestartBudget(runner.manifest.restart)
         self._draining = False
+        self._is_through = False  # it ran to its end and has only to close
+        self._pause: asyncio.Future[None] | None = None
         self._bound: Bound | None = self._bind()
 
     def _bind(self) -> Bound:
@@ -61,29 +63,26 @@ class Supervisor:
         """Start nothing new and end when everything is through."""
         self._draining = True
         self.runner.drain()
+        if self._pause is not None and self.runner.is_source and not self._pause.done():
+            self._pause.set_result(None)  # a source that rests has nothing to finish
 
     async def run(self) -> None:
         """Run the node to its end. Raises: the error it failed with, after its restarts were used up."""
         while True:
-            try:
-                await self._run_once()
-                failure = None
-            except asyncio.CancelledError:
-                self._enter(NodeState.ABORTED)
-                raise
-            except FlowbridgeError as error:
-                failure = error
-            except Exception as error:  # a bug of ours: name the node all the same
-                failure = OperatorError(self.node, said(error))
-                failure.__cause__ = error
+            failure = await self._attempt(self._run_once)
             delay_ns = self._delay_ns(failure)
             if delay_ns is None:
                 break
             self._enter(NodeState.RESTARTING)
             self.runner.report.restarts += 1
             _log.warning("node %s starts again in %.0f ms: %s", self.node, delay_ns / 1e6, failure or "it ended")
-            await self._clock.sleep_until(self._clock.now_ns() + delay_ns)
+            await self._rest(delay_ns)
+            if self._draining and self.runner.is_source:
+                failure = None
+                break
             self._bound = None
+        if failure is None:
+            failure = await self._attempt(self._end)
         if failure is None:
             self._enter(NodeState.DONE)
             return
@@ -92,9 +91,42 @@ class Supervisor:
         self._enter(NodeState.FAILED)
         raise failure
 
+    async def _attempt(self, deed: Callable[[], Awaitable[None]]) -> FlowbridgeError | None:
+        """Do something; returns the failure, named. Raises: CancelledError when it was this node that was cancelled."""
+        try:
+            await deed()
+        except asyncio.CancelledError as error:
+            task = asyncio.current_task()
+            if task is None or task.cancelling():
+                self._enter(NodeState.ABORTED)
+                raise
+            return self._named("what it waited for was cancelled", error)
+        except FlowbridgeError as error:
+            return error
+        except (Exception, SystemExit) as error:  # an operator that calls exit() ends its node, not the process
+            return self._named(said(error), error)
+        return None
+
+    def _named(self, message: str, cause: BaseException) -> FlowbridgeError:
+        failure = OperatorError(self.node, message)
+        failure.__cause__ = cause
+        return failure
+
+    async def _rest(self, delay_ns: int) -> None:
+        """Wait before a restart; a drain wakes a source."""
+        pause = self._pause = asyncio.get_running_loop().create_future()
+        alarm = self._clock.call_at(self._clock.now_ns() + delay_ns, lambda: pause.done() or pause.set_result(None))
+        try:
+            await pause
+        finally:
+            self._pause = None
+            alarm.cancel()
+
     def _delay_ns(self, failure: FlowbridgeError | None) -> int | None:
         restart = self.runner.manifest.restart
         if failure is None and (self._draining or not self.runner.is_source or restart.when is not RestartWhen.ALWAYS):
+            return None
+        if self._is_through:  # it failed to close: there is nothing left to do again
             return None
         return self._budget.ask(failed=failure is not None, now_ns=self._clock.now_ns())
 
@@ -102,24 +134,45 @@ class Supervisor:
         if self._bound is None:
             self._bound = self._bind()
         bound, runner = self._bound, self.runner
+        self._is_through = False
         try:
             if bound.open is not None:
                 await runner.hook(bound.open, self._context)
             if bound.restore is not None and runner.state is not None:
                 await runner.hook(bound.restore, runner.state)
             self._enter(NodeState.RUNNING)
-            await runner.run(ends=not self._ends_again())
-        finally:
-            if bound.close is not None:
-                await runner.hook(bound.close)
+            await runner.run()
+        except BaseException:
+            await self._close_after_failure(bound)
+            raise
+        self._is_through = not self._ends_again()
+        if bound.close is not None:
+            await runner.hook(bound.close)
+
+    async def _close_after_failure(self, bound: Bound) -> None:
+        """Close the operator; the failure that was there first is the one that counts."""
+        if bound.close is None:
+            return
+        try:
+            await self.runner.hook(bound.close)
+        except Exception as error:
+            _log.warning("%s", error)
+
+    async def _end(self) -> None:
+        """End the outputs, and take nothing more from inputs that do not end by themselves."""
+        await self.runner.end()
+        for inlet in self.runner.inlets:
+            await inlet.source.aclose()
 
     def _ends_again(self) -> bool:
-        """A source that is always restarted does not end its outputs when it ends."""
+        """Whether a source that ended is to be started again."""
         restart = self.runner.manifest.restart
         return self.runner.is_source and restart.when is RestartWhen.ALWAYS and not self._draining
 
     async def take_snapshot(self) -> Any:
-        """The operator's state now, None when it keeps none."""
+        """The operator's state now, None when it keeps none. While it does not run: what it is to go on from."""
+        if self.state not in {NodeState.RUNNING, NodeState.DONE}:
+            return self.runner.state
         if self._bound is None or self._bound.snapshot is None:
             return None
         return await self.runner.hook(self._bound.snapshot)

@@ -202,7 +202,8 @@ class QueueMachine(RuleBasedStateMachine):
         taken = lent[:count]
         del lent[:count]
         expired = min(expired, len(taken))
-        self.model.came_down(lane)
+        if taken:
+            self.model.came_down(lane)
         assert self.queue.settle(taken, expired) == (bool(taken) and lane not in self.model.stopped)
         self.model.counts.update(delivered=len(taken) - expired, queued=expired)
 

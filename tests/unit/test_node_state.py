@@ -11,7 +11,7 @@ from flowbridge.machines.node import ENDED, FOLLOWS, NodeState, follow
 ALLOWED = {
     "starting": {"running", "restarting", "failed", "aborted"},
     "running": {"done", "restarting", "failed", "aborted"},
-    "restarting": {"running", "restarting", "failed", "aborted"},
+    "restarting": {"running", "restarting", "done", "failed", "aborted"},
     "done": set[str](),
     "failed": set[str](),
     "aborted": set[str](),

@@ -85,6 +85,17 @@ class Catalog:
         """Every name, sorted."""
         return sorted({*self._specs, *self._installed})
 
+    def refusal(self, spec: OperatorSpec, config: Mapping[str, Any]) -> str | None:
+        """Why the operator does not accept a configuration, in one line; None when it does or is not to be asked."""
+        if not spec.judges:
+            return None
+        module, _, attr = spec.factory.partition(":")
+        try:
+            getattr(import_module(module), attr)(**config)
+        except FlowbridgeError as error:
+            return str(error).partition("\n")[0]
+        return None
+
 
 def catalog() -> OperatorCatalog:
     """Every operator that a flow may name by one word."""

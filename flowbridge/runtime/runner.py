@@ -91,6 +91,7 @@ class NodeRunner:
         self._has_asked = False  # it sleeps, and its turn is asked for
         self._has_turn = False  # it was woken because it is its turn
         self._draining = False
+        self._left_out = 0
         self._snapshot_due_ns: int | None = None
         self._handlers: dict[str, Callable[[Any], Any]] = {}
         self._loop: asyncio.AbstractEventLoop
@@ -431,7 +432,10 @@ class NodeRunner:
         named = isinstance(error, OperatorError) and error.node == self.node
         failure = error if named else OperatorError(self.node, said(error), port=inlet.port, seq=envelope.seq)
         if self.manifest.on_error is OnError.SKIP:
-            self._context.log.warning("%s; the message is left out", failure)
+            self._left_out += 1
+            if not self._left_out & (self._left_out - 1):  # the 1st, 2nd, 4th, 8th ...: a log must not be a flood
+                count = f"; {self._left_out} messages left out so far" if self._left_out > 1 else "; it is left out"
+                self._context.log.warning("%s%s", failure, count)
         elif named:
             raise failure
         else:

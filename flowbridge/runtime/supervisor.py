@@ -115,7 +115,9 @@ class Supervisor:
     async def _rest(self, delay_ns: int) -> None:
         """Wait before a restart; a drain wakes a source."""
         pause = self._pause = asyncio.get_running_loop().create_future()
-        alarm = self._clock.call_at(self._clock.now_ns() + delay_ns, lambda: pause.done() or pause.set_result(None))
+        alarm = self._clock.call_at(
+            self._clock.now_ns() + delay_ns, lambda: None if pause.done() else pause.set_result(None)
+        )
         try:
             await pause
         finally:

@@ -89,9 +89,7 @@ def test_neither_emit_extends_a_deadline_nor_raises_a_priority_and_both_tighten(
 def test_a_source_may_tighten_its_own_deadline() -> None:
     clock, seen = WorkClock(), Seen()
     start_ns = clock.now_ns()
-    text = flow_text(
-        "id: a, operator: host:source, deadline: 20ms", "id: b, operator: host:seen, inputs: {in: a/out}"
-    )
+    text = flow_text("id: a, operator: host:source, deadline: 20ms", "id: b, operator: host:seen, inputs: {in: a/out}")
     given = values(Emit(1, deadline_ns=start_ns + 3 * MS), Emit(2, deadline_ns=start_ns + 90 * MS), 3)
     run(text, {"source": given, "seen": seen}, clock=clock)
     found = {e.payload: e.deadline_ns - start_ns for e in seen.envelopes}
@@ -242,9 +240,7 @@ def test_a_message_that_waits_too_long_for_its_turn_was_queued() -> None:
         handled.append(value)
         await clock.pause(20 * MS)
 
-    text = flow_text(
-        "id: a, operator: host:source, deadline: 50ms", "id: w, operator: host:work, inputs: {in: a/out}"
-    )
+    text = flow_text("id: a, operator: host:source, deadline: 50ms", "id: w, operator: host:work, inputs: {in: a/out}")
     report = run(text, {"source": values(*range(6)), "work": work}, clock=clock)
     books = report.edges["a/out->w/in"].books
     assert handled == [0, 1, 2]

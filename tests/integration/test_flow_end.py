@@ -243,9 +243,7 @@ def test_timers_end_when_they_are_drained() -> None:
         "id: t, operator: host:same, inputs: {tick: timer/10ms}",
         "id: k, operator: host:keep, inputs: {in: t/out}",
     )
-    report = run(
-        text, {"same": lambda value: value, "keep": kept}, clock=clock, drive=drained_after(clock, 45 * MS)
-    )
+    report = run(text, {"same": lambda value: value, "keep": kept}, clock=clock, drive=drained_after(clock, 45 * MS))
     assert kept.values == [0, 1, 2, 3]
     assert report.status == "interrupted"
 

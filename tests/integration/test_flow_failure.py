@@ -223,7 +223,11 @@ SCHEMA = "schemas: {s: {version: 1, fields: {x: int64}}}"
         ("{type: arrow}", {"x": 1}, "carries application/vnd.apache.arrow.stream, but was given a dict"),
         ("{type: json}", BATCH, "carries application/json, but was given a RecordBatch"),
         ("{type: bytes}", "text", "carries application/octet-stream, but was given a str"),
-        ("{type: arrow, schema: s}", pa.record_batch({"x": ["a"]}), "declared as {x: int64}, but was given {x: string}"),
+        (
+            "{type: arrow, schema: s}",
+            pa.record_batch({"x": ["a"]}),
+            "declared as {x: int64}, but was given {x: string}",
+        ),
         ("{type: arrow, schema: s}", pa.record_batch({"y": [1]}), "but was given {y: int64}"),
     ],
 )
@@ -301,9 +305,7 @@ def test_a_source_leaves_out_what_does_not_fit_when_it_skips_and_else_sends_what
 
 
 def test_an_unknown_output_port_is_named_with_those_there_are() -> None:
-    report = run(
-        chain("outputs: [out, late]"), {"source": values(1), "work": lambda v: Emit(v, "lat"), "keep": Kept()}
-    )
+    report = run(chain("outputs: [out, late]"), {"source": values(1), "work": lambda v: Emit(v, "lat"), "keep": Kept()})
     (error,) = report.errors
     assert "node w: has no output port 'lat'; it has out, late" in error
 

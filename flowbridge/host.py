@@ -47,6 +47,7 @@ class Host:
         self._turns = Turns()
         self._transports: dict[str, Transport] = {}
         self._flows: list[RunningFlow] = []
+        self._started = 0  # how many flows, ever
         self._bus: EventBus | None = None
 
     async def __aenter__(self) -> Self:
@@ -69,6 +70,7 @@ class Host:
         Raises: FlowbridgeError naming ``file:line:col`` of each node that cannot be loaded or placed.
         """
         bus = self.bus
+        self._started += 1
         async with AsyncExitStack() as resources:
             assembly = Assembly(
                 plan,
@@ -80,9 +82,10 @@ class Host:
                 instrument=_joined(self._instruments),
                 stdout=self._stdout,
                 resources=resources,
+                serial=self._started,
             )
             flow = await assembly.start(dict(state or {}), drain_ns=self._drain_ns)
-            self._flows.append(flow)
+            self._flows = [*(other for other in self._flows if other.is_running), flow]
             return flow
 
     async def run(self, plan: Plan, *, for_ns: int | None = None) -> RunReport:

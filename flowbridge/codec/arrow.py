@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 import pyarrow as pa
 
+from flowbridge.errors import EncodeError
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -23,14 +25,19 @@ def to_rows(batch: Any) -> list[dict[str, Any]]:
     return rows
 
 
-def from_rows(rows: Sequence[Any]) -> Any:
-    """One batch of rows that are dicts, None when there are none; the columns are those of the first row.
+def from_rows(rows: Sequence[Any], schema: Any = None) -> Any:
+    """One batch of rows that are dicts, None when there are none; the columns are those of the schema or the first row.
 
-    Raises: TypeError when a row is no dict; pyarrow's own error when the rows do not agree in type.
+    Raises: EncodeError when a row is no dict, does not fit the schema, or does not agree in type with the others.
     """
     if not rows:
         return None
     for row in rows:
         if not isinstance(row, dict):
-            raise TypeError(f"a row must be a dict of column to value, not {type(row).__name__}")
-    return RECORD_BATCH.from_pylist(list(rows))
+            raise EncodeError(f"a row must be a dict of column to value, not {type(row).__name__}")
+        if schema is not None and (further := sorted(map(str, row.keys() - set(schema.names)))):
+            raise EncodeError(f"a row has columns that are not declared: {', '.join(further)}")
+    try:
+        return RECORD_BATCH.from_pylist(list(rows), schema=schema)
+    except (pa.ArrowException, TypeError, ValueError, OverflowError) as error:
+        raise EncodeError(f"the rows do not fit: {error}") from error

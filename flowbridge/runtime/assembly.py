@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TextIO
 
 from flowbridge import registry
-from flowbridge.errors import FlowbridgeError, OperatorError
-from flowbridge.plan import OnError, Plane, Port, Scatter
+from flowbridge.errors import FlowbridgeError
+from flowbridge.plan import OnError, Placement, Plane, Port, Scatter
 from flowbridge.report import NodeReport
 from flowbridge.runtime.context import Context
 from flowbridge.runtime.flow import RunningFlow
@@ -18,7 +19,7 @@ from flowbridge.runtime.producer import Producer
 from flowbridge.runtime.runner import NodeRunner
 from flowbridge.runtime.sender import Sender
 from flowbridge.runtime.supervisor import Supervisor
-from flowbridge.tiers import choose_all
+from flowbridge.tiers import choose_all, nearest
 from flowbridge.time.histogram import Histogram
 
 if TYPE_CHECKING:
@@ -29,6 +30,16 @@ if TYPE_CHECKING:
     from flowbridge.plan import Plan, PluginManifest, Route
     from flowbridge.runtime.turn import Turns
     from flowbridge.time.ledger import EdgeBooks
+
+
+@dataclass(frozen=True, slots=True)
+class _Problem:
+    """Why a flow cannot be started: what it is about, and the line that says so."""
+
+    node: str
+    part: str  # place, route or operator
+    text: str
+    cause: BaseException | None = None
 
 
 class Assembly:
@@ -46,8 +57,10 @@ class Assembly:
         instrument: Instrument | None,
         stdout: TextIO | None,
         resources: AsyncExitStack,
+        serial: int,
     ) -> None:
         self._plan = plan
+        self._serial = serial  # which flow of its host, from 1
         self._bus = bus
         self._clock = clock
         self._transport = transport
@@ -67,52 +80,72 @@ class Assembly:
         self._topics: dict[tuple[str, str], list[str]] = {}
 
     async def start(self, state: dict[str, Any], *, drain_ns: int) -> RunningFlow:
-        """Open, load, join and start everything, or nothing."""
-        self._check_tiers()
-        loaded = self._load()
-        for pattern, qos in self._plan.topics.items():
-            self._bus.configure(pattern, qos)
+        """Open, load, join and start everything, or nothing.
+
+        Raises: FlowbridgeError with a line for every node and route that cannot be.
+        """
+        problems = self._tier_problems()
+        loaded = self._load(problems)
+        if any(problem.part != "operator" for problem in problems):
+            raise self._refused(problems)  # without its routes no node can be joined
         for route in self._plan.routes:
             await self._open(route)
-        supervisors = [self._supervise(manifest, *loaded[manifest.node]) for manifest in self._plan.manifests]
+        supervisors = self._supervise_all(loaded, problems)
+        if problems:
+            raise self._refused(problems)
+        for pattern, qos in self._plan.topics.items():
+            self._bus.configure(pattern, qos)
         for supervisor in supervisors:
             supervisor.runner.state = state.get(supervisor.node)
         resources = self._resources.pop_all()
         return RunningFlow(self._plan, supervisors, self._edges, self._paths, self._clock, resources, drain_ns)
 
-    def _check_tiers(self) -> None:
-        problems: list[str] = []
-        installed = registry.transports()
-        self._tiers = {route: choice.tier.value for route, choice in choose_all(self._plan).items()}
-        for route, choice in choose_all(self._plan).items():
-            target = route.rpartition("->")[2].partition("/")[0]
-            where = self._plan.where(route, f"{target}.place", target)
-            if choice.problem:
-                problems.append(f"{where}: route {route}: {choice.problem}")
-            elif choice.tier.value not in installed:
-                problems.append(
-                    f"{where}: route {route}: tier {choice.tier.value} is needed because {choice.why}, "
-                    f"but it is not installed; installed: {', '.join(installed)}"
-                )
-        if problems:
-            raise FlowbridgeError("\n".join(problems))
+    def _refused(self, problems: list[_Problem]) -> FlowbridgeError:
+        order = {manifest.node: index for index, manifest in enumerate(self._plan.manifests)}
+        problems.sort(key=lambda problem: order.get(problem.node, len(order)))
+        error = FlowbridgeError("\n".join(problem.text for problem in problems))
+        error.__cause__ = next((problem.cause for problem in problems if problem.cause is not None), None)
+        return error
 
-    def _load(self) -> dict[str, tuple[Any, dict[str, Any]]]:
+    def _tier_problems(self) -> list[_Problem]:
+        """Places that no installed tier reaches, and routes that need a tier that is not there."""
+        problems: list[_Problem] = []
+        installed = registry.transports()
+        here = f"not installed; installed: {', '.join(installed)}"
+        elsewhere: set[str] = set()
+        for manifest in self._plan.manifests:
+            tier = nearest(Placement(), manifest.place).value
+            if tier not in installed:
+                node, place = manifest.node, manifest.place
+                elsewhere.add(node)
+                asked = f"host {place.host}" if place.host is not None else f"process {place.process}"
+                where = self._plan.where(f"{node}.place", node)
+                text = f"{where}: node {node} is placed in {asked}, which needs tier {tier}, and that is {here}"
+                problems.append(_Problem(node, "place", text))
+        choices = choose_all(self._plan)
+        self._tiers = {route: choice.tier.value for route, choice in choices.items()}
+        for route in self._plan.routes:
+            choice, target = choices[route.id], route.target_node
+            text = choice.problem
+            if not text and choice.tier.value not in installed and not elsewhere & {route.source_node, target}:
+                text = f"tier {choice.tier.value} is needed because {choice.why}, but it is {here}"
+            if text:
+                where = self._plan.where(route.id, f"{target}.place", target)
+                problems.append(_Problem(target, "route", f"{where}: route {route.id}: {text}"))
+        return problems
+
+    def _load(self, problems: list[_Problem]) -> dict[str, tuple[Any, dict[str, Any]]]:
         loaded: dict[str, tuple[Any, dict[str, Any]]] = {}
-        problems: list[FlowbridgeError] = []
         for manifest in self._plan.manifests:
             try:
                 loaded[manifest.node] = self._loader.load(manifest)
             except FlowbridgeError as error:
-                problems.append(self._placed(error, manifest.node, "operator"))
-        if problems:
-            raise FlowbridgeError("\n".join(str(problem) for problem in problems)) from problems[0].__cause__
+                problems.append(self._placed(error, manifest.node))
         return loaded
 
-    def _placed(self, error: FlowbridgeError, node: str, part: str) -> FlowbridgeError:
-        placed = FlowbridgeError(f"{self._plan.where(f'{node}.{part}', node)}: {error}")
-        placed.__cause__ = error
-        return placed
+    def _placed(self, error: FlowbridgeError, node: str) -> _Problem:
+        where = self._plan.where(f"{node}.operator", node)
+        return _Problem(node, "operator", f"{where}: {error}", error)
 
     # --- routes -----------------------------------------------------------------------------------------------------
 
@@ -125,7 +158,7 @@ class Assembly:
         port = await (await self._transport(tier)).open_port(route)
         self._edges[route.id] = (tier, port.source.books)
         self._inlets[route.target_node].append(Inlet(route, port.source))
-        edge = Edge(route, port.sink)
+        edge = Edge(route, port.sink, self._paths.lost)
         if route.plane is Plane.TIMER:
             self._timers[route.target_node].append(edge)
         else:
@@ -136,8 +169,10 @@ class Assembly:
         if route.target_node not in self._inlets:  # an output that is published
             self._topics.setdefault((route.source_node, route.source_port), []).append(route.topic)
             return
+        # Every run has books of its own: an edge of the same name would go on with those of an earlier run.
+        edge = route.id if self._serial == 1 else f"{route.id} ({self._plan.name}, flow {self._serial})"
         subscription = await self._resources.enter_async_context(
-            self._bus.subscribe(route.topic, group=route.group, qos=route.qos, edge=route.id)
+            self._bus.subscribe(route.topic, group=route.group, qos=route.qos, edge=edge)
         )
         self._edges[route.id] = ("inproc", subscription.books)
         self._inlets[route.target_node].append(Inlet(route, subscription))
@@ -147,13 +182,25 @@ class Assembly:
     def _deadline_ns(self, manifest: PluginManifest) -> int | None:
         return self._plan.defaults.deadline_ns if manifest.deadline_ns is None else manifest.deadline_ns
 
+    def _supervise_all(
+        self, loaded: Mapping[str, tuple[Any, dict[str, Any]]], problems: list[_Problem]
+    ) -> list[Supervisor]:
+        supervisors: list[Supervisor] = []
+        for manifest in self._plan.manifests:
+            if manifest.node not in loaded:
+                continue
+            try:
+                supervisors.append(self._supervise(manifest, *loaded[manifest.node]))
+            except FlowbridgeError as error:
+                problems.append(self._placed(error, manifest.node))
+        return supervisors
+
     def _supervise(self, manifest: PluginManifest, made: Any, config: dict[str, Any]) -> Supervisor:
         node = manifest.node
         report = NodeReport(node, Histogram())
         priority = self._plan.defaults.priority if manifest.priority is None else manifest.priority
-        sender = Sender(
-            node, self._outlets(manifest), self._clock, priority=priority, deadline_ns=self._deadline_ns(manifest)
-        )
+        outlets = self._outlets(manifest)
+        sender = Sender(node, outlets, self._clock, priority=priority, deadline_ns=self._deadline_ns(manifest))
         inlets = self._inlets[node]
         skip = manifest.on_error is OnError.SKIP
         producer = None if inlets else Producer(sender, self._clock, report, self._turns, self._instrument, skip=skip)
@@ -172,10 +219,8 @@ class Assembly:
         )
         context = Context(manifest, self._clock, self._bus, self._plan.base_dir, self._stdout)
         where = self._plan.where(f"{node}.operator", node)
-        try:
-            return Supervisor(runner, context, made, config, self._clock, where)
-        except OperatorError as error:
-            raise self._placed(error, node, "operator") from error
+        schema = outlets["out"].schema if "out" in outlets else None
+        return Supervisor(runner, context, made, config, self._clock, where=where, schema=schema)
 
     def _outlets(self, manifest: PluginManifest) -> dict[str, Outlet]:
         outlets: dict[str, Outlet] = {}

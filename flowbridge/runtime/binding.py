@@ -7,7 +7,8 @@ import inspect
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
-from flowbridge.errors import OperatorLoadError
+from flowbridge.errors import OperatorError, OperatorLoadError
+from flowbridge.limits import OUTBOX_ITEMS_MAX
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -28,7 +29,7 @@ class Bound:
     is_async: bool = False
     gives: Mapping[str, Any] = field(default_factory=dict[str, Any])  # arguments that are the same for every call
     wants_port: bool = False
-    many: bool = False  # the result is an iterable of results
+    many: bool = False  # the result is a list of results
     open: Callable[[Any], Any] | None = None
     finish: Callable[[Any], Any] | None = None
     snapshot: Callable[[], Any] | None = None
@@ -50,6 +51,27 @@ def bind(node: str, made: Any, config: Mapping[str, Any], context: Context, out:
 
     Raises: OperatorLoadError when it is no operator, or refuses its configuration.
     """
+    bound = _bind(node, made, config, context, out, source=source)
+    if bound.many and bound.process is not None:
+        bound.process = _collected(node, bound.process)
+    return bound
+
+
+def _collected(node: str, process: Callable[..., Any]) -> Callable[..., Any]:
+    """A generator run to its end within the call: so it is timed, retried and moved to a thread like any other."""
+
+    def call(*args: Any, **given: Any) -> list[Any]:
+        results: list[Any] = []
+        for result in process(*args, **given):
+            if len(results) >= OUTBOX_ITEMS_MAX:
+                raise OperatorError(node, f"yielded more than {OUTBOX_ITEMS_MAX} values in one call")
+            results.append(result)
+        return results
+
+    return call
+
+
+def _bind(node: str, made: Any, config: Mapping[str, Any], context: Context, out: Outbox, *, source: bool) -> Bound:
     if inspect.isclass(made.func if _is_partial(made) else made):
         made = _construct(node, made, config)
         return _bind_object(node, made, context, out, source=source)

@@ -46,7 +46,7 @@ class Loader:
             return self._imported(manifest.node, rest), config
         except FlowbridgeError:
             raise
-        except Exception as error:  # whatever a user's module does when it is imported
+        except (Exception, SystemExit) as error:  # whatever a user's module does when it is imported
             raise OperatorLoadError(
                 manifest.node, f"{manifest.artifact.ref} cannot be imported: {said(error)}"
             ) from error
@@ -79,7 +79,7 @@ class Loader:
         place, _, attr = reference.rpartition(":")
         if not place:
             raise OperatorLoadError(node, f"python:{reference} has no attribute; write python:module:attribute")
-        module = self._from_file(node, place) if place.endswith(".py") else self._by_name(place)
+        module = self._from_file(node, place) if place.endswith(".py") else self._by_name(node, place)
         made: Any = module
         for part in attr.split("."):
             if not hasattr(made, part):
@@ -88,14 +88,23 @@ class Loader:
             made = getattr(made, part)
         return made
 
-    def _by_name(self, name: str) -> ModuleType:
+    def _by_name(self, node: str, name: str) -> ModuleType:
         """Import a module; the folder of the flow is looked in first, as Python does for a script."""
-        folder = str(self._base_dir.resolve())
-        sys.path.insert(0, folder)
+        folder = self._base_dir.resolve()
+        sys.path.insert(0, str(folder))
         try:
-            return importlib.import_module(name)
+            module = importlib.import_module(name)
         finally:
-            sys.path.remove(folder)
+            sys.path.remove(str(folder))
+        top = name.partition(".")[0]
+        loaded = getattr(sys.modules.get(top), "__file__", None)
+        for own in (folder / f"{top}.py", folder / top / "__init__.py"):
+            if own.is_file() and loaded is not None and not own.samefile(loaded):
+                raise OperatorLoadError(
+                    node,
+                    f"{top} is loaded from {loaded} already, not from {own}; name the file: python:./{own.relative_to(folder)}:...",
+                )
+        return module
 
     def _from_file(self, node: str, place: str) -> ModuleType:
         path = (self._base_dir / Path(place).expanduser()).resolve()

@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 from contextlib import suppress
 from itertools import cycle
+from operator import attrgetter
 from typing import TYPE_CHECKING, Any
 
 from flowbridge.envelope import Envelope
-from flowbridge.errors import ResourceError, SchemaMismatchError
+from flowbridge.errors import BrokenError, ResourceError, SchemaMismatchError, WouldBlock
 from flowbridge.limits import SLICE_ITEMS_MAX
 from flowbridge.plan import ContentType, Policy, Scatter
 from flowbridge.runtime.sizing import sizer_of
@@ -26,6 +27,7 @@ class Edge:
 
     __slots__ = (
         "_budget_ns",
+        "_lost",
         "_priority",
         "_send_many",
         "_seq",
@@ -38,10 +40,11 @@ class Edge:
         "sink",
     )
 
-    def __init__(self, route: Route, sink: DataSink) -> None:
+    def __init__(self, route: Route, sink: DataSink, lost: Callable[[Envelope], None] | None = None) -> None:
         self.route = route
         self.sink = sink
         self._send_many = sink.send_many_nowait
+        self._lost = lost  # told of every message that was too late to be sent
         self.lined_up: list[Envelope] = []
         self._budget_ns = route.qos.deadline_ns
         self._priority = route.qos.priority
@@ -85,10 +88,19 @@ class Edge:
             trace,
             headers,
         )
+        self.lined_up.append(envelope)
         if self.refuses:
-            self.sink.send_nowait(envelope)
-        else:
-            self.lined_up.append(envelope)
+            missed = self._missed
+            try:
+                self.sink.send_nowait(envelope)
+            except BrokenError:
+                if not self.route.feedback:
+                    raise
+                self._count_dropped()
+            finally:
+                self.lined_up.clear()
+            if self._missed != missed:
+                self._lose((envelope,), 1)
 
     def add_many(
         self,
@@ -134,7 +146,16 @@ class Edge:
         """Send what is lined up; False when some of it must wait for credit."""
         lined_up = self.lined_up
         if lined_up:
-            sent = self._send_many(lined_up)
+            missed = self._missed
+            try:
+                sent = self._send_many(lined_up)
+            except BrokenError:
+                if not self.route.feedback:
+                    raise
+                self._count_dropped()
+                return True
+            if self._missed != missed:
+                self._lose(lined_up[:sent], self._missed - missed)
             if sent < len(lined_up):
                 del lined_up[:sent]
                 return False
@@ -145,22 +166,42 @@ class Edge:
         """Send what is lined up if there is credit; count the rest as dropped by `abort`."""
         with suppress(ResourceError):  # the other end is gone: then nothing more can be sent
             self.push()
+        self._count_dropped()
+
+    def _count_dropped(self) -> None:
+        """What is lined up can go nowhere: aborted, or the loop that it was to go round again has ended."""
         books = self.sink.books
         if self.lined_up:
             books.sent += len(self.lined_up)
             books.drop("abort", len(self.lined_up))
             self.lined_up.clear()
 
+    @property
+    def _missed(self) -> int:
+        """How many messages were too late to be sent."""
+        missed = self.sink.books.missed
+        return missed.late + missed.transport
+
+    def _lose(self, offered: Sequence[Envelope], count: int) -> None:
+        """So many of these were too late: those with the earliest deadlines."""
+        if self._lost is not None:
+            for envelope in sorted(offered, key=attrgetter("deadline_ns"))[:count]:
+                self._lost(envelope)
+
     async def flush(self) -> None:
         """Send what is lined up, as credit comes. Cancelled: what was not sent is lined up still."""
         while not self.push():
-            envelope, sent = self.lined_up.pop(0), self.sink.books.sent
+            envelope, sent, missed = self.lined_up.pop(0), self.sink.books.sent, self._missed
             try:
                 await self.sink.send(envelope)
-            except asyncio.CancelledError:
+            except (asyncio.CancelledError, BrokenError) as error:
                 if self.sink.books.sent == sent:  # else it was taken just then
                     self.lined_up.insert(0, envelope)
-                raise
+                if isinstance(error, asyncio.CancelledError) or not self.route.feedback:
+                    raise
+                continue  # a loop that has ended: the next push counts what is left
+            if self._missed != missed:
+                self._lose((envelope,), 1)
 
     def _follow(self, trail: Trail | None) -> Trail | None:
         if trail is None:
@@ -214,6 +255,11 @@ class Outlet:
         self.check = self._check
 
     @property
+    def schema(self) -> Any:
+        """The Arrow schema that every batch must have, None when any will do."""
+        return self._schema
+
+    @property
     def is_special(self) -> bool:
         """Whether a message may be refused, so that each must be sent by itself."""
         return any(edge.refuses for edge in self.edges)
@@ -261,12 +307,18 @@ class Outlet:
             edges = (self._pick(like.priority),)
             headers = {"correlation": self._scattered}
             self._scattered += 1
+        refused: WouldBlock | None = None
         for edge in edges:
-            edge.add(value, like, size_bytes, now_ns, trace, headers)
+            try:
+                edge.add(value, like, size_bytes, now_ns, trace, headers)
+            except WouldBlock as error:  # one that refuses does not take the message from the others
+                refused = refused or error
         for topic in self._topics:
             deadline_ns, origin_ns = like.deadline_ns, like.origin_ns
             message = Envelope(value, like.priority, deadline_ns, origin_ns, now_ns, size_bytes, 0, like.trail, trace)
             self._published.append((topic, message))
+        if refused is not None:
+            raise refused
 
     def _pick(self, priority: int) -> Edge:
         if self._scatter is Scatter.ROUND_ROBIN:

@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 from flowbridge.emit import Emit
 from flowbridge.envelope import NO_DEADLINE
-from flowbridge.errors import FlowbridgeError, OperatorError, WouldBlock
+from flowbridge.errors import FlowbridgeError, OperatorError, SchemaMismatchError, WouldBlock
 from flowbridge.limits import SLICE_ITEMS_MAX, VIRTUAL_DEADLINE_NS
 from flowbridge.runtime.call import said
 from flowbridge.runtime.slice import Slice, slice_ns
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterator
+    from collections.abc import AsyncIterator, Callable, Iterator
 
     from flowbridge.contracts import Clock, Instrument
     from flowbridge.envelope import Envelope, TraceContext
@@ -102,6 +102,9 @@ class Producer:
                     room = SLICE_ITEMS_MAX if outlet is None else min(SLICE_ITEMS_MAX, outlet.room(lane))
                 started_ns = clock_ns()
             await self._push(part)
+        except Exception:
+            await self._push(part)  # what was drawn before it failed is good
+            raise
         finally:
             close = getattr(values, "close", None)
             if close is not None:
@@ -116,12 +119,32 @@ class Producer:
         if outlet is None or not values:
             return
         part.results, part.times_ns = [], []
-        if outlet.check is not None:
-            for value in values:
-                outlet.check(value)
+        refused = None if outlet.check is None else self._sort_out(outlet.check, values, times_ns)
         outlet.emit_many(values, self._parents(times_ns), times_ns)
         if not outlet.push():
             await outlet.flush()
+        if refused is not None:
+            raise refused
+
+    def _sort_out(
+        self, check: Callable[[Any], None], values: list[Any], times_ns: list[int]
+    ) -> SchemaMismatchError | None:
+        """Keep the values that the port carries, all or those before the first misfit, which is returned."""
+        fit: list[int] = []
+        refused: SchemaMismatchError | None = None
+        for index, value in enumerate(values):
+            try:
+                check(value)
+            except SchemaMismatchError as error:
+                if not self._skip:
+                    refused = error
+                    break
+                self._report.errors += 1
+            else:
+                fit.append(index)
+        values[:] = [values[index] for index in fit]
+        times_ns[:] = [times_ns[index] for index in fit]
+        return refused
 
     def _parents(self, times_ns: list[int]) -> Iterator[Envelope]:
         """What each message inherits from; one object, changed between two, because children copy what they take."""

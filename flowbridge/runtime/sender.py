@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from flowbridge.emit import Emit
 from flowbridge.envelope import NO_DEADLINE, Envelope, Trail
-from flowbridge.errors import OperatorError
+from flowbridge.errors import OperatorError, WouldBlock
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -52,7 +52,12 @@ class Sender:
                 known = ", ".join(self.outlets) or "none"
                 raise OperatorError(self.node, f"has no output port {port!r}; it has {known}")
             return
-        outlet.emit(value, like, self._clock.now_ns(), trace)
+        try:
+            outlet.emit(value, like, self._clock.now_ns(), trace)
+        except WouldBlock:
+            if not outlet.push():  # the other routes of this port did not refuse it
+                await outlet.flush()
+            raise
         if not outlet.push():
             await outlet.flush()
 

@@ -29,7 +29,15 @@ class Supervisor:
     """One node from its start to its end."""
 
     def __init__(
-        self, runner: NodeRunner, context: Context, made: Any, config: Mapping[str, Any], clock: Clock, where: str
+        self,
+        runner: NodeRunner,
+        context: Context,
+        made: Any,
+        config: Mapping[str, Any],
+        clock: Clock,
+        *,
+        where: str,
+        schema: Any = None,
     ) -> None:
         self.runner = runner
         self.node = runner.node
@@ -40,6 +48,7 @@ class Supervisor:
         self._config = config
         self._clock = clock
         self._where = where
+        self._schema = schema  # the Arrow schema of port `out`, for rows that are gathered
         self._budget = RestartBudget(runner.manifest.restart)
         self._draining = False
         self._is_through = False  # it ran to its end and has only to close
@@ -53,7 +62,7 @@ class Supervisor:
         if manifest.per.value == "record":
             from flowbridge.runtime.record import per_record
 
-            per_record(bound)
+            per_record(bound, self._schema)
         if manifest.thread and bound.is_async:
             raise OperatorLoadError(self.node, "is asynchronous, so `thread: true` has no meaning for it")
         self.runner.equip(bound, self._context, outbox)

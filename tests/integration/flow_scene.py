@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +22,11 @@ if TYPE_CHECKING:
 MS = 1_000_000
 S = 1_000_000_000
 STEPS_MAX = 20_000
+
+
+def bare(text: str) -> str:
+    """An error without the line of the operator that raised it."""
+    return re.sub(r" \(at [^()]+:\d+ in [^()]+\)", "", text)
 
 
 class WorkClock(ManualClock):

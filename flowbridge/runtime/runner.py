@@ -354,7 +354,8 @@ class NodeRunner:
                     result = await self._call(handler, inlet, envelope)
                 except DeadlineExceeded:
                     result = _NOTHING  # begun and given up
-                    part.cut.append(envelope)
+                    if self._clock.now_ns() >= envelope.deadline_ns:
+                        part.cut.append(envelope)
                 except Exception as error:
                     result = await self._failed(error, inlet, envelope, handler)
                 end_ns = self._clock.now_ns()

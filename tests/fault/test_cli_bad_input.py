@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 COMMAND = [sys.executable, "-c", "import sys; from flowbridge.cli import main; sys.exit(main())"]
 
-OPERATORS = '''
+OPERATORS = """
 import asyncio
 import sys
 
@@ -57,7 +57,7 @@ def batches():
     import pyarrow as pa
     for n in range(2000):
         yield pa.record_batch({"x": [f"{n}-{i}-{hash((n, i))}" for i in range(500)]})
-'''
+"""
 
 
 def flow(*nodes: str) -> str:
@@ -205,7 +205,9 @@ def test_a_truncated_parquet_file_is_named(folder: Path, kept: int) -> None:
 
 @pytest.mark.parametrize("kind", ["csv", "parquet", "jsonl"])
 def test_a_missing_input_file_is_named(folder: Path, kind: str) -> None:
-    text = flow(f"id: s, operator: {kind}_source, with: {{path: no.{kind}}}", 'id: k, operator: "null", inputs: {in: s/out}')
+    text = flow(
+        f"id: s, operator: {kind}_source, with: {{path: no.{kind}}}", 'id: k, operator: "null", inputs: {in: s/out}'
+    )
     failed(folder, text, "flow.yaml:4:", "node s", f"no.{kind}", "no such file")
 
 
@@ -284,7 +286,8 @@ def test_an_operator_that_calls_exit_fails_the_run(folder: Path) -> None:
 def test_an_operator_of_the_wrong_type_fails_the_run(folder: Path, thread: str) -> None:
     text = flow(
         "id: s, operator: sequence, with: {count: 20}",
-        f"id: b, operator: python:./operators.py:boom, inputs: {{in: s/out}}, outputs: {{out: {{type: json}}}}, thread: {thread}",
+        "id: b, operator: python:./operators.py:boom, inputs: {in: s/out}, outputs: {out: {type: json}}, "
+        f"thread: {thread}",
         "id: w, operator: python:./operators.py:boom, inputs: {in: b/out}, outputs: {out: {type: bytes}}",
         "id: k, operator: python:./operators.py:boom, inputs: {in: w/out}",
     )
@@ -294,7 +297,8 @@ def test_an_operator_of_the_wrong_type_fails_the_run(folder: Path, thread: str) 
 # --- signals and pipes ----------------------------------------------------------------------------------------------
 
 STUCK = flow(
-    "id: s, operator: python:./operators.py:endless", "id: k, operator: python:./operators.py:stuck, inputs: {in: s/out}"
+    "id: s, operator: python:./operators.py:endless",
+    "id: k, operator: python:./operators.py:stuck, inputs: {in: s/out}",
 )
 
 

@@ -292,7 +292,7 @@ def test_every_miss_of_a_chain_is_in_exactly_one_path() -> None:
     delivered = sum(path.delivered for path in report.paths)
     missed = sum(path.missed for path in report.paths)
     assert delivered == len(kept.values)
-    assert 60 == delivered + missed, report.to_json()
+    assert delivered + missed == 60, report.to_json()
     assert delivered > 0
     assert missed > 0
 

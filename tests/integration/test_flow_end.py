@@ -9,7 +9,7 @@ import warnings
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from flow_scene import MS, S, Kept, WorkClock, balanced, compiled, flow_text, numbers, paced, run, to_end, values
+from flow_scene import MS, Kept, S, WorkClock, balanced, compiled, flow_text, numbers, paced, run, to_end, values
 
 from flowbridge.emit import Emit
 from flowbridge.host import Host

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 import pytest
-from flow_scene import MS, S, Kept, WorkClock, balanced, compiled, flow_text, numbers, paced, run, to_end, values
+from flow_scene import MS, Kept, S, WorkClock, balanced, compiled, flow_text, numbers, paced, run, to_end, values
 
 from flowbridge.emit import Emit
 from flowbridge.errors import OperatorError
@@ -187,10 +188,8 @@ def test_an_operator_that_keeps_its_cancellation_to_itself_does_not_survive_an_a
 
     async def work(value: int) -> None:
         handled.append(value)
-        try:
+        with contextlib.suppress(asyncio.CancelledError):
             await clock.pause(3600 * S)
-        except asyncio.CancelledError:
-            pass
 
     async def drive(flow: RunningFlow) -> None:
         await clock.advance(5 * MS)

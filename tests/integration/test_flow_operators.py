@@ -297,7 +297,9 @@ def test_per_record_gives_batches_of_the_declared_schema() -> None:
     text = records("outputs: {out: {type: arrow, schema: s}}", head)
     report = run(text, {"source": values(*BATCHES), "work": lambda row: {"y": row["x"], "note": None}, "keep": kept})
     assert report.status == "done", report.errors
-    assert {batch.schema for batch in kept.values} == {pa.schema({"y": pa.int32(), "note": pa.string()})}
+    assert {batch.schema for batch in kept.values} == {
+        pa.schema([pa.field("y", pa.int32()), pa.field("note", pa.string())])
+    }
 
 
 @pytest.mark.parametrize(

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 from typing import TYPE_CHECKING, Any
 
-from flow_scene import MS, S, Kept, WorkClock, compiled, flow_text, numbers, paced, run, to_end, values
+from flow_scene import MS, Kept, S, WorkClock, compiled, flow_text, numbers, paced, run, to_end, values
 
 from flowbridge.host import Host
 
@@ -83,7 +84,7 @@ def test_the_delay_doubles_up_to_its_limit() -> None:
 
     more = "restart: {when: on-failure, max: 5, window: 1h, delay: 10ms, max_delay: 50ms}"
     report = run(chain(more), {"source": numbers(9), "work": Work, "keep": Kept()}, clock=clock)
-    waits = [after - before for before, after in zip(opened, opened[1:], strict=False)]
+    waits = [after - before for before, after in itertools.pairwise(opened)]
     assert waits == [10 * MS, 20 * MS, 40 * MS, 50 * MS, 50 * MS]
     assert report.status == "failed"
 

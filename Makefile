@@ -45,7 +45,12 @@ test: $(STAMP)
 	@$(BIN)/python -m pytest
 
 bench: $(STAMP)
-	@$(BIN)/python -m pytest benchmarks --benchmark-only
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[bench]' \
+	    --config-settings editable_mode=compat
+	@$(BIN)/python benchmarks/flows.py
+	@$(BIN)/python benchmarks/year.py
+	@$(BIN)/python benchmarks/start.py
+	@$(BIN)/python -m pytest benchmarks --benchmark-only --benchmark-columns=min,median,mean,rounds
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info .hypothesis .benchmarks .coverage

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from flowbridge.adapters import rule
 from flowbridge.adapters.artifact import Marks, resolve_config
 from flowbridge.adapters.qos import priority_of
 from flowbridge.adapters.source import plain
@@ -120,7 +121,14 @@ def _config(draft: Draft, scene: Scene) -> dict[str, Any]:
     keys = {key: entry.mark for key, entry in entries.items()}
     values = {key: entry.value.mark for key, entry in entries.items()}
     marks = Marks(keys, values, draft.mark)
-    return resolve_config(given, spec, marks, scene.findings, whole=not draft.damaged)
+    before = len(scene.findings)
+    config = resolve_config(given, spec, marks, scene.findings, whole=not draft.damaged)
+    if not draft.damaged and len(scene.findings) == before:
+        refusal = scene.catalog.refusal(spec, config)
+        if refusal is not None:
+            at = next(iter(values.values())) if len(values) == 1 else draft.mark
+            scene.findings.add(rule.REFUSED_CONFIG, at, f"{spec.name}: {refusal}")
+    return config
 
 
 def _restart(given: str | Restart | None) -> RestartPolicy:

@@ -57,7 +57,7 @@ class YamlFlowAdapter:
         shaped = shape(tree, findings) if tree is not None else None
         if shaped is None:
             raise FlowErrors(findings.closed())
-        scene = open_scene(shaped, findings)
+        scene = open_scene(shaped, findings, self._catalog)
         resolve_nodes(scene, self._catalog)
         resolve_routes(scene)
         plan = emit_plan(scene, graph.base_dir)

@@ -110,6 +110,9 @@ BAD_CONFIG: Final = _rule("FB403", "A setting of the wrong type or value", "Writ
 MISSING_INPUT: Final = _rule(
     "FB404", "An input of a built-in operator is not joined", "Name its source under `inputs:`."
 )
+REFUSED_CONFIG: Final = _rule(
+    "FB405", "A configuration that the operator refuses", "Mend the expression or value that is named."
+)
 
 # --- the graph ----------------------------------------------------------------------------------------------------
 TYPE_MISMATCH: Final = _rule(

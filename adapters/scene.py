@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from flowbridge.adapters.endpoint import Endpoint
     from flowbridge.adapters.shape import Shaped
     from flowbridge.adapters.source import Value
+    from flowbridge.contracts import OperatorCatalog
     from flowbridge.finding import Position
     from flowbridge.plan import Port, Route
 
@@ -70,6 +71,7 @@ class Scene:
 
     findings: Findings
     shaped: Shaped
+    catalog: OperatorCatalog
     defaults: Defaults = field(default_factory=Defaults)
     topics: dict[str, Qos] = field(default_factory=dict[str, Qos])
     schemas: dict[str, SchemaSpec] = field(default_factory=dict[str, SchemaSpec])  # by ref
@@ -104,9 +106,9 @@ class Scene:
         return self.defaults.qos
 
 
-def open_scene(shaped: Shaped, findings: Findings) -> Scene:
+def open_scene(shaped: Shaped, findings: Findings, catalog: OperatorCatalog) -> Scene:
     """A scene with defaults, schemas and topics resolved, and no nodes yet."""
-    scene = Scene(findings, shaped)
+    scene = Scene(findings, shaped, catalog)
     root = shaped.tree.entries
     given = shaped.flow.defaults
     if given is not None:

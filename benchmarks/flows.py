@@ -6,6 +6,7 @@ Each figure is the median of the rounds; a round runs the two contenders one aft
 process. Keep the machine quiet.
 """
 
+# pyright: reportUnknownMemberType=false, reportUnknownArgumentType=false, reportUnknownVariableType=false
 from __future__ import annotations
 
 import argparse

@@ -1,5 +1,6 @@
 """One inproc hop and its parts, per message, with pytest-benchmark; 64 messages a round, as a slice has."""
 
+# pyright: reportUnknownMemberType=false, reportUnknownArgumentType=false, reportUnknownVariableType=false
 from __future__ import annotations
 
 import asyncio

@@ -52,6 +52,7 @@ if TYPE_CHECKING:
     from flowbridge.loading import load
     from flowbridge.plan import Plan, Policy, Qos, Tier
     from flowbridge.report import RunReport
+    from flowbridge.runtime.flow import RunningFlow
     from flowbridge.runtime.runner import NodeRunner
     from flowbridge.time.manager import TimeManager
 
@@ -97,6 +98,7 @@ __all__ = [
     "RemoteProtocolError",
     "ResourceError",
     "RunReport",
+    "RunningFlow",
     "SchemaMismatchError",
     "Tier",
     "TimeManager",
@@ -123,6 +125,7 @@ _HOMES: Final = {
     "loading": "load",
     "plan": "Plan Policy Qos Tier",
     "report": "RunReport",
+    "runtime.flow": "RunningFlow",
     "runtime.runner": "NodeRunner",
     "time.manager": "TimeManager",
 }

@@ -263,7 +263,7 @@ class EventBus(Protocol):
 
 
 class Transport(Protocol):
-    """One tier: makes data ports and buses. Also an async context manager."""
+    """One tier: makes data ports and buses."""
 
     @property
     def tier(self) -> str:
@@ -315,6 +315,9 @@ class OperatorCatalog(Protocol):
 
     def get(self, name: str) -> OperatorSpec | None: ...
     def names(self) -> Sequence[str]: ...
+    def refusal(self, spec: OperatorSpec, config: Mapping[str, Any]) -> str | None:
+        """Why the operator does not accept a configuration, None when it does or cannot be asked."""
+        ...
 
 
 # --- operators ------------------------------------------------------------------------------------------------------

@@ -26,8 +26,8 @@ class Host:
         async with Host() as host:
             report = await host.run(load("flow.yaml"))
 
-    `operators` are functions, classes or objects that a flow names as ``host:NAME``. `drain_ns` bounds every drain. `stdout` is where
-    operators that print for people write; None is the process's own.
+    `operators` are functions, classes or objects that a flow names as ``host:NAME``. `drain_ns` bounds
+    every drain. `stdout` is where operators that print for people write; None is the process's own.
     """
 
     def __init__(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -36,7 +36,9 @@ def load(path: str | Path) -> Plan:
         return registry.adapter("yaml").compile(read_flow(path))
     data = _read(path, PLAN_FILE_BYTES_MAX)
     try:
-        return codec.plan_from_json(data) if suffix == ".json" else codec.plan_from_cbor(data)
+        plan = codec.plan_from_json(data) if suffix == ".json" else codec.plan_from_cbor(data)
+        # A plan names the folder of its flow from where it lies itself, so that both can be moved together.
+        return replace(plan, base_dir=str(Path(path).parent / plan.base_dir))
     except PlanError as error:
         raise PlanError(f"{path}: {error}") from error.__cause__
 

@@ -31,6 +31,7 @@ class OperatorSpec:
     """An operator that a flow may name by one word.
 
     `factory` is ``module:attr``, imported when a node starts; it is called with the `with:` values as keywords.
+    `judges` says that constructing it touches nothing but memory, so that `check` may let it judge a configuration.
     `any_inputs` accepts input names beyond `inputs`; `any_outputs` likewise.
     """
 
@@ -43,6 +44,7 @@ class OperatorSpec:
     category: Category = Category.BUSINESS
     any_inputs: bool = False
     any_outputs: bool = False
+    judges: bool = False
     extra: str = field(default="")  # the optional part it needs
 
     @property

@@ -29,7 +29,19 @@ def _load(group: str, kind: str, name: str) -> Any:
     found = _found(group)
     if name not in found:
         raise FlowbridgeError(f"{kind} {name}: not installed; installed: {', '.join(found) or 'none'}")
-    return found[name].load()
+    return _imported(found[name], kind)
+
+
+def _imported(entry: EntryPoint, kind: str) -> Any:
+    """What an entry point names. FlowbridgeError when its package is broken, whatever it raises."""
+    try:
+        return entry.load()
+    except FlowbridgeError:
+        raise
+    except Exception as error:
+        raise FlowbridgeError(
+            f"{kind} {entry.name}: {entry.value} cannot be loaded: {type(error).__name__}: {error}"
+        ) from error
 
 
 def transports() -> Sequence[str]:
@@ -63,7 +75,7 @@ class Catalog:
         """The operator of that name, or None."""
         spec = self._specs.get(name)
         if spec is None and name in self._installed:
-            loaded = self._installed[name].load()
+            loaded = _imported(self._installed[name], "operator")
             if not isinstance(loaded, OperatorSpec):
                 raise FlowbridgeError(f"operator {name}: {self._installed[name].value} is not an OperatorSpec")
             spec = self._specs[name] = loaded
@@ -72,6 +84,17 @@ class Catalog:
     def names(self) -> Sequence[str]:
         """Every name, sorted."""
         return sorted({*self._specs, *self._installed})
+
+    def refusal(self, spec: OperatorSpec, config: Mapping[str, Any]) -> str | None:
+        """Why the operator does not accept a configuration, in one line; None when it does or is not to be asked."""
+        if not spec.judges:
+            return None
+        module, _, attr = spec.factory.partition(":")
+        try:
+            getattr(import_module(module), attr)(**config)
+        except FlowbridgeError as error:
+            return str(error).partition("\n")[0]
+        return None
 
 
 def catalog() -> OperatorCatalog:

@@ -17,7 +17,7 @@ FLOW = Path(__file__).with_name("flow.yaml")
 def readings() -> Iterator[dict[str, float]]:
     """A source: any generator of values."""
     for number in range(20_000):
-        yield {"sensor": number % 7, "celsius": 15 + (number * 37 % 200) / 10}
+        yield {"sensor": number % 7, "celsius": 15 + (number * 37 % 100) / 10 + number % 7}
 
 
 def to_fahrenheit(value: dict[str, float]) -> dict[str, float]:

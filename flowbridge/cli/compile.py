@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -26,12 +28,15 @@ def compile_flow(
     On stdout the plan is JSON. With --json and a file, the document says what was written.
     """
     plan = load_plan(flow)
+    if target == "-":  # where it will lie is not known
+        plan = replace(plan, base_dir=os.path.abspath(plan.base_dir))
     from flowbridge.codec.plan import plan_to_cbor, plan_to_json
 
     if target == "-":
         sys.stdout.write(plan_to_json(plan).rstrip("\n") + "\n")
         return
     path = Path(target)
+    plan = replace(plan, base_dir=os.path.relpath(plan.base_dir, path.parent))
     data = plan_to_cbor(plan) if path.suffix == ".cbor" else (plan_to_json(plan).rstrip("\n") + "\n").encode()
     path.write_bytes(data)
     if json:

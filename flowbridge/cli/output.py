@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Final, TextIO
 import typer
 
 from flowbridge.errors import FlowbridgeError, FlowErrors
+from flowbridge.limits import FLOW_FILE_BYTES_MAX
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -96,11 +97,12 @@ def print_findings(findings: Sequence[Finding], stream: TextIO) -> None:
 
 
 def _lines(file: str) -> list[str]:
-    """The lines of a file as an editor counts them; none when it cannot be read."""
+    """The lines of a file as an editor counts them; none when it is no text of a flow's size."""
     try:
-        with open(file, encoding="utf-8", errors="replace") as stream:
-            return stream.read().split("\n")
-    except OSError:
+        with open(file, "rb") as stream:
+            data = stream.read(FLOW_FILE_BYTES_MAX + 1)
+        return [] if len(data) > FLOW_FILE_BYTES_MAX else data.decode("utf-8").split("\n")
+    except (OSError, UnicodeDecodeError):
         return []  # the finding itself says what is wrong; the line is only a help
 
 

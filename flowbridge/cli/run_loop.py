@@ -54,6 +54,9 @@ def run_on_loop(main: Coroutine[Any, Any, Any]) -> Any:
 
 def run_flow(plan: Plan, options: Options, view: View) -> Ending:
     """Run a plan to its end. Raises what the host raises when the plan cannot be started."""
+    from flowbridge.telemetry.log import configure_logging
+
+    configure_logging(json=False, level="WARNING")
     ending = run_on_loop(_run(plan, options, view))
     assert isinstance(ending, Ending)
     return ending

@@ -1,0 +1,1 @@
+"""What decides: state machines without loop, socket or clock."""

@@ -28,9 +28,10 @@ class LaneTurns:
         """The lane of this turn, out of those whose bits are set in `mask` (not 0)."""
         waiting = _LANES_IN[mask]
         first = waiting[0]
-        if len(waiting) == 1:
-            return first
         passed = self._passed
+        if len(waiting) == 1:
+            passed[first] = 0
+            return first
         for lane in reversed(waiting):
             if passed[lane] >= STARVATION_TURNS_MAX:
                 first = lane

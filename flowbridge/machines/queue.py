@@ -5,7 +5,8 @@ Rules.
 2. Under `block` and `error` credit is used by what is queued and by what is lent, and returns when that is settled.
    Under the dropping policies only what is queued counts: what was lent is at the operator already.
 3. A lane with nothing in it accepts one message of any size, so that an oversized message cannot block for ever.
-4. Under `block` a lane that reached its high watermark accepts nothing until it is down at its low one.
+4. Under `block` a lane that turned a message away at its high watermark accepts nothing until it is down at its low
+   one.
 5. Everything offered is counted, and the books balance after every call.
 
 No waiting, no clock: `now_ns` is an argument.
@@ -182,6 +183,7 @@ class LaneQueue:
         lane.queue.remove(envelope)
         lane.items -= 1
         lane.bytes -= envelope.size_bytes
+        lane.stopped = lane.stopped and lane.items > self.qos.low_items
         self.books.sent -= 1
         self.books.in_flight -= 1
         return True
@@ -276,6 +278,7 @@ class LaneQueue:
             count += len(lane.queue)
             lane.items -= len(lane.queue)
             lane.bytes -= sum(envelope.size_bytes for envelope in lane.queue)
+            lane.stopped = lane.stopped and lane.items > self.qos.low_items
             lane.queue.clear()
         if count:
             self.books.in_flight -= count

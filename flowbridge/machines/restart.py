@@ -35,5 +35,5 @@ class RestartBudget:
         if len(self._starts) >= policy.max:
             return None
         delay_ns = min(policy.delay_ns << min(len(self._starts), 30), policy.delay_max_ns)
-        self._starts.append(now_ns)
+        self._starts.append(now_ns + delay_ns)
         return delay_ns

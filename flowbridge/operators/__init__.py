@@ -1,0 +1,1 @@
+"""The operators that a flow may name by one word."""

@@ -113,6 +113,7 @@ _TRANSFORMS: Final = (
         name="map",
         summary="Adds columns computed by expressions, or replaces columns in their place.",
         factory="flowbridge.operators.transform:Map",
+        judges=True,
         config=(
             ConfigField(
                 name="columns",
@@ -125,6 +126,7 @@ _TRANSFORMS: Final = (
         name="filter",
         summary="Lets the rows through for which an expression is true.",
         factory="flowbridge.operators.transform:Filter",
+        judges=True,
         config=(
             ConfigField(
                 name="where",
@@ -137,6 +139,7 @@ _TRANSFORMS: Final = (
         name="select",
         summary="Keeps some columns, in a given order, or makes a batch of expressions only.",
         factory="flowbridge.operators.transform:Select",
+        judges=True,
         config=(
             ConfigField(name="columns", type="any", doc="A list of columns, or a mapping of new column to expression."),
         ),
@@ -145,6 +148,7 @@ _TRANSFORMS: Final = (
         name="window",
         summary="Aggregates rows per tumbling window of event time and per key.",
         factory="flowbridge.operators.window:Window",
+        judges=True,
         config=(
             ConfigField(
                 name="time",
@@ -175,6 +179,7 @@ _TRANSFORMS: Final = (
         name="gather",
         summary="Puts results that come from several workers back into the order in which they were given out.",
         factory="flowbridge.operators.gather:Gather",
+        judges=True,
         inputs=_ANY_IN,
         outputs=_ANY_OUT,
         any_inputs=True,

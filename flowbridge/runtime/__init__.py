@@ -1,0 +1,1 @@
+"""What waits: thin asyncio around the machines."""

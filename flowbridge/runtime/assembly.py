@@ -69,7 +69,10 @@ class Assembly:
         self._instrument = instrument
         self._stdout = stdout
         self._resources = resources
-        self._paths = PathBook({m.node: self._deadline_ns(m) for m in plan.manifests})
+        self._paths = PathBook(
+            {m.node: self._deadline_ns(m) for m in plan.manifests},
+            {(r.source_node, r.target_node): r.qos.deadline_ns for r in plan.routes if r.qos.deadline_ns is not None},
+        )
         self._edges: dict[str, tuple[str, EdgeBooks]] = {}
         self._inlets: dict[str, list[Inlet]] = {m.node: [] for m in plan.manifests}
         self._outgoing: dict[tuple[str, str], list[Edge]] = {}

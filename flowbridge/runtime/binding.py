@@ -11,12 +11,12 @@ from flowbridge.errors import OperatorError, OperatorLoadError
 from flowbridge.limits import OUTBOX_ITEMS_MAX
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
 
     from flowbridge.runtime.context import Context, Outbox
 
 _GIVEN: Final = ("port", "out", "context", "ctx")
-"""Parameters by these names are filled by the runner; the first other one without a default is the value."""
+"""Parameters by these names are filled by the runner; the first other one is the value, one without a default first."""
 
 
 @dataclass(slots=True)
@@ -72,7 +72,7 @@ def _collected(node: str, process: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _bind(node: str, made: Any, config: Mapping[str, Any], context: Context, out: Outbox, *, source: bool) -> Bound:
-    if inspect.isclass(made):
+    if inspect.isclass(made.func if _is_partial(made) else made):
         made = _construct(node, made, config)
         return _bind_object(node, made, context, out, source=source)
     if inspect.isroutine(made) or _is_partial(made):
@@ -90,7 +90,7 @@ def _is_partial(made: Any) -> bool:
     return isinstance(made, functools.partial)
 
 
-def _construct(node: str, cls: type, config: Mapping[str, Any]) -> Any:
+def _construct(node: str, cls: Callable[..., Any], config: Mapping[str, Any]) -> Any:
     _check_config(node, cls, config)
     try:
         return cls(**config)
@@ -101,16 +101,13 @@ def _construct(node: str, cls: type, config: Mapping[str, Any]) -> Any:
 
 
 def _check_config(node: str, target: Callable[..., Any], config: Mapping[str, Any]) -> None:
-    try:
-        parameters = inspect.signature(target).parameters.values()
-    except (TypeError, ValueError):
-        return
-    if any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters):
+    parameters = _parameters(target)
+    if parameters is None or any(p.kind is p.VAR_KEYWORD for p in parameters):
         return
     known = [p.name for p in parameters if p.kind is not inspect.Parameter.VAR_POSITIONAL]
     for key in config:
         if key not in known:
-            usable = ", ".join(name for name in known if name not in _GIVEN and name != "self") or "nothing"
+            usable = ", ".join(name for name in known if inspect.isclass(target) or name not in _GIVEN) or "nothing"
             raise OperatorLoadError(node, f"has no setting {key!r}; it takes {usable}")
 
 
@@ -133,11 +130,8 @@ def _bind_object(node: str, made: Any, context: Context, out: Outbox, *, source:
 
 def _forgiving(hook: Callable[..., Any]) -> Callable[[Any], Any]:
     """A hook that may leave out the argument it does not need."""
-    try:
-        takes_none = not inspect.signature(hook).parameters
-    except (TypeError, ValueError):
-        return hook
-    if not takes_none:
+    parameters = _parameters(hook)
+    if parameters is None or parameters:
         return hook
 
     @functools.wraps(hook)
@@ -152,39 +146,38 @@ def _bind_function(
 ) -> Bound:
     _check_config(node, function, config)
     configured = functools.partial(function, **config) if config else function
-    if source:
-        given = _given(function, context, out)
-        return Bound(node, produce=functools.partial(configured, **given) if given else configured)
-    bound = _bind_process(node, function, context, out, skip=tuple(config))
-    bound.process = configured
-    return bound
+    if not source:
+        return _bind_process(node, configured, context, out, skip=tuple(config))
+    parameters = [p for p in _parameters(function) or () if p.name not in config]
+    given = {p.name: value for p in parameters if (value := _given(p, context, out)) is not None}
+    _check_complete(node, [p for p in parameters if p.name not in given])
+    return Bound(node, produce=functools.partial(configured, **given) if given else configured)
 
 
 def _bind_process(
     node: str, process: Callable[..., Any], context: Context, out: Outbox, skip: tuple[str, ...] = ()
 ) -> Bound:
-    plain: Any = process
-    while _is_partial(plain):
-        plain = plain.func
-    if not inspect.isroutine(plain) and callable(plain):
-        plain = type(plain).__call__
-    is_async = inspect.iscoroutinefunction(plain)
+    plain = _written(process)
     if inspect.isasyncgenfunction(plain):
         raise OperatorLoadError(node, "is an async generator; use `await out.send(...)` or `out.emit(...)` instead")
-    bound = Bound(node, process=process, is_async=is_async, many=inspect.isgeneratorfunction(plain))
-    try:
-        names = [name for name in inspect.signature(process).parameters if name not in skip]
-    except (TypeError, ValueError):  # a builtin without a signature takes the value alone
+    is_async, many = inspect.iscoroutinefunction(plain), inspect.isgeneratorfunction(plain)
+    bound = Bound(node, process=process, is_async=is_async, many=many)
+    parameters = _parameters(process)
+    if parameters is None:  # a builtin without a signature takes the value alone
         return bound
-    if not any(name not in _GIVEN for name in names):
+    named = {p.name for p in parameters if p.kind not in {p.VAR_POSITIONAL, p.VAR_KEYWORD}} - {*skip}
+    free = [p for p in parameters if p.name not in skip and p.name not in _GIVEN and p.kind is not p.VAR_KEYWORD]
+    if not free:
         raise OperatorLoadError(node, "takes no value: its first parameter is what it handles")
-    given = _given(process, context, out)
-    # `process(self, port, value, out)`: port comes first, so the value goes by name.
-    if names[0] in _GIVEN:
-        value_name = next(name for name in names if name not in _GIVEN)
-        bound.process = _by_name(process, value_name)
-    bound.wants_port = "port" in names
-    bound.gives = {name: value for name, value in given.items() if name in names}
+    value = next((p for p in free if _is_required(p)), free[0])
+    _check_complete(node, [p for p in free if p is not value])
+    # In `process(self, port, value, out)` port comes first, so the value goes by name.
+    if value is not parameters[0] or value.kind is value.KEYWORD_ONLY:
+        bound.process = _by_name(process, value.name)
+    bound.wants_port = "port" in named
+    bound.gives = {
+        p.name: given for p in parameters if p.name in named and (given := _given(p, context, out)) is not None
+    }
     return bound
 
 
@@ -202,10 +195,34 @@ def _by_name(process: Callable[..., Any], value_name: str) -> Callable[..., Any]
     return call
 
 
-def _given(function: Callable[..., Any], context: Context, out: Outbox) -> dict[str, Any]:
+def _written(function: Any) -> Callable[..., Any]:
+    """What tells whether a call is asynchronous: the function inside a partial, or the `__call__` of an object."""
+    while _is_partial(function):
+        function = function.func
+    return function if inspect.isroutine(function) else type(function).__call__
+
+
+def _parameters(function: Callable[..., Any]) -> Sequence[inspect.Parameter] | None:
+    """The parameters, or None when Python cannot tell them."""
     try:
-        names = inspect.signature(function).parameters
+        return tuple(inspect.signature(function).parameters.values())
     except (TypeError, ValueError):
-        return {}
-    values: dict[str, Any] = {"out": out, "context": context, "ctx": context}
-    return {name: value for name, value in values.items() if name in names}
+        return None
+
+
+def _is_required(parameter: inspect.Parameter) -> bool:
+    variadic = parameter.kind in {parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD}
+    return parameter.default is parameter.empty and not variadic
+
+
+def _check_complete(node: str, parameters: Sequence[inspect.Parameter]) -> None:
+    missing = [p.name for p in parameters if _is_required(p)]
+    if missing:
+        raise OperatorLoadError(node, f"needs a setting for {', '.join(missing)}")
+
+
+def _given(parameter: inspect.Parameter, context: Context, out: Outbox) -> Any:
+    """What the runner fills a parameter with, the same for every call; None when it does not."""
+    if parameter.name == "out":
+        return out
+    return context if parameter.name in {"context", "ctx"} else None

@@ -3,16 +3,24 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Any
+import sysconfig
+import traceback
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
 
+import flowbridge
 from flowbridge.envelope import NO_DEADLINE
-from flowbridge.errors import DeadlineExceeded, Effect
+from flowbridge.errors import DeadlineExceeded, Effect, FlowbridgeError
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable
+    from collections.abc import Awaitable, Callable
 
     from flowbridge.contracts import Clock
     from flowbridge.plan import RetryPolicy
+
+
+_HOME: Final = str(Path(flowbridge.__file__).parent)
+_INSTALLED: Final = (sysconfig.get_path("stdlib"), "site-packages", "dist-packages")
 
 
 async def until_deadline(work: Awaitable[Any], deadline_ns: int, clock: Clock, where: str) -> Any:
@@ -54,6 +62,14 @@ async def until_deadline(work: Awaitable[Any], deadline_ns: int, clock: Clock, w
     return result
 
 
+def in_thread(handler: Callable[[Any], Any], value: Any) -> Any:
+    """Call from a worker thread. A future cannot carry a StopIteration: whoever awaits it would wait for ever."""
+    try:
+        return handler(value)
+    except StopIteration as error:
+        raise RuntimeError("it raised StopIteration") from error
+
+
 def retries(error: BaseException, policy: RetryPolicy) -> bool:
     """Whether the policy names this error: its class, or one it derives from."""
     if not isinstance(error, Exception):
@@ -67,6 +83,19 @@ def retry_delay_ns(policy: RetryPolicy, attempt: int) -> int:
 
 
 def said(error: BaseException) -> str:
-    """An error in one line: its class and what it says."""
-    text = " ".join(str(error).split())
-    return f"{type(error).__name__}: {text}" if text else type(error).__name__
+    """An error in one line: its class, what it says, and the line of the user's own code that it came from."""
+    text = str(error)
+    # Our own messages may show a text with a caret below; their first line says it all.
+    text = text.partition("\n")[0] if isinstance(error, FlowbridgeError) else " ".join(text.split())
+    said_at = f" (at {place})" if (place := _raised_at(error)) else ""
+    return (f"{type(error).__name__}: {text}" if text else type(error).__name__) + said_at
+
+
+def _raised_at(error: BaseException) -> str:
+    """``file:line in function`` of the innermost frame that is neither ours nor of an installed package."""
+    found = ""
+    for frame in traceback.extract_tb(error.__traceback__):
+        installed = any(part in frame.filename for part in _INSTALLED)
+        if not installed and not frame.filename.startswith(("<", _HOME)):
+            found = f"{Path(frame.filename).name}:{frame.lineno} in {frame.name}"
+    return found

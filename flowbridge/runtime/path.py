@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from flowbridge.limits import PATHS_MAX
@@ -19,8 +20,11 @@ _OTHERS = ("(others)",)
 class PathBook:
     """Every way that messages ended, by trail."""
 
-    def __init__(self, deadlines_ns: Mapping[str, int | None]) -> None:
-        self._deadlines_ns = deadlines_ns
+    def __init__(
+        self, deadlines_ns: Mapping[str, int | None], tightened_ns: Mapping[tuple[str, str], int] | None = None
+    ) -> None:
+        self._deadlines_ns = deadlines_ns  # of messages that start at a node
+        self._tightened_ns = tightened_ns or {}  # of routes between two nodes
         self._by_trail: dict[Trail, PathReport] = {}
         self._others = PathReport(_OTHERS, None, Histogram())
 
@@ -31,9 +35,16 @@ class PathBook:
             if len(self._by_trail) >= PATHS_MAX:
                 return self._others
             nodes = trail.nodes
-            report = PathReport(nodes, self._deadlines_ns.get(nodes[0]), Histogram())
+            report = PathReport(nodes, self._tightest_ns(nodes), Histogram())
             self._by_trail[trail] = report
         return report
+
+    def _tightest_ns(self, nodes: tuple[str, ...]) -> int | None:
+        """The smallest deadline that holds anywhere on a path."""
+        start_ns = self._deadlines_ns.get(nodes[0])
+        found = [] if start_ns is None else [start_ns]
+        found += [self._tightened_ns[hop] for hop in pairwise(nodes) if hop in self._tightened_ns]
+        return min(found, default=None)
 
     def ended(self, envelopes: Sequence[Envelope], ended_ns: Sequence[int]) -> None:
         """Messages reached a node that sends nothing on, each at its time."""
@@ -43,6 +54,8 @@ class PathBook:
             if envelope.trail is None:
                 continue
             if envelope.trail is not trail or report is None:
+                if report is not None:
+                    report.latency.settle()
                 trail = envelope.trail
                 report = self.of(trail)
             report.delivered += 1

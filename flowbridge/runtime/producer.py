@@ -59,8 +59,10 @@ class Producer:
                 made = await made
             if hasattr(made, "__aiter__"):
                 await self._draw_async(made, outbox)
-            else:
+            elif hasattr(made, "__iter__"):
                 await self._draw(iter(made), outbox)
+            else:
+                raise OperatorError(bound.node, f"a source gives an iterable of values, not a {type(made).__name__}")
         except FlowbridgeError:
             self._report.errors += 1
             raise

@@ -16,7 +16,7 @@ from flowbridge.envelope import Envelope
 from flowbridge.errors import DeadlineExceeded, FlowbridgeError, OperatorError, WouldBlock
 from flowbridge.limits import SLICE_ITEMS_MAX
 from flowbridge.plan import OnError
-from flowbridge.runtime.call import retries, retry_delay_ns, said, until_deadline
+from flowbridge.runtime.call import in_thread, retries, retry_delay_ns, said, until_deadline
 from flowbridge.runtime.inlet import Intake
 from flowbridge.runtime.slice import Slice, slice_ns
 from flowbridge.time.manager import Run, TimeManager
@@ -91,6 +91,7 @@ class NodeRunner:
         self._has_asked = False  # it sleeps, and its turn is asked for
         self._has_turn = False  # it was woken because it is its turn
         self._draining = False
+        self._left_out = 0
         self._snapshot_due_ns: int | None = None
         self._handlers: dict[str, Callable[[Any], Any]] = {}
         self._loop: asyncio.AbstractEventLoop
@@ -373,7 +374,7 @@ class NodeRunner:
             where = f"node {self.node}, port {inlet.port}, message {envelope.seq}"
             return await until_deadline(handler(envelope.payload), envelope.deadline_ns, self._clock, where)
         # A thread cannot be cut off: it is waited for, and counted when it is late.
-        return await asyncio.get_running_loop().run_in_executor(None, handler, envelope.payload)
+        return await asyncio.get_running_loop().run_in_executor(None, in_thread, handler, envelope.payload)
 
     # --- common to both ---------------------------------------------------------------------------------------------
 
@@ -432,7 +433,10 @@ class NodeRunner:
         named = isinstance(error, OperatorError) and error.node == self.node
         failure = error if named else OperatorError(self.node, said(error), port=inlet.port, seq=envelope.seq)
         if self.manifest.on_error is OnError.SKIP:
-            self._context.log.warning("%s; the message is left out", failure)
+            self._left_out += 1
+            if not self._left_out & (self._left_out - 1):  # the 1st, 2nd, 4th, 8th ...: a log must not be a flood
+                count = f"; {self._left_out} messages left out so far" if self._left_out > 1 else "; it is left out"
+                self._context.log.warning("%s%s", failure, count)
         elif named:
             raise failure
         else:

@@ -40,17 +40,15 @@ def _tally(values: list[int]) -> tuple[int, int, int, list[tuple[int, int]]]:
     import numpy as np
 
     array = np.maximum(np.array(values, dtype=np.int64), 0)
-    # frexp's exponent of v is v.bit_length(); above 2**53 rounding may make it one too large.
+    # frexp's exponent of v is v.bit_length(). Above 2**53 a v just below a power of two may be rounded up to it: then
+    # the shift is one too large and v >> shift is SUBS - 1, which names the same bucket.
     shift = np.maximum(np.frexp(array.astype(np.float64))[1].astype(np.int64) - 1 - SUB_BITS, 0)
-    scaled = array >> shift
-    low = (scaled < SUBS) & (shift > 0)
-    if low.any():
-        shift[low] -= 1
-        scaled[low] = array[low] >> shift[low]
-    counts = np.bincount((shift << SUB_BITS) + scaled)
+    counts = np.bincount((shift << SUB_BITS) + (array >> shift))
     found = np.nonzero(counts)[0]
     counted = list(zip(found.tolist(), counts[found].tolist(), strict=True))
-    return int(array.sum()), int(array.min()), int(array.max()), counted
+    high = int(array.max())
+    total = int(array.sum()) if high * len(values) < 1 << 63 else sum(array.tolist())
+    return total, int(array.min()), high, counted
 
 
 class Histogram:

@@ -5,7 +5,7 @@ Rules.
 2. Inside a lane the earliest deadline goes first; equal ones in the order they were sent. Work without a deadline is
    ordered as if it had `VIRTUAL_DEADLINE_NS` from when it was sent, so it cannot be put off for ever.
 3. Messages of one stream (one route) and lane stay in order, because a consumer relies on that: an urgent message lends
-   its deadline to those in front of it (precedence-adjusted earliest deadline first).
+   its deadline to those in front of it (precedence-adjusted earliest deadline first) for as long as it is not late.
 4. Work that is late is refused on arrival and given up before it runs; it is never returned by `pop`.
 5. Each stream has room of its own in each lane; a full lane does not stop another.
 6. A timer is due at start + n * period; what was missed is skipped, counted, and moves no later tick.
@@ -18,6 +18,7 @@ from __future__ import annotations
 import heapq
 from collections import deque
 from dataclasses import dataclass
+from itertools import accumulate, islice, takewhile
 from typing import TYPE_CHECKING, Final, Generic, Protocol, TypeVar
 
 from flowbridge.envelope import NO_DEADLINE
@@ -75,13 +76,12 @@ class Admission(Generic[T]):
 
 
 class _Timer:
-    __slots__ = ("due_ns", "index", "period_ns", "start_ns")
+    __slots__ = ("index", "period_ns", "start_ns")
 
     def __init__(self, start_ns: int, period_ns: int) -> None:
         self.start_ns: Final = start_ns
         self.period_ns: Final = period_ns
         self.index = 0
-        self.due_ns = start_ns
 
 
 def urgency(item: Timed) -> int:
@@ -97,21 +97,30 @@ class _Stream(Generic[T]):
     def __init__(self) -> None:
         self.queue: deque[T] = deque()
 
-    def key(self) -> tuple[int, int]:
-        """What the head is worth: the least deadline of all that wait behind it, and when it was sent."""
-        return min([urgency(item) for item in self.queue]), self.queue[0].sent_ns
+    def key(self, now_ns: int) -> tuple[int, int]:
+        """What the head is worth: the least deadline of all in the stream that can still be kept, and when it was sent.
 
-    def take(self, limit: int, rival: tuple[int, int] | None) -> list[T]:
+        A stream with nothing but late work comes first, to be rid of it.
+        """
+        least_ns = min([urgency(item) for item in self.queue if item.deadline_ns > now_ns], default=0)
+        return least_ns, self.queue[0].sent_ns
+
+    def take(self, limit: int, rival: tuple[int, int] | None, now_ns: int) -> list[T]:
         """At least one item and at most `limit`, as long as this stream is worth more than its rival."""
         queue = self.queue
-        if rival is None and len(queue) <= limit:
+        if rival is not None and limit > 1:
+            limit = min(limit, self._lead(rival, now_ns))
+        if len(queue) <= limit:
             items = list(queue)
             queue.clear()
             return items
-        items = [queue.popleft()]
-        while queue and len(items) < limit and (rival is None or self.key() <= rival):
-            items.append(queue.popleft())
-        return items
+        return [queue.popleft() for _ in range(limit)]
+
+    def _lead(self, rival: tuple[int, int], now_ns: int) -> int:
+        """How many items go before a rival: the head, and each behind it while what is left is worth as much."""
+        worth = (urgency(item) if item.deadline_ns > now_ns else NO_DEADLINE for item in reversed(self.queue))
+        keys = zip(reversed(list(accumulate(worth, min))), self.queue, strict=True)
+        return 1 + sum(1 for _ in takewhile(lambda key: (key[0], key[1].sent_ns) <= rival, islice(keys, 1, None)))
 
 
 class TimeManager(Generic[T]):
@@ -159,22 +168,23 @@ class TimeManager(Generic[T]):
         """
         while mask := self.waiting:
             streams = self._lanes[self._turns.choose(mask)]
-            rival: tuple[int, int] | None = None
-            if len(streams) == 1:
-                stream, held = next(iter(streams.items()))
-            else:
-                ranked = heapq.nsmallest(2, ((entry.key(), stream) for stream, entry in streams.items()))
-                stream, rival = ranked[0][1], ranked[1][0]
-                held = streams[stream]
-            items = held.take(limit, rival)
-            if not held.queue:
-                del streams[stream]
-            late = [item for item in items if item.deadline_ns <= now_ns]
-            if late:
-                self._gone.extend(Deadline(stream, item) for item in late)
-                items = [item for item in items if item.deadline_ns > now_ns]
-            if items:
-                return Run(stream, items)
+            while streams:  # a lane that had only late work up to here keeps its turn
+                rival: tuple[int, int] | None = None
+                if len(streams) == 1:
+                    stream, held = next(iter(streams.items()))
+                else:
+                    ranked = heapq.nsmallest(2, ((entry.key(now_ns), stream) for stream, entry in streams.items()))
+                    stream, rival = ranked[0][1], ranked[1][0]
+                    held = streams[stream]
+                items = held.take(limit, rival, now_ns)
+                if not held.queue:
+                    del streams[stream]
+                late = [item for item in items if item.deadline_ns <= now_ns]
+                if late:
+                    self._gone.extend(Deadline(stream, item) for item in late)
+                    items = [item for item in items if item.deadline_ns > now_ns]
+                if items:
+                    return Run(stream, items)
         return None
 
     def urgency(self) -> tuple[int, int] | None:
@@ -224,10 +234,12 @@ class TimeManager(Generic[T]):
     # --- time -------------------------------------------------------------------------------------------------------
 
     def add_timer(self, timer: int, *, period_ns: int, start_ns: int) -> None:
-        """Start a timer whose first tick is due at `start_ns`."""
+        """Start a timer whose first tick is due at `start_ns`; one that runs by that name starts over."""
         assert period_ns > 0, f"timer {timer}: period_ns must be above 0, not {period_ns}"
         self._schedule[timer] = _Timer(start_ns, period_ns)
-        heapq.heappush(self._timers, (start_ns, timer))
+        self._timers = [entry for entry in self._timers if entry[1] != timer]
+        self._timers.append((start_ns, timer))
+        heapq.heapify(self._timers)
 
     def poll(self, *, now_ns: int) -> list[Tick]:
         """The ticks that are due, each timer once, in the order they were due."""
@@ -239,8 +251,7 @@ class TimeManager(Generic[T]):
             at_ns = timer.start_ns + index * timer.period_ns
             ticks.append(Tick(name, index, at_ns, index - timer.index))
             timer.index = index + 1
-            timer.due_ns = timer.start_ns + timer.index * timer.period_ns
-            heapq.heappush(self._timers, (timer.due_ns, name))
+            heapq.heappush(self._timers, (timer.start_ns + timer.index * timer.period_ns, name))
         return ticks
 
     def next_wakeup_ns(self) -> int | None:

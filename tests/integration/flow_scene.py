@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -121,6 +122,11 @@ def run(
             return report
 
     return asyncio.run(main())
+
+
+def told(report: RunReport) -> list[str]:
+    """The errors of a report, without the line of code that they came from."""
+    return [re.sub(r" \(at \S+\.py:\d+ in \w+\)$", "", error) for error in report.errors]
 
 
 def balanced(report: RunReport, *, in_flight: int | None = 0) -> None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 import pytest
-from flow_scene import MS, Kept, WorkClock, balanced, compiled, flow_text, numbers, run, values
+from flow_scene import MS, Kept, WorkClock, balanced, compiled, flow_text, numbers, run, told, values
 
 from flowbridge.emit import Emit
 from flowbridge.host import Host
@@ -230,7 +230,7 @@ def test_a_threaded_operator_is_retried_and_its_errors_are_named() -> None:
     )
     report = really(text, {"source": numbers(5), "work": work, "keep": kept})
     assert report.nodes["w"].errors == 3
-    (error,) = report.errors
+    (error,) = told(report)
     assert error.endswith("node w, port in, message 3: ValueError: three")
     assert kept.values[:3] == [0, 1, 2][: len(kept.values)]
 
@@ -310,7 +310,7 @@ def test_per_record_names_the_node_of_rows_that_do_not_fit(row: Any, says: str) 
     head = "schemas: {s: {version: 1, fields: {y: int32, note: string}}}"
     text = records("outputs: {out: {type: arrow, schema: s}}", head)
     report = run(text, {"source": values(*BATCHES), "work": lambda _: row, "keep": Kept()})
-    (error,) = report.errors
+    (error,) = told(report)
     assert "node w, port out" in error
     assert says in error
 

@@ -6,7 +6,7 @@ import asyncio
 import itertools
 from typing import TYPE_CHECKING, Any
 
-from flow_scene import MS, Kept, S, WorkClock, compiled, flow_text, numbers, paced, run, to_end, values
+from flow_scene import MS, Kept, S, WorkClock, compiled, flow_text, numbers, paced, run, to_end, told, values
 
 from flowbridge.host import Host
 
@@ -58,7 +58,7 @@ def test_at_most_so_many_restarts_within_the_window() -> None:
     assert report.status == "failed"
     assert report.nodes["w"].restarts == 2
     assert kept.values in ([], [0])
-    assert report.errors[0].endswith("node w, port in, message 3: ValueError: 3")
+    assert told(report)[0].endswith("node w, port in, message 3: ValueError: 3")
 
 
 def test_restarts_further_apart_than_the_window_go_on_for_ever() -> None:
@@ -273,7 +273,7 @@ def test_a_state_that_is_refused_fails_the_node_by_name() -> None:
         {"source": values(1), "work": Total, "keep": Kept()},
         state={"w": {"sum": 1}},
     )
-    assert report.errors == ["flow.yaml:5:23: node w: restore: KeyError: 'total'"]
+    assert told(report) == ["flow.yaml:5:23: node w: restore: KeyError: 'total'"]
 
 
 def test_a_drain_waits_for_a_node_that_is_to_start_again() -> None:

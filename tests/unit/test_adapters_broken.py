@@ -12,7 +12,7 @@ from flowbridge.adapters.rule import RULES
 from flowbridge.errors import FlowErrors
 from flowbridge.operator_spec import ConfigField, OperatorSpec
 from flowbridge.plan import ContentType, Port
-from flowbridge.registry import Catalog
+from flowbridge.registry import Catalog, catalog
 
 _PATH = ConfigField(name="path", type="path", doc="the file")
 _SPECS = (
@@ -329,8 +329,26 @@ def test_a_path_in_a_finding_is_written_out() -> None:
     assert found.endswith("FB507 budgets along a -> b -> c add up to 6ms, the deadline from a is 5ms")
 
 
+def test_an_operator_judges_its_own_configuration() -> None:
+    text = dedent(
+        """\
+        flowbridge: 1
+        name: f
+        nodes:
+          - {id: s, operator: sequence}
+          - {id: f, operator: filter, with: {where: value >> 25}, inputs: {in: s/out}}
+          - {id: w, operator: window, with: {time: t, every: 1s, aggregate: {n: median(x)}}, inputs: {in: f/out}}
+        """
+    )
+    with pytest.raises(FlowErrors) as refused:
+        YamlFlowAdapter(catalog(), {}).compile(TextSource("f.yaml", text))
+    first, second = map(str, refused.value.findings)
+    assert first.startswith("f.yaml:5:45: FB405 filter: expression 'value >> 25', column 1: RShift")
+    assert second.startswith("f.yaml:6:10: FB405 window: ")
+
+
 def test_every_rule_about_a_text_has_an_example() -> None:
     cases = (*TEXTS.values(), *(marked(text) for text in NODES.values()))
     shown = {place.split(" ")[1] for _, expected in cases for place in expected}
-    elsewhere = {"FB001", "FB002", "FB106", "FB107", "FB108", "FB114", "FB502", "FB999"}
+    elsewhere = {"FB001", "FB002", "FB106", "FB107", "FB108", "FB114", "FB405", "FB502", "FB999"}
     assert shown | elsewhere == set(RULES)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
@@ -80,7 +81,9 @@ def test_plan_documents_are_loaded_by_their_suffix(tmp_path: Path) -> None:
     plan = compiled(_WHOLE)
     (tmp_path / "p.json").write_text(plan_to_json(plan))
     (tmp_path / "p.cbor").write_bytes(plan_to_cbor(plan))
-    assert loading.load(tmp_path / "p.json") == plan == loading.load(str(tmp_path / "p.cbor"))
+    # The folder of the flow is named from where the plan lies.
+    moved = replace(plan, base_dir=str(tmp_path / "folder"))
+    assert loading.load(tmp_path / "p.json") == moved == loading.load(str(tmp_path / "p.cbor"))
     assert list(loading.load(tmp_path / "p.json").topics) == ["alerts.>", "*.get"]
     (tmp_path / "p.json").write_text("{")
     with pytest.raises(PlanError, match=r"p\.json: plan is not JSON"):

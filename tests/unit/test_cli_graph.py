@@ -13,6 +13,7 @@ from flowbridge.cli.graph import Format, render
 from flowbridge.cli.graph_model import Picture, picture_of
 from flowbridge.envelope import Priority
 from flowbridge.errors import FlowbridgeError
+from flowbridge.limits import QUEUE_ITEMS_DEFAULT
 from flowbridge.plan import (
     Artifact,
     ArtifactKind,
@@ -78,8 +79,8 @@ def nasty_picture() -> Picture:
 def test_a_label_says_policy_priority_and_deadline() -> None:
     labels = {arrow.key: arrow.label for arrow in picture_of(DEMO).arrows}
     assert labels["source/out->late/in"] == "drop_oldest 16 · high · 20 ms"
-    assert labels["late/out->sink/in"] == "block 64"
-    assert labels["sink/out->late/back"] == "out → back · block 64"
+    assert labels["late/out->sink/in"] == f"block {QUEUE_ITEMS_DEFAULT}"
+    assert labels["sink/out->late/back"] == f"out → back · block {QUEUE_ITEMS_DEFAULT}"
 
 
 def test_topics_and_timers_stand_beside_the_nodes() -> None:

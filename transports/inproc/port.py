@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
     from flowbridge.contracts import Alarm, Clock
     from flowbridge.envelope import Envelope
+    from flowbridge.errors import ResourceError
     from flowbridge.plan import Qos, Route
 
 
@@ -38,7 +39,7 @@ class _Waiter:
 class _Shared:
     """What both ends of a port see."""
 
-    __slots__ = ("abandoned", "clock", "edge", "guarded", "idle", "news", "queue", "waiters", "writable")
+    __slots__ = ("abandoned", "clock", "edge", "guarded", "idle", "news", "queue", "receiver", "waiters", "writable")
 
     def __init__(self, edge: str, qos: Qos, clock: Clock) -> None:
         self.edge = edge
@@ -47,6 +48,7 @@ class _Shared:
         self.waiters: list[deque[_Waiter]] = [deque() for _ in range(LANES)]
         self.writable: list[asyncio.Future[None]] = []
         self.news: Callable[[], None] | None = None
+        self.receiver: asyncio.Future[None] | None = None
         self.idle = True  # the source found nothing when it last looked, so news must be told
         self.abandoned = False  # the source was closed
         self.guarded = False  # sending needs a second look: the port has ended, or others wait for credit
@@ -64,22 +66,29 @@ class _Shared:
         """Wake an idle source, once."""
         if self.idle:
             self.idle = False
+            self.wake_receiver()
             if self.news is not None:
                 self.news()
+
+    def wake_receiver(self) -> None:
+        """Let a waiting `receive` look again."""
+        if self.receiver is not None and not self.receiver.done():
+            self.receiver.set_result(None)
 
     def admit_waiters(self, lane: int) -> None:
         """Let waiting senders of a lane in, as far as there is credit."""
         waiters = self.waiters[lane]
         while waiters:
             waiter = waiters[0]
-            if self.queue.offer_waited(waiter.envelope, self.clock.now_ns()) is not None:
+            now_ns = waiter.envelope.sent_ns = self.clock.now_ns()
+            if self.queue.offer_waited(waiter.envelope, now_ns) is not None:
                 return
             waiters.popleft()
             _finish(waiter)
             self.tell()
         self.guard()
 
-    def fail_waiters(self, error: BaseException) -> None:
+    def fail_waiters(self, kind: type[ResourceError], why: str) -> None:
         """Tell every waiting sender that it cannot be."""
         for waiters in self.waiters:
             while waiters:
@@ -87,7 +96,7 @@ class _Shared:
                 if waiter.alarm is not None:
                     waiter.alarm.cancel()
                 if not waiter.done.done():
-                    waiter.done.set_exception(error)
+                    waiter.done.set_exception(kind(f"{self.edge}: {why}"))
         self.tell_writable()
 
     def tell_writable(self) -> None:
@@ -188,14 +197,19 @@ class InprocSink:
         else:  # admitted in the same turn of the loop; nobody may have taken it yet
             self._queue.withdraw(waiter.envelope)
         self._shared.admit_waiters(waiter.envelope.priority)
+        self._shared.tell_writable()
 
     async def wait_writable(self) -> None:
-        """Return once some lane that was stopped accepts again, or nothing is stopped, or the route ended."""
+        """Return once no lane is stopped at its watermark, or the route ended."""
         shared = self._shared
         while self._queue.stopped and not shared.ended:
             future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
             shared.writable.append(future)
-            await future
+            try:
+                await future
+            finally:
+                if future in shared.writable:
+                    shared.writable.remove(future)
 
     def credit_items(self, priority: int) -> int:
         """How many more messages this lane accepts now."""
@@ -206,7 +220,7 @@ class InprocSink:
         shared = self._shared
         if not self._queue.finished:
             self._queue.finished = shared.guarded = True
-            shared.fail_waiters(ClosedError(f"{shared.edge}: finished while a message waited for credit"))
+            shared.fail_waiters(ClosedError, "finished while a message waited for credit")
             shared.tell()
 
     def _guard(self, envelope: Envelope) -> None:
@@ -251,12 +265,11 @@ class InprocLease:
 class InprocSource:
     """The consumer's end; see `contracts.DataSource`."""
 
-    __slots__ = ("_queue", "_receiver", "_shared", "books")
+    __slots__ = ("_queue", "_shared", "books")
 
     def __init__(self, shared: _Shared) -> None:
         self._shared = shared
         self._queue = shared.queue
-        self._receiver: asyncio.Future[None] | None = None
         self.books = shared.queue.books
 
     @property
@@ -284,6 +297,8 @@ class InprocSource:
         self._queue.give_back(taken)
         if self._shared.abandoned:
             self._queue.abort()
+        else:
+            self._shared.tell()
 
     def settle(self, taken: Sequence[Envelope], *, expired: int = 0) -> None:
         """Return what `take` lent, and with it the credit."""
@@ -307,38 +322,25 @@ class InprocSource:
 
     async def receive(self) -> InprocLease:
         """Wait for one message that is not late."""
-        if self._receiver is not None:
-            raise BusyError(f"{self._shared.edge}: another task receives already")
+        shared = self._shared
+        if shared.receiver is not None:
+            raise BusyError(f"{shared.edge}: another task receives already")
         while True:
             taken = self.take(1)
             if taken:
-                if taken[0].deadline_ns > self._shared.clock.now_ns():
+                if taken[0].deadline_ns > shared.clock.now_ns():
                     return InprocLease(taken[0], self)
                 self.settle(taken, expired=1)
                 continue
             if self._queue.finished:
-                raise EndOfStream(f"{self._shared.edge}: the sender finished")
-            if self._shared.abandoned:
-                raise ClosedError(f"{self._shared.edge}: closed")
-            await self._wait_for_news()
-
-    async def _wait_for_news(self) -> None:
-        # Nothing is taken before the wait, so a cancellation here loses nothing.
-        receiver = self._receiver = asyncio.get_running_loop().create_future()
-        before = self._shared.news
-
-        def arrived() -> None:
-            if not receiver.done():
-                receiver.set_result(None)
-            if before is not None:
-                before()
-
-        self._shared.news = arrived
-        try:
-            await receiver
-        finally:
-            self._shared.news = before
-            self._receiver = None
+                raise EndOfStream(f"{shared.edge}: the sender finished")
+            if shared.abandoned:
+                raise ClosedError(f"{shared.edge}: closed")
+            shared.receiver = asyncio.get_running_loop().create_future()
+            try:
+                await shared.receiver  # nothing is lent meanwhile, so a cancellation loses nothing
+            finally:
+                shared.receiver = None
 
     async def aclose(self) -> None:
         """Take no more; what is queued is counted as dropped by `abort`."""
@@ -347,9 +349,8 @@ class InprocSource:
             return
         shared.abandoned = shared.guarded = True
         self._queue.abort()
-        shared.fail_waiters(BrokenError(f"{shared.edge}: the consumer closed its end"))
-        if self._receiver is not None and not self._receiver.done():
-            self._receiver.set_result(None)
+        shared.fail_waiters(BrokenError, "the consumer closed its end")
+        shared.wake_receiver()
 
 
 class InprocDataPort:

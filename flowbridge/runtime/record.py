@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from flowbridge.runtime.binding import Bound
 
 
-def per_record(bound: Bound, schema: Any) -> None:
+def per_record(bound: Bound, schema: Any = None) -> None:
     """Let the operator be called once per row; the dicts it gives are gathered into one batch again.
 
     Rows for which it gives None are left out. A value that is no Arrow batch is handed to it as it is. `schema` is

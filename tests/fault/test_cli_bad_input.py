@@ -1,5 +1,7 @@
 """The command line and bad input: an exit code, the place, and never a traceback."""
 
+# pyright: reportUnknownMemberType=false
+
 from __future__ import annotations
 
 import json

@@ -29,11 +29,11 @@ class WorkClock(ManualClock):
 
     def work(self, duration_ns: int) -> None:
         """Let time pass inside a call, as work does; what falls due meanwhile comes afterwards."""
-        self._now_ns += duration_ns
+        self._now_ns: int = self.now_ns() + duration_ns
         asyncio.get_running_loop().call_soon(self._ring)
 
     def _ring(self) -> None:
-        while self._alarms and self._alarms[0].deadline_ns <= self._now_ns:
+        while self._alarms and self._alarms[0].deadline_ns <= self.now_ns():
             alarm = self._alarms.pop(0)
             self._alarms.sort()
             alarm.come()

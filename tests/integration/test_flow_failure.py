@@ -1,5 +1,8 @@
 """Operators that fail: retries, skipping, the error that is reported, and what becomes of the message."""
 
+# pyright: reportUnknownMemberType=false, reportUnknownLambdaType=false, reportUnknownArgumentType=false
+# pyright: reportUnknownVariableType=false, reportPrivateUsage=false
+
 from __future__ import annotations
 
 import asyncio

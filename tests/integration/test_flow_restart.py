@@ -1,5 +1,8 @@
 """Restarts: when, how often, with which state, and that nothing is lost on the way."""
 
+# pyright: reportUnknownMemberType=false, reportUnknownLambdaType=false, reportUnknownArgumentType=false
+# pyright: reportUnknownVariableType=false, reportPrivateUsage=false
+
 from __future__ import annotations
 
 import asyncio

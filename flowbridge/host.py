@@ -12,7 +12,7 @@ from flowbridge.runtime.clock import SystemClock
 from flowbridge.runtime.turn import Turns
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
 
     from flowbridge.contracts import Clock, EventBus, Instrument, Transport
     from flowbridge.plan import Plan
@@ -26,14 +26,14 @@ class Host:
         async with Host() as host:
             report = await host.run(load("flow.yaml"))
 
-    `operators` are callables that a flow names as ``host:NAME``. `drain_ns` bounds every drain. `stdout` is where
-    operators that print for people write; None is the process's own.
+    `operators` are functions, classes or objects that a flow names as ``host:NAME``. `drain_ns` bounds
+    every drain. `stdout` is where operators that print for people write; None is the process's own.
     """
 
     def __init__(
         self,
         *,
-        operators: Mapping[str, Callable[..., Any]] | None = None,
+        operators: Mapping[str, Any] | None = None,
         clock: Clock | None = None,
         instruments: Sequence[Instrument] = (),
         drain_ns: int = DRAIN_NS_DEFAULT,

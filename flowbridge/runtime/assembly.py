@@ -52,7 +52,7 @@ class Assembly:
         bus: EventBus,
         clock: Clock,
         transport: Callable[[str], Awaitable[Transport]],
-        operators: Mapping[str, Callable[..., Any]],
+        operators: Mapping[str, Any],
         turns: Turns,
         instrument: Instrument | None,
         stdout: TextIO | None,

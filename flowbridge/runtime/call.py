@@ -13,7 +13,7 @@ from flowbridge.envelope import NO_DEADLINE
 from flowbridge.errors import DeadlineExceeded, Effect, FlowbridgeError
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable
+    from collections.abc import Awaitable, Callable
 
     from flowbridge.contracts import Clock
     from flowbridge.plan import RetryPolicy
@@ -60,6 +60,14 @@ async def until_deadline(work: Awaitable[Any], deadline_ns: int, clock: Clock, w
     if task.cancelling():
         raise asyncio.CancelledError
     return result
+
+
+def in_thread(handler: Callable[[Any], Any], value: Any) -> Any:
+    """Call from a worker thread. A future cannot carry a StopIteration: whoever awaits it would wait for ever."""
+    try:
+        return handler(value)
+    except StopIteration as error:
+        raise RuntimeError("it raised StopIteration") from error
 
 
 def retries(error: BaseException, policy: RetryPolicy) -> bool:

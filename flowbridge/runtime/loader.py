@@ -14,7 +14,7 @@ from flowbridge.plan import ArtifactKind
 from flowbridge.runtime.call import said
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Mapping
     from types import ModuleType
 
     from flowbridge.contracts import OperatorCatalog
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 class Loader:
     """Finds operators: built-in ones in a catalogue, a host's own by name, others by import."""
 
-    def __init__(self, catalog: OperatorCatalog, own: Mapping[str, Callable[..., Any]], base_dir: str) -> None:
+    def __init__(self, catalog: OperatorCatalog, own: Mapping[str, Any], base_dir: str) -> None:
         self._catalog = catalog
         self._own = own
         self._base_dir = Path(base_dir)
@@ -99,11 +99,9 @@ class Loader:
         top = name.partition(".")[0]
         loaded = getattr(sys.modules.get(top), "__file__", None)
         for own in (folder / f"{top}.py", folder / top / "__init__.py"):
-            if own.is_file() and loaded is not None and not own.samefile(loaded):
-                raise OperatorLoadError(
-                    node,
-                    f"{top} is loaded from {loaded} already, not from {own}; name the file: python:./{own.relative_to(folder)}:...",
-                )
+            if own.is_file() and loaded is not None and own.resolve() != Path(loaded).resolve():
+                hint = f"name the file: python:./{own.relative_to(folder)}:..."
+                raise OperatorLoadError(node, f"{top} is loaded from {loaded} already, not from {own}; {hint}")
         return module
 
     def _from_file(self, node: str, place: str) -> ModuleType:

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from flowbridge.runtime.binding import Bound
 
 
-def per_record(bound: Bound, schema: Any) -> None:
+def per_record(bound: Bound, schema: Any = None) -> None:
     """Let the operator be called once per row; the dicts it gives are gathered into one batch again.
 
     Rows for which it gives None are left out. A value that is no Arrow batch is handed to it as it is. `schema` is
@@ -26,26 +26,32 @@ def per_record(bound: Bound, schema: Any) -> None:
 
     def gather(rows: list[Any]) -> Any:
         try:
-            return from_rows(rows, schema)
+            return from_rows([row for row in rows if row is not None], schema)
         except EncodeError as error:
             raise SchemaMismatchError(node, str(error), port="out") from error
 
-    bound.process = _async_rows(process, gather) if bound.is_async else _rows(process, gather, many=bound.many)
+    if bound.many:
+        bound.process = _many_rows(process, gather)
+    else:
+        bound.process = _async_rows(process, gather) if bound.is_async else _rows(process, gather)
 
 
-def _rows(process: Callable[..., Any], gather: Callable[[list[Any]], Any], *, many: bool) -> Callable[..., Any]:
+def _rows(process: Callable[..., Any], gather: Callable[[list[Any]], Any]) -> Callable[..., Any]:
     def handle(value: Any, **given: Any) -> Any:
         if not is_batch(value):
             return process(value, **given)
-        results: list[Any] = []
-        for row in to_rows(value):
-            result = process(row, **given)
-            if result is not None:
-                results.extend(result) if many else results.append(result)
-        gathered = gather(results)
-        if many:
-            return [] if gathered is None else [gathered]
-        return gathered
+        return gather([process(row, **given) for row in to_rows(value)])
+
+    return handle
+
+
+def _many_rows(process: Callable[..., Any], gather: Callable[[list[Any]], Any]) -> Callable[..., Any]:
+    def handle(value: Any, **given: Any) -> list[Any]:
+        if not is_batch(value):
+            results: list[Any] = process(value, **given)
+            return results
+        batch = gather([result for row in to_rows(value) for result in process(row, **given)])
+        return [] if batch is None else [batch]
 
     return handle
 
@@ -54,7 +60,6 @@ def _async_rows(process: Callable[..., Any], gather: Callable[[list[Any]], Any])
     async def handle(value: Any, **given: Any) -> Any:
         if not is_batch(value):
             return await process(value, **given)
-        results = [await process(row, **given) for row in to_rows(value)]
-        return gather([result for result in results if result is not None])
+        return gather([await process(row, **given) for row in to_rows(value)])
 
     return handle

@@ -16,7 +16,7 @@ from flowbridge.envelope import Envelope
 from flowbridge.errors import DeadlineExceeded, FlowbridgeError, OperatorError, WouldBlock
 from flowbridge.limits import SLICE_ITEMS_MAX
 from flowbridge.plan import OnError
-from flowbridge.runtime.call import retries, retry_delay_ns, said, until_deadline
+from flowbridge.runtime.call import in_thread, retries, retry_delay_ns, said, until_deadline
 from flowbridge.runtime.inlet import Intake
 from flowbridge.runtime.slice import Slice, slice_ns
 from flowbridge.time.manager import Run, TimeManager
@@ -355,7 +355,8 @@ class NodeRunner:
                     result = await self._call(handler, inlet, envelope)
                 except DeadlineExceeded:
                     result = _NOTHING  # begun and given up
-                    part.cut.append(envelope)
+                    if self._clock.now_ns() >= envelope.deadline_ns:
+                        part.cut.append(envelope)
                 except Exception as error:
                     result = await self._failed(error, inlet, envelope, handler)
                 end_ns = self._clock.now_ns()
@@ -373,7 +374,7 @@ class NodeRunner:
             where = f"node {self.node}, port {inlet.port}, message {envelope.seq}"
             return await until_deadline(handler(envelope.payload), envelope.deadline_ns, self._clock, where)
         # A thread cannot be cut off: it is waited for, and counted when it is late.
-        return await asyncio.get_running_loop().run_in_executor(None, handler, envelope.payload)
+        return await asyncio.get_running_loop().run_in_executor(None, in_thread, handler, envelope.payload)
 
     # --- common to both ---------------------------------------------------------------------------------------------
 

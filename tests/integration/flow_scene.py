@@ -24,21 +24,16 @@ S = 1_000_000_000
 STEPS_MAX = 20_000
 
 
-def bare(text: str) -> str:
-    """An error without the line of the operator that raised it."""
-    return re.sub(r" \(at [^()]+:\d+ in [^()]+\)", "", text)
-
-
 class WorkClock(ManualClock):
     """A manual clock on which synchronous work can take time."""
 
     def work(self, duration_ns: int) -> None:
         """Let time pass inside a call, as work does; what falls due meanwhile comes afterwards."""
-        self._now_ns += duration_ns
+        self._now_ns: int = self.now_ns() + duration_ns
         asyncio.get_running_loop().call_soon(self._ring)
 
     def _ring(self) -> None:
-        while self._alarms and self._alarms[0].deadline_ns <= self._now_ns:
+        while self._alarms and self._alarms[0].deadline_ns <= self.now_ns():
             alarm = self._alarms.pop(0)
             self._alarms.sort()
             alarm.come()
@@ -127,6 +122,11 @@ def run(
             return report
 
     return asyncio.run(main())
+
+
+def told(report: RunReport) -> list[str]:
+    """The errors of a report, without the line of code that they came from."""
+    return [re.sub(r" \(at \S+\.py:\d+ in \w+\)$", "", error) for error in report.errors]
 
 
 def balanced(report: RunReport, *, in_flight: int | None = 0) -> None:

@@ -1,5 +1,8 @@
 """Deadlines along routes: inherited, tightened, never extended; where the time of a late message went."""
 
+# pyright: reportUnknownMemberType=false, reportUnknownLambdaType=false, reportUnknownArgumentType=false
+# pyright: reportUnknownVariableType=false, reportPrivateUsage=false
+
 from __future__ import annotations
 
 import asyncio

@@ -1,5 +1,8 @@
 """What cannot be loaded or placed: every reason in one report, each with its place in the text."""
 
+# pyright: reportUnknownMemberType=false, reportUnknownLambdaType=false, reportUnknownArgumentType=false
+# pyright: reportUnknownVariableType=false, reportPrivateUsage=false
+
 from __future__ import annotations
 
 import asyncio

@@ -1,5 +1,8 @@
 """Order along an edge, whatever interrupts a node: slices that end early, rivals, failures, restarts."""
 
+# pyright: reportUnknownMemberType=false, reportUnknownLambdaType=false, reportUnknownArgumentType=false
+# pyright: reportUnknownVariableType=false, reportPrivateUsage=false
+
 from __future__ import annotations
 
 import asyncio

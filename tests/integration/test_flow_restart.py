@@ -1,11 +1,15 @@
 """Restarts: when, how often, with which state, and that nothing is lost on the way."""
 
+# pyright: reportUnknownMemberType=false, reportUnknownLambdaType=false, reportUnknownArgumentType=false
+# pyright: reportUnknownVariableType=false, reportPrivateUsage=false
+
 from __future__ import annotations
 
 import asyncio
+import itertools
 from typing import TYPE_CHECKING, Any
 
-from flow_scene import MS, Kept, S, WorkClock, bare, compiled, flow_text, numbers, paced, run, to_end, values
+from flow_scene import MS, Kept, S, WorkClock, compiled, flow_text, numbers, paced, run, to_end, told, values
 
 from flowbridge.host import Host
 
@@ -57,7 +61,7 @@ def test_at_most_so_many_restarts_within_the_window() -> None:
     assert report.status == "failed"
     assert report.nodes["w"].restarts == 2
     assert kept.values in ([], [0])
-    assert bare(report.errors[0]).endswith("node w, port in, message 3: ValueError: 3")
+    assert told(report)[0].endswith("node w, port in, message 3: ValueError: 3")
 
 
 def test_restarts_further_apart_than_the_window_go_on_for_ever() -> None:
@@ -83,7 +87,7 @@ def test_the_delay_doubles_up_to_its_limit() -> None:
 
     more = "restart: {when: on-failure, max: 5, window: 1h, delay: 10ms, max_delay: 50ms}"
     report = run(chain(more), {"source": numbers(9), "work": Work, "keep": Kept()}, clock=clock)
-    waits = [after - before for before, after in zip(opened, opened[1:], strict=False)]
+    waits = [after - before for before, after in itertools.pairwise(opened)]
     assert waits == [10 * MS, 20 * MS, 40 * MS, 50 * MS, 50 * MS]
     assert report.status == "failed"
 
@@ -272,7 +276,7 @@ def test_a_state_that_is_refused_fails_the_node_by_name() -> None:
         {"source": values(1), "work": Total, "keep": Kept()},
         state={"w": {"sum": 1}},
     )
-    assert [bare(text) for text in report.errors] == ["flow.yaml:5:23: node w: restore: KeyError: 'total'"]
+    assert told(report) == ["flow.yaml:5:23: node w: restore: KeyError: 'total'"]
 
 
 def test_a_drain_waits_for_a_node_that_is_to_start_again() -> None:

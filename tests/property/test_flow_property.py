@@ -136,10 +136,9 @@ def draft_of(random: Random, clock: WorkClock, *, lossless: bool) -> Draft:
             froms = random.sample(before, random.randint(1, min(3, len(before))))
             inputs = [edge(random, f"i{i}", f"{other}/out", lossless) for i, other in enumerate(froms)]
             if not lossless and random.random() < 0.3:
-                # What goes round again does so once: the loop's own head leaves it out the second time.
-                inputs.append(
-                    f"back: {{from: {name}/out, feedback: true, queue: {{policy: drop_oldest, size: 3}}, deadline: 9ms}}"
-                )
+                # What goes round again does so once: the operators leave it out the second time.
+                limits = "queue: {policy: drop_oldest, size: 3}, deadline: 9ms"
+                inputs.append(f"back: {{from: {name}/out, feedback: true, {limits}}}")
             draft.operators[name] = worker(clock, name, draft, random)
             draft.nodes.append(f"id: {name}, operator: host:{name}, inputs: {{{', '.join(inputs)}}}")
         layers.append(layer)

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pytest
 
 from flowbridge.emit import Emit
-from flowbridge.errors import OperatorLoadError
+from flowbridge.errors import OperatorLoadError, SchemaMismatchError
 from flowbridge.plan import Artifact, ArtifactKind, Origin, PluginManifest
 from flowbridge.runtime.binding import Bound, bind
 from flowbridge.runtime.context import Context, Outbox
@@ -475,7 +475,7 @@ def test_a_value_that_is_no_batch_is_handed_over_as_it_is() -> None:
 
 
 def test_a_row_that_is_no_dict_and_a_source_are_refused() -> None:
-    with pytest.raises(TypeError, match="a row must be a dict of column to value, not int"):
+    with pytest.raises(SchemaMismatchError, match="a row must be a dict of column to value, not int"):
         by_row(operator.itemgetter("a"), BATCH)
     with pytest.raises(OperatorLoadError, match="is a source, so `per: record` has no meaning for it"):
         per_record(bound(count_to, source=True))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final, cast
+from typing import TYPE_CHECKING, Any, Final
 
 import pyarrow as pa
 
@@ -36,8 +36,8 @@ def from_rows(rows: Sequence[Any], schema: Any = None) -> Any:
     for row in rows:
         if not isinstance(row, dict):
             raise EncodeError(f"a row must be a dict of column to value, not {type(row).__name__}")
-        given = cast("dict[Any, Any]", row)
-        if columns is not None and (further := sorted(str(name) for name in given if name not in columns)):
+        names: list[Any] = list(row)  # pyright: ignore[reportUnknownArgumentType] - mypy knows it as dict[Any, Any]
+        if columns is not None and (further := sorted(str(name) for name in names if name not in columns)):
             raise EncodeError(f"a row has columns that are not declared: {', '.join(further)}")
     try:
         return RECORD_BATCH.from_pylist(list(rows), schema=schema)

@@ -26,13 +26,13 @@ def test_every_unit_of_the_flow_language_is_a_duration(text: str, value_ns: int)
 
 
 @pytest.mark.parametrize("text", ["", "10", "s", "10 parsecs", "-1s", "1e3s", "\u0661s"])
-def test_what_is_no_duration_is_refused_with_an_example(text: str) -> None:
-    with pytest.raises(ValueError, match="such as 10s"):
+def test_what_is_no_duration_is_refused(text: str) -> None:
+    with pytest.raises(ValueError, match="duration"):
         parse_duration_ns(text)
 
 
 def test_a_duration_beyond_the_limit_is_refused() -> None:
-    with pytest.raises(ValueError, match="longest"):
+    with pytest.raises(ValueError, match="limit"):
         parse_duration_ns("9000h")
 
 
@@ -45,7 +45,7 @@ def test_a_size_may_go_without_a_unit(text: str, value: int) -> None:
 
 @pytest.mark.parametrize("text", ["", "KiB", "1XB", "-5"])
 def test_what_is_no_size_is_refused(text: str) -> None:
-    with pytest.raises(ValueError, match="is no size"):
+    with pytest.raises(ValueError, match="size"):
         parse_size_bytes(text)
 
 

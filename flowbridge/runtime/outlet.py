@@ -359,12 +359,13 @@ class Outlet:
         if self._schema is not None and not value.schema.equals(self._schema):
             raise SchemaMismatchError(
                 self._node,
-                f"is declared as {_one_line(self._schema)}, but was given {_one_line(value.schema)}",
+                f"is declared as {one_line(self._schema)}, but was given {one_line(value.schema)}",
                 port=self._port.name,
             )
 
 
-def _one_line(schema: Any) -> str:
+def one_line(schema: Any) -> str:
+    """An Arrow schema as messages show it."""
     return "{" + ", ".join(f"{field.name}: {field.type}" for field in schema) + "}"
 
 

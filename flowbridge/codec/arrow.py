@@ -32,13 +32,14 @@ def from_rows(rows: Sequence[Any], schema: Any = None) -> Any:
     """
     if not rows:
         return None
-    columns: set[Any] | None = None if schema is None else set(schema.names)
     for row in rows:
         if not isinstance(row, dict):
             raise EncodeError(f"a row must be a dict of column to value, not {type(row).__name__}")
-        names: list[Any] = list(row)  # pyright: ignore[reportUnknownArgumentType] - mypy knows it as dict[Any, Any]
-        if columns is not None and (further := sorted(str(name) for name in names if name not in columns)):
-            raise EncodeError(f"a row has columns that are not declared: {', '.join(further)}")
+    if schema is not None:
+        columns = set(schema.names)
+        further = {str(name) for row in rows for name in row if name not in columns}
+        if further:
+            raise EncodeError(f"a row has columns that are not declared: {', '.join(sorted(further))}")
     try:
         return RECORD_BATCH.from_pylist(list(rows), schema=schema)
     except (pa.ArrowException, TypeError, ValueError, OverflowError) as error:

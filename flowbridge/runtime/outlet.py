@@ -96,7 +96,7 @@ class Edge:
             except BrokenError:
                 if not self.route.feedback:
                     raise
-                self._count_dropped()
+                self.drop("abort")
             finally:
                 self.lined_up.clear()
             if self._missed != missed:
@@ -152,7 +152,7 @@ class Edge:
             except BrokenError:
                 if not self.route.feedback:
                     raise
-                self._count_dropped()
+                self.drop("abort")
                 return True
             if self._missed != missed:
                 self._lose(lined_up[:sent], self._missed - missed)
@@ -166,14 +166,14 @@ class Edge:
         """Send what is lined up if there is credit; count the rest as dropped by `abort`."""
         with suppress(ResourceError):  # the other end is gone: then nothing more can be sent
             self.push()
-        self._count_dropped()
+        self.drop("abort")
 
-    def _count_dropped(self) -> None:
-        """What is lined up can go nowhere: aborted, or the loop that it was to go round again has ended."""
+    def drop(self, policy: str) -> None:
+        """Give up what is lined up and count it: there is no credit for it, or nobody to take it."""
         books = self.sink.books
         if self.lined_up:
             books.sent += len(self.lined_up)
-            books.drop("abort", len(self.lined_up))
+            books.drop(policy, len(self.lined_up))
             self.lined_up.clear()
 
     @property
@@ -359,12 +359,13 @@ class Outlet:
         if self._schema is not None and not value.schema.equals(self._schema):
             raise SchemaMismatchError(
                 self._node,
-                f"is declared as {_one_line(self._schema)}, but was given {_one_line(value.schema)}",
+                f"is declared as {one_line(self._schema)}, but was given {one_line(value.schema)}",
                 port=self._port.name,
             )
 
 
-def _one_line(schema: Any) -> str:
+def one_line(schema: Any) -> str:
+    """An Arrow schema as messages show it."""
     return "{" + ", ".join(f"{field.name}: {field.type}" for field in schema) + "}"
 
 

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from flowbridge.codec.arrow import from_rows, is_batch, to_rows
 from flowbridge.errors import EncodeError, OperatorLoadError, SchemaMismatchError
+from flowbridge.runtime.outlet import one_line
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -28,7 +29,8 @@ def per_record(bound: Bound, schema: Any = None) -> None:
         try:
             return from_rows([row for row in rows if row is not None], schema)
         except EncodeError as error:
-            raise SchemaMismatchError(node, str(error), port="out") from error
+            declared = f"is declared as {one_line(schema)}, but was given other rows: " if schema is not None else ""
+            raise SchemaMismatchError(node, f"{declared}{error}", port="out") from error
 
     if bound.many:
         bound.process = _many_rows(process, gather)

@@ -15,14 +15,14 @@ from flowbridge.emit import Emit
 from flowbridge.envelope import Envelope
 from flowbridge.errors import DeadlineExceeded, FlowbridgeError, OperatorError, WouldBlock
 from flowbridge.limits import SLICE_ITEMS_MAX
-from flowbridge.plan import OnError
+from flowbridge.plan import OnError, Policy
 from flowbridge.runtime.call import in_thread, retries, retry_delay_ns, said, until_deadline
 from flowbridge.runtime.inlet import Intake
 from flowbridge.runtime.slice import Slice, slice_ns
 from flowbridge.time.manager import Run, TimeManager
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     from flowbridge.contracts import Clock, EventBus, Instrument
     from flowbridge.envelope import TraceContext
@@ -138,8 +138,18 @@ class NodeRunner:
         else:
             await self._consume()
         if self._bound.finish is not None:
-            await self.hook(self._bound.finish, self._outbox)
+            last = await self.hook(self._bound.finish, self._outbox)
+            if last is not None:
+                await self.hook(self._finish_with, last if inspect.isgenerator(last) else (last,))
             await self._sender.send_outbox(self._outbox, None, None)
+
+    def _finish_with(self, last: Iterable[Any]) -> None:
+        """Send what `finish` returned or yields, as `process` does."""
+        for value in last:
+            if type(value) is Emit:
+                self._outbox.emit(value.value, value.port, deadline_ns=value.deadline_ns, priority=value.priority)
+            elif value is not None:
+                self._outbox.emit(value)
 
     async def end(self) -> None:
         """Send what is left and end every output: those that read from here see the end of the stream."""
@@ -264,8 +274,8 @@ class NodeRunner:
             edge = self._timers[tick.timer]
             like = self._sender.starting(tick.at_ns)
             edge.add(tick.index, like, 0, now_ns, None, None)
-            edge.push()
-            edge.lined_up.clear()  # a timer never waits: a tick without credit is dropped
+            if not edge.push():
+                edge.drop(Policy.DROP_NEWEST.value)  # a timer never waits
 
     async def _keep_snapshot(self) -> None:
         period_ns, take = self.manifest.snapshot_ns, self._bound.snapshot
@@ -353,12 +363,12 @@ class NodeRunner:
                 part.waits.append(now_ns - envelope.sent_ns)
                 try:
                     result = await self._call(handler, inlet, envelope)
-                except DeadlineExceeded:
-                    result = _NOTHING  # begun and given up
-                    if self._clock.now_ns() >= envelope.deadline_ns:
-                        part.cut.append(envelope)
                 except Exception as error:
-                    result = await self._failed(error, inlet, envelope, handler)
+                    if isinstance(error, DeadlineExceeded) and self._clock.now_ns() >= envelope.deadline_ns:
+                        result = _NOTHING  # begun and given up; a deadline of the operator's own is a failure
+                        part.cut.append(envelope)
+                    else:
+                        result = await self._failed(error, inlet, envelope, handler)
                 end_ns = self._clock.now_ns()
                 part.busy.append(end_ns - now_ns)
                 if not part.cut or part.cut[-1] is not envelope:
@@ -420,9 +430,9 @@ class NodeRunner:
                 if self._bound.is_async or self.manifest.thread:
                     return await self._call(handler, inlet, envelope)
                 return handler(envelope.payload)
-            except DeadlineExceeded:
-                return _NOTHING
             except Exception as again:
+                if isinstance(again, DeadlineExceeded) and self._clock.now_ns() >= envelope.deadline_ns:
+                    return _NOTHING
                 self._outbox.entries.clear()
                 self.report.errors += 1
                 error = again

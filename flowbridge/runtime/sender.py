@@ -48,10 +48,8 @@ class Sender:
             like, port, value = _tightened(like, value.deadline_ns, value.priority), value.port, value.value
         outlet = self.outlets.get(port)
         if outlet is None:
-            if port != "out":  # an unread `out` is normal; a word that nobody declared is a mistake
-                known = ", ".join(self.outlets) or "none"
-                raise OperatorError(self.node, f"has no output port {port!r}; it has {known}")
-            return
+            known = ", ".join(self.outlets) or "none"
+            raise OperatorError(self.node, f"has no output port {port!r}; it has {known}")
         try:
             outlet.emit(value, like, self._clock.now_ns(), trace)
         except WouldBlock:

@@ -481,33 +481,3 @@ def test_emit_with_a_port_goes_there_only() -> None:
     )
     run(text, {"source": numbers(10), "sort": sort, "odds": odd, "evens": even})
     assert (odd.values, even.values) == ([1, 3, 5, 7, 9], [0, 2, 4, 6, 8])
-
-
-@pytest.mark.parametrize("form", ["returned", "yielded"])
-def test_what_finish_returns_or_yields_arrives_too(form: str) -> None:
-    class Total:
-        def __init__(self) -> None:
-            self.total = 0
-
-        def process(self, value: int) -> None:
-            self.total += value
-
-    class Returned(Total):
-        def finish(self) -> int:
-            return self.total
-
-    class Yielded(Total):
-        def finish(self) -> Iterator[Any]:
-            yield self.total
-            yield Emit(-self.total)
-
-    kept = Kept()
-    text = flow_text(
-        "id: a, operator: host:source",
-        "id: w, operator: host:work, inputs: {in: a/out}",
-        "id: k, operator: host:keep, inputs: {in: w/out}",
-    )
-    work = Returned if form == "returned" else Yielded
-    report = run(text, {"source": numbers(4), "work": work, "keep": kept})
-    assert report.status == "done", report.errors
-    assert kept.values == ([6] if form == "returned" else [6, -6])

@@ -14,7 +14,7 @@ import pytest
 from flow_scene import MS, Kept, S, WorkClock, balanced, compiled, flow_text, numbers, paced, run, to_end, told, values
 
 from flowbridge.emit import Emit
-from flowbridge.errors import DeadlineExceeded, OperatorError
+from flowbridge.errors import OperatorError
 from flowbridge.host import Host
 from flowbridge.limits import OUTBOX_ITEMS_MAX
 
@@ -491,22 +491,3 @@ def test_a_failure_aborts_every_other_node_and_wait_returns() -> None:
             assert clock.pending() == ()
 
     asyncio.run(main())
-
-
-def test_a_result_for_a_node_without_an_out_port_is_a_failure_not_lost() -> None:
-    text = chain("outputs: [late]").replace("w/out", "w/late")
-    report = run(text, {"source": numbers(1), "work": lambda value: value, "keep": Kept()})
-    assert report.status == "failed"
-    assert told(report) == ["flow.yaml:5:23: node w: has no output port 'out'; it has late"]
-
-
-def test_a_time_out_of_the_operators_own_is_a_failure_before_the_deadline() -> None:
-    async def work(value: int) -> int:
-        raise DeadlineExceeded("request", 5, 6)
-
-    report = run(
-        chain("on_error: skip", head="defaults: {deadline: 1s}"), {"source": numbers(2), "work": work, "keep": Kept()}
-    )
-    assert report.status == "done"
-    assert report.nodes["w"].errors == 2
-    assert report.edges["a/out->w/in"].books.missed.total == 0

@@ -1,6 +1,6 @@
 """Flows of the fabric against the same work joined by bare asyncio.Queues, as ratios within one run.
 
-    python benchmarks/flows.py [--json] [--rounds 5]
+    python benchmarks/flows.py [--json] [--rounds 5] [--bound 128]
 
 Each figure is the median of the rounds; a round runs the two contenders one after the other. CPU is that of the whole
 process. Keep the machine quiet.
@@ -109,10 +109,10 @@ async def with_flowbridge(work: Work) -> tuple[float, float]:
     return wall, cpu
 
 
-async def with_queues(work: Work) -> tuple[float, float]:
+async def with_queues(work: Work, bound: int) -> tuple[float, float]:
     """Wall and CPU seconds of the same calls joined by two bounded asyncio.Queues: no deadline, no counts."""
-    first: asyncio.Queue[Any] = asyncio.Queue(QUEUE_ITEMS)
-    second: asyncio.Queue[Any] = asyncio.Queue(QUEUE_ITEMS)
+    first: asyncio.Queue[Any] = asyncio.Queue(bound)
+    second: asyncio.Queue[Any] = asyncio.Queue(bound)
     end = object()
 
     async def source() -> None:
@@ -134,14 +134,15 @@ async def with_queues(work: Work) -> tuple[float, float]:
     return time.perf_counter() - wall, time.process_time() - cpu
 
 
-def compare(work: Work, rounds: int) -> dict[str, Any]:
+def compare(work: Work, rounds: int, bound: int) -> dict[str, Any]:
     """Median of `rounds` rounds: records per second, CPU per message, and the ratio of the two speeds."""
     ours: list[tuple[float, float]] = []
     bare: list[tuple[float, float]] = []
     for _ in range(rounds + 1):
-        for runs, contender in ((ours, with_flowbridge), (bare, with_queues)):
-            with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-                runs.append(runner.run(contender(work)))
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            ours.append(runner.run(with_flowbridge(work)))
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            bare.append(runner.run(with_queues(work, bound)))
     del ours[0], bare[0]  # the first round warms up
 
     def median(runs: list[tuple[float, float]], part: int) -> float:
@@ -162,8 +163,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", action="store_true", help="print one JSON document")
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--bound", type=int, default=QUEUE_ITEMS, help="messages that a bare queue holds at most")
     options = parser.parse_args()
-    results = [compare(work, options.rounds) for work in WORKS]
+    results = [compare(work, options.rounds, options.bound) for work in WORKS]
     if options.json:
         print(json.dumps(results, indent=2))
         return

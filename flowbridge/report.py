@@ -31,6 +31,7 @@ class NodeReport:
     processed: int = 0
     errors: int = 0
     restarts: int = 0
+    missed: int = 0  # deadlines, on every input and at every stage
     error: str | None = None
 
     def to_json(self) -> dict[str, Any]:
@@ -40,6 +41,7 @@ class NodeReport:
             "processed": self.processed,
             "errors": self.errors,
             "restarts": self.restarts,
+            "missed": self.missed,
             "error": self.error,
             "latency_us": latency_us(self.latency),
         }

@@ -94,6 +94,9 @@ class RunningFlow:
 
     def report(self) -> RunReport:
         """What has happened so far; cheap enough to ask several times a second."""
+        for supervisor in self._supervisors:
+            books = (inlet.books for inlet in supervisor.runner.inlets)
+            supervisor.runner.report.missed = sum(book.missed.total for book in books)
         ended_ns = self._ended_ns if self._ended_ns is not None else self._clock.now_ns()
         return RunReport(
             flow=self.plan.name,

@@ -75,7 +75,9 @@ def test_a_time_out_of_the_operators_own_is_a_failure_before_the_deadline() -> N
 
 
 def test_a_node_counts_the_misses_of_all_its_inputs() -> None:
-    report = run(chain(source=", deadline: 1ns"), {"source": numbers(3), "work": same, "keep": Kept()})
+    report = run(
+        chain("on_error: fail", source=", deadline: 1ns"), {"source": numbers(3), "work": same, "keep": Kept()}
+    )
     (missed, *_), books = [node.missed for node in report.nodes.values()][1:], report.edges["a/out->w/in"].books
     assert missed == books.missed.total
     assert report.to_json()["nodes"]["w"]["missed"] == missed

@@ -65,6 +65,8 @@ class Supervisor:
             per_record(bound, self._schema)
         if manifest.thread and bound.is_async:
             raise OperatorLoadError(self.node, "is asynchronous, so `thread: true` has no meaning for it")
+        if manifest.thread and self.runner.is_source:
+            raise OperatorLoadError(self.node, "is a source, so `thread: true` has no meaning for it")
         self.runner.equip(bound, self._context, outbox)
         return bound
 

@@ -8,7 +8,7 @@ import pytest
 from flow_scene import Kept, flow_text, numbers, run, told
 
 from flowbridge.emit import Emit
-from flowbridge.errors import DeadlineExceeded
+from flowbridge.errors import DeadlineExceeded, FlowbridgeError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -81,3 +81,8 @@ def test_a_node_counts_the_misses_of_all_its_inputs() -> None:
     (missed, *_), books = [node.missed for node in report.nodes.values()][1:], report.edges["a/out->w/in"].books
     assert missed == books.missed.total
     assert report.to_json()["nodes"]["w"]["missed"] == missed
+
+
+def test_a_source_cannot_be_put_into_a_thread_and_says_so() -> None:
+    with pytest.raises(FlowbridgeError, match=r"flow\.yaml:4:23: node a: is a source, so `thread: true`"):
+        run(chain(source=", thread: true"), {"source": numbers(1), "work": same, "keep": Kept()})

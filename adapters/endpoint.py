@@ -76,14 +76,3 @@ def check_topic(text: str, *, pattern: bool) -> None:
             raise TopicError(f"pattern {text!r}: > stands before the end")
         what = f"{word[:20]!r} is no word" if word else "a word is empty"
         raise TopicError(f"{kind} {text!r}: {what}", "words of letters, digits, _ and - joined by dots")
-
-
-def covers(pattern: str, other: str) -> bool:
-    """True when every topic that `other` (a topic or pattern) matches is matched by `pattern` too."""
-    wide, narrow = pattern.split("."), other.split(".")
-    for index, word in enumerate(wide):
-        if word == ">":
-            return index < len(narrow)
-        if index >= len(narrow) or narrow[index] == ">" or word not in ("*", narrow[index]):
-            return False
-    return len(wide) == len(narrow)

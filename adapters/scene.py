@@ -10,6 +10,7 @@ from flowbridge.adapters.qos import priority_of, queue_qos
 from flowbridge.adapters.source import Branch, Entry
 from flowbridge.envelope import Priority
 from flowbridge.limits import FLOW_TOPICS_MAX
+from flowbridge.machines.topics import covers
 from flowbridge.plan import ContentType, Defaults, Qos, SchemaField, SchemaSpec
 from flowbridge.schema import TYPE_WORDS, SchemaTypeError, canonical_type, fingerprint
 
@@ -101,7 +102,7 @@ class Scene:
     def topic_qos(self, pattern: str) -> Qos:
         """The QoS of a topic or pattern: of the first entry of `topics` that covers it, else the default."""
         for wide, qos in self.topics.items():
-            if endpoint.covers(wide, pattern):
+            if covers(wide, pattern):
                 return qos
         return self.defaults.qos
 

@@ -42,7 +42,6 @@ class Supervisor:
         self.runner = runner
         self.node = runner.node
         self.state = NodeState.STARTING
-        self.error: FlowbridgeError | None = None
         self._context = context
         self._made = made
         self._config = config
@@ -97,7 +96,6 @@ class Supervisor:
         if failure is None:
             self._enter(NodeState.DONE)
             return
-        self.error = failure
         self.runner.report.error = f"{self._where}: {failure}"
         self._enter(NodeState.FAILED)
         raise failure

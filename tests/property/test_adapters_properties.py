@@ -12,12 +12,13 @@ from hypothesis import strategies as st
 
 from flowbridge.adapters import unit
 from flowbridge.adapters.cycle import components, cycles
-from flowbridge.adapters.endpoint import TopicError, check_topic, covers
+from flowbridge.adapters.endpoint import TopicError, check_topic
 from flowbridge.adapters.flow import TextSource, YamlFlowAdapter
 from flowbridge.budget import Budgets, plan_paths
 from flowbridge.codec.plan import digest_of, plan_from_cbor, plan_from_json, plan_to_cbor, plan_to_json
 from flowbridge.errors import FlowErrors
 from flowbridge.limits import DURATION_NS_MAX, FINDINGS_MAX, QUEUE_BYTES_MAX
+from flowbridge.machines.topics import covers
 from flowbridge.operator_spec import ConfigField, OperatorSpec
 from flowbridge.plan import Plan
 from flowbridge.registry import Catalog

@@ -15,44 +15,19 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from cli_scene import COMMAND, started
+from cli_scene import OPERATORS as OPERATORS_OF_RUN
 
 if TYPE_CHECKING:
     from collections.abc import Generator
     from pathlib import Path
 
-COMMAND = [sys.executable, "-c", "import sys; from flowbridge.cli import main; sys.exit(main())"]
-
-OPERATORS = """
-import asyncio
-import sys
-
-
-async def endless():
-    n = 0
-    while True:
-        yield n
-        n += 1
-        if n == 3:
-            print("started", file=sys.stderr, flush=True)
-        await asyncio.sleep(0.001)
-
-
-async def stuck(value):
-    await asyncio.sleep(3600)
-
-
-def boom(value):
-    if value == 7:
-        raise ValueError("seven")
-    return value
-
+OPERATORS = (
+    OPERATORS_OF_RUN
+    + """
 
 def leaves(value):
     sys.exit(3)
-
-
-def line(value, context):
-    context.stdout.write(f"value {value}\\n")
 
 
 def batches():
@@ -60,6 +35,7 @@ def batches():
     for n in range(2000):
         yield pa.record_batch({"x": [f"{n}-{i}-{hash((n, i))}" for i in range(500)]})
 """
+)
 
 
 def flow(*nodes: str) -> str:
@@ -307,22 +283,12 @@ STUCK = flow(
 @pytest.mark.parametrize("numbers", [(signal.SIGINT, signal.SIGINT), (signal.SIGTERM, signal.SIGINT)])
 def test_two_signals_abort_a_flow_that_does_not_drain(folder: Path, numbers: tuple[signal.Signals, ...]) -> None:
     (folder / "flow.yaml").write_text(STUCK)
-    with subprocess.Popen(
-        [*COMMAND, "run", "flow.yaml", "--json"],
-        cwd=folder,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    ) as process:
+    with started(folder, "run", "flow.yaml", "--json") as process:
         assert process.stderr is not None
-        try:
-            assert process.stderr.readline() == "started\n"
-            process.send_signal(numbers[0])
-            assert "draining" in process.stderr.readline()
-            process.send_signal(numbers[1])
-            out, err = process.communicate(timeout=120)
-        finally:
-            process.kill()
+        process.send_signal(numbers[0])
+        assert "draining" in process.stderr.readline()
+        process.send_signal(numbers[1])
+        out, err = process.communicate(timeout=120)
     assert process.returncode == 130
     assert "Traceback" not in err
     document = json.loads(out)
@@ -336,20 +302,9 @@ def test_sigterm_drains_a_flow_that_can(folder: Path) -> None:
     (folder / "flow.yaml").write_text(
         flow("id: s, operator: python:./operators.py:endless", 'id: k, operator: "null", inputs: {in: s/out}')
     )
-    with subprocess.Popen(
-        [*COMMAND, "run", "flow.yaml", "--json"],
-        cwd=folder,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    ) as process:
-        assert process.stderr is not None
-        try:
-            assert process.stderr.readline() == "started\n"
-            process.send_signal(signal.SIGTERM)
-            out, err = process.communicate(timeout=120)
-        finally:
-            process.kill()
+    with started(folder, "run", "flow.yaml", "--json") as process:
+        process.send_signal(signal.SIGTERM)
+        out, err = process.communicate(timeout=120)
     assert process.returncode == 130
     assert "Traceback" not in err
     (edge,) = json.loads(out)["edges"].values()

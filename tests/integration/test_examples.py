@@ -10,9 +10,9 @@ import sys
 from pathlib import Path
 
 import pytest
+from cli_scene import COMMAND
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
-COMMAND = [sys.executable, "-c", "import sys; from flowbridge.cli import main; sys.exit(main())"]
 
 
 def run(folder: Path, *command: str) -> subprocess.CompletedProcess[str]:

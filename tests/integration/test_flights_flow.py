@@ -7,18 +7,17 @@ from __future__ import annotations
 import json
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import duckdb
 import pyarrow as pa
 import pytest
+from cli_scene import COMMAND
 from pyarrow import parquet
 
 FOLDER = Path(__file__).parents[2] / "examples" / "flights"
 MONTH = FOLDER / "flights-2013-01.parquet"
-COMMAND = [sys.executable, "-c", "import sys; from flowbridge.cli import main; sys.exit(main())"]
 
 # The aggregate with its types, as the flow is to give it: an hour, a carrier, and what took off.
 HOURS = f"""

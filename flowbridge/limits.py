@@ -39,7 +39,11 @@ REQUESTS_PENDING_MAX: Final = 65_536  # WouldBlock
 
 # --- the control-plane header (RFC 8949 array) --------------------------------------------------------------------
 HEADER_BYTES_MAX: Final = 4_096  # EncodeError here, DecodeError from a peer
-FRAME_BYTES_MAX: Final = 262_144
+BODY_BYTES_MAX: Final = 1024**3  # of one frame on a Unix socket: RemoteProtocolError; EncodeError here
+STREAM_BYTES_HIGH: Final = 1024 * 1024  # a sender waits while more than this is unsent
+STREAM_BYTES_LOW: Final = 256 * 1024  # ... until no more than this is
+STREAM_READ_BYTES: Final = 256 * 1024  # of one read
+DESCRIPTORS_MAX: Final = 16  # passed at once over a socket; RemoteProtocolError
 
 # --- reports ------------------------------------------------------------------------------------------------------
 PATHS_MAX: Final = 1_000  # further paths are counted under one entry named "(others)"
@@ -50,5 +54,6 @@ DRAIN_NS_DEFAULT: Final = 10 * 10**9  # a drain that takes longer becomes an abo
 
 assert QUEUE_ITEMS_DEFAULT <= QUEUE_ITEMS_MAX
 assert QUEUE_BYTES_DEFAULT <= QUEUE_BYTES_MAX
-assert HEADER_BYTES_MAX < FRAME_BYTES_MAX
+assert HEADER_BYTES_MAX < BODY_BYTES_MAX
+assert STREAM_BYTES_LOW < STREAM_BYTES_HIGH
 assert SLICE_ITEMS_MAX <= QUEUE_ITEMS_MAX

@@ -368,7 +368,7 @@ VIOLATIONS: Final = {
     "time waits": ("pure", "flowbridge/time/planted.py", "import asyncio"),
     "a codec opens a file": ("pure", "flowbridge/codec/planted.py", "import os"),
     "time computes with arrays": ("bare", "flowbridge/time/planted.py", "def f() -> None:\n    import pyarrow"),
-    "a tier leans on another": ("tiers", "transports/planted.py", "import flowbridge.transports.inproc"),
+    "a tier leans on another": ("tiers", "transports/uds/planted.py", "import flowbridge.transports.inproc"),
     "the runtime picks a tier": ("by-name", "flowbridge/runtime/planted.py", "import flowbridge.transports.inproc"),
     "a part leans on the scaffold": ("testing", "flowbridge/runtime/planted.py", "import flowbridge.testing"),
     "yaml outside its fence": ("third-parties", "flowbridge/runtime/planted.py", "import yaml"),

@@ -408,8 +408,8 @@ def test_a_port_and_a_lease_say_what_they_are() -> None:
         port.sink.send_nowait(message(7))
         assert repr(port) == "<InprocDataPort a/out->b/in <LaneQueue block 0/0/1/0 of 2 each>>"
         lease = await port.source.receive()
-        assert repr(lease).startswith("<InprocLease held <Envelope 7 normal")
+        assert repr(lease).startswith("<QueueLease held <Envelope 7 normal")
         lease.release()
-        assert repr(lease).startswith("<InprocLease released")
+        assert repr(lease).startswith("<QueueLease released")
 
     asyncio.run(script())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from itertools import combinations
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -146,8 +146,7 @@ def test_a_cancelled_wait_writable_leaves_nothing_behind() -> None:
             await quiet()
             waiting.cancel()
             await quiet()
-        inside: Any = port
-        assert inside._shared.writable == []
+        assert port.ends.writable == []
 
     asyncio.run(script())
 

@@ -8,7 +8,7 @@ from flowbridge.envelope import Envelope
 from flowbridge.errors import BlockReason, ResourceError, WouldBlock
 from flowbridge.limits import LANES
 from flowbridge.plan import Plane, Policy, Route
-from flowbridge.transports.inproc.port import InprocDataPort, InprocSink, InprocSource
+from flowbridge.transports.route_queue import QueueSink, QueueSource, RouteQueue
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from flowbridge.transports.inproc.bus_gate import Gate
 
 
-class InprocSubscription(InprocSource):
+class InprocSubscription(QueueSource):
     """The subscriber's end; see `contracts.Subscription`."""
 
     __slots__ = ("port",)
@@ -50,10 +50,13 @@ class InprocSubscription(InprocSource):
         return f"<InprocSubscription {self.port.route.id}>"
 
 
-class SubscriptionPort(InprocDataPort):
+class SubscriptionPort:
     """The queue of one subscription. Publishers wait at gates, not here, so its sink never makes anybody wait."""
 
-    __slots__ = ("_deadline_ns", "_leave", "_priority", "_seq", "group", "pattern", "subscription", "waited_by")
+    __slots__ = (
+        *("_deadline_ns", "_leave", "_priority", "_seq"),
+        *("ends", "group", "pattern", "route", "sink", "subscription", "waited_by"),
+    )
 
     def __init__(
         self,
@@ -77,10 +80,10 @@ class SubscriptionPort(InprocDataPort):
             topic=pattern,
             group=group,
         )
-        super().__init__(route, clock)
-        self._shared.queue.books = books  # those of the edge, which may have had a subscription before
-        self.sink = InprocSink(self._shared)
-        self.source = self.subscription = InprocSubscription(self._shared)
+        self.route = route
+        self.ends = RouteQueue(edge, qos, clock, books)  # the books of the edge may have had a subscription before
+        self.sink = QueueSink(self.ends)
+        self.subscription = InprocSubscription(self.ends)
         self.subscription.port = self
         self.pattern = pattern
         self.group = group
@@ -113,7 +116,7 @@ class SubscriptionPort(InprocDataPort):
         if self.deadline_ns(message) <= now_ns:
             return None
         number = self.lane(message)
-        queue = self._shared.queue
+        queue = self.ends.queue
         lane = queue.lanes[number]
         qos = self.route.qos
         credit = queue.credit_items(number)
@@ -129,7 +132,7 @@ class SubscriptionPort(InprocDataPort):
         False when it was refused, was late (both are counted), or the subscription is closed (counted nowhere). None
         when it has to wait for credit.
         """
-        now_ns = self._shared.clock.now_ns()
+        now_ns = self.ends.clock.now_ns()
         copy = self._copy(message, now_ns)
         late = copy.deadline_ns <= now_ns
         if late and waited:
@@ -160,7 +163,7 @@ class SubscriptionPort(InprocDataPort):
 
     def expire(self) -> None:
         """Count a message whose deadline passed while it waited for this subscription."""
-        self._shared.queue.expire_waiting()
+        self.ends.queue.expire_waiting()
 
     def admit(self) -> None:
         """Let in what waits, as far as there is credit now."""
@@ -181,4 +184,4 @@ class SubscriptionPort(InprocDataPort):
         self._leave(self)
 
     def __repr__(self) -> str:
-        return f"<SubscriptionPort {self.route.id} {self._shared.queue!r}>"
+        return f"<SubscriptionPort {self.route.id} {self.ends.queue!r}>"

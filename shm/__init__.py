@@ -6,6 +6,8 @@ extension; `native_problem` tells whether it is there.
 
 from __future__ import annotations
 
+from importlib import import_module
+
 if __name__ != "flowbridge.shm":
     raise ImportError(f"this is flowbridge.shm, not {__name__}: import flowbridge.shm")
 
@@ -13,7 +15,7 @@ if __name__ != "flowbridge.shm":
 def native_problem() -> str | None:
     """Why shared memory cannot be used here, None when it can."""
     try:
-        import flowbridge.shm._core
+        import_module("flowbridge.shm._core")
     except ImportError as error:
         return f"the native ring is not built: {error}"
     return None

@@ -98,7 +98,6 @@ cdef class ConsumerCore:
     cdef bint is_closed, is_lost
     cdef uint64_t copies
     cdef readonly str name
-    cdef public object peer_alive
 
     def __cinit__(self, *args, **kwargs):
         self.data_fd = self.rx.space_fd = -1
@@ -111,9 +110,8 @@ cdef class ConsumerCore:
         cdef fb_consumer_page *c
         cdef uint32_t expected = FB_FREE
         cdef const char *problem
-        cdef uint64_t slots = 0, pool_bytes = 0
+        cdef uint64_t slots = 0, pool_bytes = 0, least = 0x4000
         cdef uint32_t i
-        cdef size_t least = <size_t> FB_RING + 4096
         self.data_fd, rx.space_fd = data_fd, space_fd
         self.name = name
         if chan.nbytes < least or not chan.writable:
@@ -141,7 +139,8 @@ cdef class ConsumerCore:
         rx.epoch = load64(&super_of(chan.base).epoch, memory_order_acquire)
         for i in range(<uint32_t> FB_COUNTERS):
             rx.counter[i] = load64(&c.counter[i], memory_order_relaxed)
-        self.max_leases = max(1, slots // 2) if max_leases is None else max_leases
+        slots //= 2
+        self.max_leases = (slots or 1) if max_leases is None else max_leases
         self.chan, self.pool = chan, pool
         if rx.head % FB_ALIGN:
             rx.problem = "the head is outside the ring"
@@ -280,7 +279,7 @@ cdef class ConsumerCore:
                 result = self.take(as_bytes)
                 if result is not None:
                     break
-                if how == FB_TIMED_OUT and self.peer_alive is not None and not self.peer_alive():
+                if how == FB_TIMED_OUT and not self._peer_may_live():
                     self.is_lost = True
         if spin_ns > 0:
             fb_rx_arrived(&self.rx)
@@ -387,6 +386,9 @@ cdef class ConsumerCore:
     def wake_producer(self):
         self.check()
         fb_rx_wake(&self.rx, FB_WANT_CREDIT | FB_WANT_RING | FB_WANT_SLOTS | FB_WANT_ANY)
+
+    def _peer_may_live(self):
+        return True
 
     def peer_lost(self):
         self.is_lost = True

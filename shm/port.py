@@ -70,9 +70,11 @@ except ImportError as missing:
     raise NativeUnavailableError(f"the native ring is not built: {missing}") from missing
 
 if TYPE_CHECKING:
-    from collections.abc import Buffer, Sequence
+    from collections.abc import Sequence
     from types import TracebackType
     from typing import Self
+
+    from flowbridge.shm._core import Payload
 
 __all__ = ["ConsumerStats", "Lease", "Loan", "ProducerStats", "ShmConsumer", "ShmProducer", "ShmSpec", "SlotPool"]
 
@@ -216,7 +218,7 @@ class SlotPool:
         producer.lingers = True
         return producer
 
-    def fan_send(self, producers: Sequence[ShmProducer], payload: Buffer, **meta: Any) -> None:
+    def fan_send(self, producers: Sequence[ShmProducer], payload: Payload, **meta: Any) -> None:
         """Send one message on several channels of this pool, to all or to none of them.
 
         `meta` is that of `ShmProducer.send_nowait`.
@@ -302,9 +304,8 @@ class ShmProducer(ProducerCore):
             start=start,
             flags=FLAG_SEALED if spec.backing == "memfd" else 0,
         )
-        self.peer_alive = self._consumer_may_live
 
-    def _consumer_may_live(self) -> bool:
+    def _peer_may_live(self) -> bool:
         found = self.consumer_process
         return found is None or may_live(*found)
 
@@ -318,7 +319,7 @@ class ShmProducer(ProducerCore):
         pool = self.pool.descriptor
         return (self._channel, data, space) if pool is None else (self._channel, pool, data, space)
 
-    def send_nowait(self, payload: Buffer, **meta: Any) -> None:
+    def send_nowait(self, payload: Payload, **meta: Any) -> None:
         """Send one message now.
 
         `meta` is what `try_send` takes: lane, codec, seq (-1: counted here), deadline_ns, origin_ns, sent_ns,
@@ -408,11 +409,9 @@ class ShmConsumer(ConsumerCore):
         if consumer.sealed:
             for descriptor in memory:
                 segment.must_be_sealed(name, descriptor)
-        if may_live(*consumer.creator_process):
-            consumer.peer_alive = consumer._producer_may_live
         return consumer
 
-    def _producer_may_live(self) -> bool:
+    def _peer_may_live(self) -> bool:
         return may_live(*self.creator_process)
 
     def stats(self) -> ConsumerStats:

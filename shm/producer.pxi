@@ -108,7 +108,7 @@ cdef class PoolCore:
         cdef int code
         for p in producers:
             p.check()
-            code = fb_tx_admit(&p.tx, ring_bytes)
+            code = FB_GONE if p.is_lost else fb_tx_admit(&p.tx, ring_bytes)
             if code < 0:
                 p.refuse(code)
             if code:
@@ -154,7 +154,6 @@ cdef class ProducerCore:
     cdef public bint lingers  # of a shared pool: slots stay out after a close, until the consumer gives them back
     cdef readonly str name
     cdef public object on_high, on_low
-    cdef public object peer_alive
 
     def __cinit__(self, *args, **kwargs):
         self.tx.data_fd = self.space_fd = -1
@@ -446,7 +445,7 @@ cdef class ProducerCore:
                 raise WouldBlock(REASONS[code], self.name)
             how = self.wait_space(left)
             PyErr_CheckSignals()
-            if how == FB_TIMED_OUT and self.peer_alive is not None and not self.peer_alive():
+            if how == FB_TIMED_OUT and not self._peer_may_live():
                 self.is_lost = True
 
     def arm(self, bint any_change=False):
@@ -519,6 +518,9 @@ cdef class ProducerCore:
         if load32(&consumer_of(self.tx.chan).attach, memory_order_acquire) != FB_LIVE:
             return None
         return consumer_of(self.tx.chan).pid, consumer_of(self.tx.chan).start
+
+    def _peer_may_live(self):
+        return True
 
     def peer_lost(self):
         self.is_lost = True

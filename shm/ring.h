@@ -239,6 +239,11 @@ static inline int fb_rx_bad(struct fb_rx *rx, const char *problem) {
     return FB_BAD_PEER;
 }
 
+/* Whether the channel is still this consumer's: a producer that takes it back moves the epoch. */
+static inline int fb_rx_current(struct fb_rx *rx) {
+    return atomic_load_explicit(&fb_super(rx->chan)->epoch, memory_order_acquire) == rx->epoch;
+}
+
 /* The next record, copied to private memory, and its payload: 1, 0 when empty, or FB_BAD_PEER.
  * The payload of INLINE and CTRL stays valid until fb_rx_publish. */
 static inline int fb_rx_next(struct fb_rx *rx, struct fb_record *record, const unsigned char **payload) {
@@ -251,7 +256,10 @@ static inline int fb_rx_next(struct fb_rx *rx, struct fb_record *record, const u
         if (left == 0) {
             rx->tail = atomic_load_explicit(&fb_producer(rx->chan)->tail, memory_order_acquire);
             left = rx->tail - rx->head;
-            if (left == 0) return 0;
+            if (left == 0 || !fb_rx_current(rx)) {
+                rx->tail = rx->head; /* reclaimed: what comes now is for another consumer */
+                return 0;
+            }
             if (left > cap || left % FB_ALIGN) {
                 rx->tail = rx->head;
                 return fb_rx_bad(rx, "the tail is outside the ring");
@@ -317,15 +325,11 @@ static inline void fb_rx_wake(struct fb_rx *rx, uint32_t have) {
 /* Gives the bytes and the credit of everything taken so far back to the producer. */
 static inline void fb_rx_publish(struct fb_rx *rx) {
     struct fb_consumer_page *c = fb_consumer(rx->chan);
-    if (rx->head == rx->published) return;
+    if (rx->head == rx->published || !fb_rx_current(rx)) return;
     rx->published = rx->head;
     atomic_store_explicit(&c->head_seq, rx->head_seq, memory_order_relaxed);
     atomic_store_explicit(&c->head, rx->head, memory_order_release);
     fb_rx_wake(rx, 0);
-}
-
-static inline int fb_rx_current(struct fb_rx *rx) {
-    return atomic_load_explicit(&fb_super(rx->chan)->epoch, memory_order_acquire) == rx->epoch;
 }
 
 static inline void fb_rx_return(struct fb_rx *rx, uint32_t slot, uint32_t gen) {

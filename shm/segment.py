@@ -57,7 +57,7 @@ def _open_posix() -> int:
     except posix_ipc.Error as error:  # some of them are no OSError
         raise OSError(errno.EACCES, str(error)) from error
     segment.unlink()  # the name lives for microseconds, so that nobody has to clean up
-    return segment.fd
+    return int(segment.fd)
 
 
 def _full(what: str, nbytes: int, backing: Backing, error: OSError) -> ShmFullError:

@@ -249,6 +249,7 @@ static inline void fb_tx_stage(struct fb_tx *tx, const struct fb_record *record,
     }
     tx->tail += bytes;
     tx->tail_seq++;
+    tx->want = 0;
 }
 
 static inline void fb_tx_wake(struct fb_tx *tx) {

@@ -45,6 +45,16 @@ STREAM_BYTES_LOW: Final = 256 * 1024  # ... until no more than this is
 STREAM_READ_BYTES: Final = 256 * 1024  # of one read
 DESCRIPTORS_MAX: Final = 16  # passed at once over a socket; RemoteProtocolError
 
+# --- shared memory ------------------------------------------------------------------------------------------------
+SHM_RING_BYTES_DEFAULT: Final = 256 * 1024  # stays in a second-level cache; a larger ring is a slower one
+SHM_RING_BYTES_MAX: Final = 1024**3  # LocalProtocolError; RemoteProtocolError from a peer
+SHM_INLINE_BYTES_DEFAULT: Final = 1_024  # a larger payload goes to a slot
+SHM_WINDOW_ITEMS_DEFAULT: Final = 1_024  # WouldBlock
+SHM_WINDOW_ITEMS_MAX: Final = 2**32  # LocalProtocolError
+SHM_CLASSES_MAX: Final = 16  # sizes of slots in a pool; LocalProtocolError
+SHM_CLASS_SLOTS_MAX: Final = 2**28 - 1  # LocalProtocolError
+SHM_SLEEP_NS_MAX: Final = 100_000_000  # of one sleep; then the peer is looked at, and the sleep goes on
+
 # --- reports ------------------------------------------------------------------------------------------------------
 PATHS_MAX: Final = 1_000  # further paths are counted under one entry named "(others)"
 

@@ -41,6 +41,17 @@ REQUESTS_PENDING_MAX: Final = 65_536  # WouldBlock
 HEADER_BYTES_MAX: Final = 4_096  # EncodeError here, DecodeError from a peer
 FRAME_BYTES_MAX: Final = 262_144
 
+# --- payloads that leave their process ----------------------------------------------------------------------------
+PAYLOAD_DEPTH_MAX: Final = 64  # containers within containers; EncodeError here, DecodeError from a peer
+PAYLOAD_DECIMAL_CHARACTERS_MAX: Final = 1_024  # EncodeError here, DecodeError from a peer
+PAYLOAD_ROWS_MAX: Final = 2**31 - 1  # of one batch; EncodeError here, DecodeError from a peer
+PAYLOAD_SCHEMAS_MAX: Final = (
+    64  # of one route; a batch of a further schema brings its own, RemoteProtocolError from a peer
+)
+PAYLOAD_SCHEMA_BYTES_MAX: Final = 1024 * 1024  # EncodeError here, RemoteProtocolError from a peer
+PAYLOAD_VIEW_BYTES_MIN: Final = 4_096  # smaller bytes are copied, so that they do not hold the slot they came in
+PAYLOAD_IN_PLACE_BYTES_MIN: Final = 262_144  # smaller batches are written aside and copied, which is faster
+
 # --- reports ------------------------------------------------------------------------------------------------------
 PATHS_MAX: Final = 1_000  # further paths are counted under one entry named "(others)"
 

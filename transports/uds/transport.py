@@ -187,5 +187,3 @@ class UdsTransport:
 
     async def __aexit__(self, *exc: object) -> None:
         await self.aclose()
-
-

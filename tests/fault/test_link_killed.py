@@ -11,10 +11,11 @@ import signal
 import socket
 import subprocess
 import sys
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from random import Random
 from typing import TYPE_CHECKING, Any, Final
+from unittest.mock import patch
 
 import pytest
 
@@ -26,10 +27,10 @@ from flowbridge.errors import BrokenError, EndOfStream
 from flowbridge.plan import Policy, Qos
 from flowbridge.runtime.clock import SystemClock
 from flowbridge.transports.uds import UdsTransport
-from flowbridge.transports.uds import transport as transport_module
 
 if TYPE_CHECKING:
     from collections.abc import Generator
+    from contextlib import AbstractContextManager
 
     from flowbridge.transports.link_port import LinkSink, LinkSource
 
@@ -69,10 +70,19 @@ async def play(role: str, descriptor: int) -> None:
         await (produce(transport, end, 100_000) if role == "produce" else consume(transport, end))
 
 
-def use(kind: str) -> None:
-    """Choose how messages travel."""
-    if kind == "socket":
-        transport_module.native_problem = lambda: "switched off"
+NATIVE: Final = "flowbridge.transports.uds.transport.native_problem"
+
+
+@pytest.fixture(params=KINDS)
+def kind(request: pytest.FixtureRequest) -> Generator[str]:
+    """How messages travel."""
+    with using(request.param):
+        yield request.param
+
+
+def using(kind: str) -> AbstractContextManager[Any]:
+    """Let messages travel like this."""
+    return patch(NATIVE, lambda: "switched off") if kind == "socket" else nullcontext()
 
 
 @contextmanager
@@ -130,13 +140,8 @@ def left_behind() -> set[str]:
     return {name for name in os.listdir("/dev/shm") if name.startswith("fb.")}
 
 
-@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("seed", range(4))
-def test_everything_up_to_the_death_of_the_producer_arrives_whole(
-    kind: str, seed: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(transport_module, "native_problem", transport_module.native_problem)
-    use(kind)
+def test_everything_up_to_the_death_of_the_producer_arrives_whole(kind: str, seed: int) -> None:
     before = left_behind()
 
     async def main() -> None:
@@ -156,11 +161,8 @@ def test_everything_up_to_the_death_of_the_producer_arrives_whole(
     assert left_behind() <= before
 
 
-@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("seed", range(4))
-def test_a_producer_learns_of_the_death_of_its_consumer(kind: str, seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(transport_module, "native_problem", transport_module.native_problem)
-    use(kind)
+def test_a_producer_learns_of_the_death_of_its_consumer(kind: str, seed: int) -> None:
 
     async def main() -> None:
         random = Random(seed)
@@ -180,10 +182,7 @@ def test_a_producer_learns_of_the_death_of_its_consumer(kind: str, seed: int, mo
     asyncio.run(main())
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_a_consumer_that_stands_still_costs_nothing_but_time(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(transport_module, "native_problem", transport_module.native_problem)
-    use(kind)
+def test_a_consumer_that_stands_still_costs_nothing_but_time(kind: str) -> None:
 
     async def main() -> None:
         async with asyncio.timeout(GUARD_S), UdsTransport(SystemClock()) as transport:
@@ -207,10 +206,7 @@ def test_a_consumer_that_stands_still_costs_nothing_but_time(kind: str, monkeypa
     asyncio.run(main())
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_a_sink_goes_on_with_the_successor_of_a_dead_consumer(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(transport_module, "native_problem", transport_module.native_problem)
-    use(kind)
+def test_a_sink_goes_on_with_the_successor_of_a_dead_consumer(kind: str) -> None:
 
     async def main() -> None:
         lost: list[Any] = []
@@ -239,5 +235,5 @@ def test_a_sink_goes_on_with_the_successor_of_a_dead_consumer(kind: str, monkeyp
 
 
 if __name__ == "__main__":
-    use(sys.argv[2])
-    asyncio.run(play(sys.argv[1], int(sys.argv[3])))
+    with using(sys.argv[2]):
+        asyncio.run(play(sys.argv[1], int(sys.argv[3])))

@@ -294,8 +294,9 @@ def test_no_record_of_a_producer_does_more_than_break_its_route() -> None:
             if random.random() < 0.2:
                 codec, tag = random.randrange(2**16), random.randrange(2**32)
             data = random.choice((b"", b"plain", cbor2.dumps(["a", "b"]), cbor2.dumps([None, "", {"a": 1}])))
+            record: Any = (mutated(random, data + b"\0")[:-1], lane, codec, *fields, tag, kind)
             try:
-                producer.try_send(mutated(random, data + b"\0")[:-1], lane, codec, *fields, tag, kind)
+                producer.try_send_records([record])
             except BrokenError:
                 break
             if random.random() < 0.1:

@@ -367,10 +367,10 @@ class RingFarLink:
         return body
 
     def lost(self, error: Exception | None) -> None:
-        """The producer's end is gone; what it sent is still brought."""
+        """The producer's end is gone; what it sent is still brought, unless this was not started yet."""
         why = error or BrokenError(f"{self._link.peer}: the producer vanished")
-        if self._fileno < 0:
-            self.on_lost(why)
+        if self._fileno < 0 or not self._is_started:
+            self._lose(why)
             return
         self._broken = why
         self._drain()

@@ -17,6 +17,7 @@ from flowbridge.codec.route_frames import (
     write_item,
 )
 from flowbridge.errors import BrokenError, CodecError, EncodeError, RemoteProtocolError, ResourceError
+from flowbridge.limits import STREAM_BYTES_HIGH
 from flowbridge.machines.outcome import NOTHING
 from flowbridge.transports.route_records import RecordReader, RecordWriter
 from flowbridge.transports.uds.room import Room
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from flowbridge.transports.framed import FramedLink
 
 _NO_HEADER: Final = write_array(())
+_FRAME_BYTES: Final = 64  # of keeping a frame, whatever its size
 _CODEC_MAX: Final = 2**16 - 1
 _TAG_MAX: Final = 2**32 - 1
 
@@ -124,22 +126,22 @@ class SocketFarLink:
     def __init__(self, link: FramedLink, trails: TrailReader) -> None:
         self._link = link
         self._records = RecordReader(trails)
-        self._early: list[tuple[int, bytes, bytes]] | None = []  # what came with the first frame, before `start`
+        self._early: list[tuple[int, bytes, bytes]] | None = []  # what came before `start`
+        self._early_bytes = 0
         self._ended = False
         self._owed: Sequence[int] | None = None
         self._room = Room(link.stream, self._report_owed)
         self.on_messages = _nothing
         self.on_end = _nothing
         self.on_lost = _nothing
-        link.stream.pause()
 
     def start(self) -> None:
         """Begin to bring messages."""
         if self._early:
+            self._link.stream.pause()
             asyncio.get_running_loop().call_soon(self._bring_early)
         else:
             self._early = None
-            self._link.stream.resume()
 
     def _bring_early(self) -> None:
         early, self._early = self._early or (), None
@@ -157,6 +159,9 @@ class SocketFarLink:
         """A frame came from the producer's end. Raises: RemoteProtocolError."""
         if self._early is not None:
             self._early.append((kind, header, body))
+            self._early_bytes += len(header) + len(body) + _FRAME_BYTES
+            if self._early_bytes > STREAM_BYTES_HIGH:
+                self._link.stream.pause()
             return
         try:
             if self._ended:

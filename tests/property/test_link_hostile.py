@@ -204,7 +204,9 @@ def test_no_frame_of_a_producer_does_more_than_break_its_route() -> None:
             stream.append(MemoryStream(**given))
             return stream[0]
 
-        link = FramedLink(connect, on_frame=lambda *got: half.frame(*got), on_lost=lambda error: half.lost(error))
+        link = FramedLink(
+            connect, on_frame=lambda kind, *rest: half.frame(kind, *rest), on_lost=lambda why: half.lost(why)
+        )
         half = SocketFarLink(link, TrailReader())
         source = LinkSource(route_of(small_qos(random)), ManualClock(), half)
         lost: list[Exception] = []
@@ -231,7 +233,9 @@ def test_no_frame_of_a_consumer_does_more_than_break_its_route() -> None:
             stream.append(MemoryStream(**given))
             return stream[0]
 
-        link = FramedLink(connect, on_frame=lambda *got: half.frame(*got), on_lost=lambda error: half.lost(error))
+        link = FramedLink(
+            connect, on_frame=lambda kind, *rest: half.frame(kind, *rest), on_lost=lambda why: half.lost(why)
+        )
         half = SocketNearLink(link)
         sink = LinkSink(route_of(small_qos(random)), ManualClock(), half)
         lost: list[Exception] = []
@@ -275,7 +279,9 @@ def test_no_record_of_a_producer_does_more_than_break_its_route() -> None:
             return stream[0]
 
         producer = ShmProducer(ShmSpec(classes=(), ring_bytes=4096))
-        link = FramedLink(connect, on_frame=lambda *got: half.frame(*got), on_lost=lambda error: half.lost(error))
+        link = FramedLink(
+            connect, on_frame=lambda kind, *rest: half.frame(kind, *rest), on_lost=lambda why: half.lost(why)
+        )
         half = RingFarLink(ShmConsumer.attach(producer.descriptors()), link, TrailReader())
         source = LinkSource(route_of(small_qos(random)), ManualClock(), half)
         lost: list[Exception] = []

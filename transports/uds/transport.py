@@ -198,6 +198,7 @@ class UdsTransport:
 
         for pool, users in self._pools:
             users[:] = [user for user in users if not user.closed]
+            _ = pool.free_slots  # which looks after the returns of rings that are closed
             if len(users) < SHM_POOL_PORTS_MAX:
                 with suppress(LocalProtocolError):  # its last places wait for slots of rings that are closed
                     users.append(pool.producer(name=route.id))

@@ -4,7 +4,7 @@
     list, dict with str or bytes keys       array, map; the order of a dict is kept
     dict with int keys                      tag 0x666C6F70 of an array: key, value, key, value ...; keys of 64 bits
     tuple                                   tag 0x666C6F74 of an array
-    datetime                                with a fixed offset: tag 0, text; naive: tag 0x666C6F6E, text
+    datetime                                with a fixed offset: tag 0, text; naive: tag 0x666C6F6E, text; fold 0
     date                                    tag 1004 (RFC 8943), text
     Decimal                                 tag 0x666C6F64, text: sign of zero, exponent and NaN are kept
     UUID                                    tag 37, 16 bytes
@@ -86,7 +86,7 @@ def tree_from_bytes(buffer: BytesLike) -> Any:
             semantic_decoders=_DECODERS,
         )
     except (cbor2.CBORError, ArithmeticError, ValueError, TypeError, MemoryError, RecursionError) as error:
-        raise DecodeError(f"a payload is not CBOR as agreed: {str(error)[:200]}") from error
+        raise DecodeError(f"a payload is not CBOR as agreed: {str(error.__cause__ or error)[:200]}") from error
     value, found = cast(list[Any], pair)
     if type(found) is not int or found != mark:
         raise DecodeError("a payload ends before its bytes do, or after them")
@@ -175,7 +175,7 @@ def _datetime_out(value: dt.datetime, path: str) -> Any:
     text = value.isoformat()
     back = dt.datetime.fromisoformat(text)
     if repr(back) != repr(value):  # a named zone, or the second of two equal hours
-        raise EncodeError(f"{path}: the zone of a datetime must be a fixed offset: send .astimezone(datetime.UTC)")
+        raise EncodeError(f"{path}: a datetime needs a zone of fixed offset and fold 0: send .astimezone(datetime.UTC)")
     return cbor2.CBORTag(_TAG_NAIVE if value.tzinfo is None else _TAG_DATETIME, text)
 
 

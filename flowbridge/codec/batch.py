@@ -285,9 +285,10 @@ def _check_rows(value: Any, known: BatchSchema, validate: Validate) -> None:
         return
     value.validate()
     for index in known.pointing:
-        column = value.column(index)
+        column: Any = value.column(index)
         # Text as bytes: looking for UTF-8 would take most of the time.
-        as_bytes = _AS_BYTES.get(type(column))
+        kind: type[Any] = type(column)
+        as_bytes = _AS_BYTES.get(kind)
         (column.view(as_bytes()) if as_bytes else column).validate(full=True)
 
 

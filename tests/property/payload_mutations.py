@@ -18,6 +18,8 @@ import pyarrow as pa
 from flowbridge.codec.payload import PayloadReader, PayloadWriter
 from flowbridge.errors import DecodeError, RemoteProtocolError
 
+arrow: Any = pa  # the stubs leave much of it unknown
+
 EXTREMES: Final = (0, 1, 7, 8, 63, 255, 2**15, 2**31 - 1, 2**31, 2**32 - 1, 2**63 - 1, 2**63, 2**64 - 1)
 REFUSALS: Final = (DecodeError, RemoteProtocolError)
 
@@ -25,26 +27,28 @@ REFUSALS: Final = (DecodeError, RemoteProtocolError)
 def samples() -> list[Any]:
     """One payload for each way of reading."""
     rows = 21
-    batch: Any = pa.record_batch(
+    batch: Any = arrow.record_batch(
         {
-            "f": pa.array([None if i % 5 == 0 else i / 3 for i in range(rows)]),
-            "s": pa.array([None if i % 7 == 0 else "é" * (i % 9) for i in range(rows)]),
-            "ls": pa.array([str(i) for i in range(rows)], pa.large_string()),
-            "v": pa.array([f"{i} " * (i % 12) for i in range(rows)], pa.string_view()),
-            "b": pa.array([i % 3 == 0 for i in range(rows)]),
-            "l": pa.array([["x" * i] * (i % 3) for i in range(rows)]),
-            "st": pa.array([{"x": i, "y": str(i)} for i in range(rows)]),
-            "m": pa.array([[(str(i), i)] for i in range(rows)], pa.map_(pa.string(), pa.int64())),
-            "fl": pa.array([[i, i] for i in range(rows)], pa.list_(pa.int32(), 2)),
-            "n": pa.nulls(rows),
-            "u": pa.UnionArray.from_dense(
-                pa.array([i % 2 for i in range(rows)], pa.int8()),
-                pa.array([i // 2 for i in range(rows)], pa.int32()),
-                [pa.array(list(range(rows))), pa.array([str(i) for i in range(rows)])],
+            "f": arrow.array([None if i % 5 == 0 else i / 3 for i in range(rows)]),
+            "s": arrow.array([None if i % 7 == 0 else "é" * (i % 9) for i in range(rows)]),
+            "ls": arrow.array([str(i) for i in range(rows)], arrow.large_string()),
+            "v": arrow.array([f"{i} " * (i % 12) for i in range(rows)], arrow.string_view()),
+            "b": arrow.array([i % 3 == 0 for i in range(rows)]),
+            "l": arrow.array([["x" * i] * (i % 3) for i in range(rows)]),
+            "st": arrow.array([{"x": i, "y": str(i)} for i in range(rows)]),
+            "m": arrow.array([[(str(i), i)] for i in range(rows)], arrow.map_(arrow.string(), arrow.int64())),
+            "fl": arrow.array([[i, i] for i in range(rows)], arrow.list_(arrow.int32(), 2)),
+            "n": arrow.nulls(rows),
+            "u": arrow.UnionArray.from_dense(
+                arrow.array([i % 2 for i in range(rows)], arrow.int8()),
+                arrow.array([i // 2 for i in range(rows)], arrow.int32()),
+                [arrow.array(list(range(rows))), arrow.array([str(i) for i in range(rows)])],
             ),
         }
     )
-    coded: Any = pa.record_batch({"d": pa.array(["a", "b", None, "a"] * 5).dictionary_encode(), "i": list(range(20))})
+    coded: Any = arrow.record_batch(
+        {"d": arrow.array(["a", "b", None, "a"] * 5).dictionary_encode(), "i": list(range(20))}
+    )
     tree = {
         "a": [1, -2.5, None, True, "text", b"bytes", 2**70],
         "t": (1, (2, "x")),
@@ -52,8 +56,8 @@ def samples() -> list[Any]:
         "d": [dt.datetime(2020, 1, 2, 3, tzinfo=dt.UTC), dt.datetime(2021, 1, 1), dt.date(2022, 2, 2)],
         "n": decimal.Decimal("-1.50"),
     }
-    numbers: Any = pa.record_batch({"a": [1.5] * 9, "b": [1] * 9})
-    return [batch, numbers, batch.select([1]), coded, pa.Table.from_batches([coded, coded]), tree, [1, "x"], b"raw"]
+    numbers: Any = arrow.record_batch({"a": [1.5] * 9, "b": [1] * 9})
+    return [batch, numbers, batch.select([1]), coded, arrow.Table.from_batches([coded, coded]), tree, [1, "x"], b"raw"]
 
 
 def damaged(data: bytes, chance: random.Random) -> bytes:
@@ -84,13 +88,13 @@ def damaged(data: bytes, chance: random.Random) -> bytes:
 
 def touch(value: Any) -> None:
     """Look at all of a value that was read, as an operator would."""
-    if isinstance(value, pa.RecordBatch | pa.Table):
+    if isinstance(value, arrow.RecordBatch | arrow.Table):
         if value.num_rows > 10_000:  # columns of nulls have no bytes to bound them
             value = value.slice(value.num_rows - 1_000)
         # Text need not be UTF-8, a number need not be a date: an operator gets an exception of Python, no crash.
         with contextlib.suppress(ValueError, OverflowError):
             value.to_pylist()
-        with contextlib.suppress(pa.ArrowException):
+        with contextlib.suppress(arrow.ArrowException):
             value.take(list(range(value.num_rows))[::-1])
     else:
         repr(value)

@@ -20,6 +20,8 @@ from flowbridge.errors import DecodeError, EncodeError, RemoteProtocolError
 if TYPE_CHECKING:
     from hypothesis.strategies import DrawFn, SearchStrategy
 
+arrow: Any = pa  # the stubs leave much of it unknown
+
 MUTATIONS: Final = 50_000
 ZONES: Final = st.one_of(
     st.none(), st.just(dt.UTC), st.integers(-1439, 1439).map(lambda m: dt.timezone(dt.timedelta(minutes=m)))
@@ -50,17 +52,15 @@ def trees(leaves: SearchStrategy[Any], keys: SearchStrategy[Any]) -> SearchStrat
 
 def same(left: Any, right: Any) -> bool:
     """Equal, and of equal types all the way down; one NaN equals another."""
-    if type(left) is not type(right):
+    kind: type[Any] = type(left)
+    if kind is not type(right):
         return False
-    if isinstance(left, float):
+    if kind is float or kind is decimal.Decimal:
         return repr(left) == repr(right)
-    if isinstance(left, decimal.Decimal):
-        return str(left) == str(right)
-    if isinstance(left, dict):
-        return len(left) == len(right) and all(
-            same(a, b) and same(left[a], right[b]) for a, b in zip(left, right, strict=True)
-        )
-    if isinstance(left, list | tuple):
+    if kind is dict:
+        pairs = zip(left, right, strict=True)
+        return len(left) == len(right) and all(same(a, b) and same(left[a], right[b]) for a, b in pairs)
+    if kind is list or kind is tuple:
         return len(left) == len(right) and all(map(same, left, right))
     return bool(left == right)
 
@@ -94,19 +94,19 @@ def test_any_bytes_are_a_tree_or_an_error(data: bytes) -> None:
 # --- Arrow ----------------------------------------------------------------------------------------------------------
 
 LEAVES: Final[tuple[tuple[Any, SearchStrategy[Any]], ...]] = (
-    (pa.int8(), st.integers(-128, 127)),
-    (pa.uint64(), st.integers(0, 2**64 - 1)),
-    (pa.float64(), st.floats(allow_nan=False)),
-    (pa.bool_(), st.booleans()),
-    (pa.string(), st.text(max_size=6)),
-    (pa.large_binary(), st.binary(max_size=6)),
-    (pa.string_view(), st.text(max_size=20)),
-    (pa.binary(3), st.binary(min_size=3, max_size=3)),
-    (pa.timestamp("us", "UTC"), st.integers(-(2**50), 2**50)),
-    (pa.date32(), st.integers(-1000, 100_000)),
-    (pa.decimal128(12, 3), st.decimals(-1000, 1000, places=3)),
-    (pa.null(), st.none()),
-    (pa.dictionary(pa.int16(), pa.string()), st.text("abc", max_size=2)),
+    (arrow.int8(), st.integers(-128, 127)),
+    (arrow.uint64(), st.integers(0, 2**64 - 1)),
+    (arrow.float64(), st.floats(allow_nan=False)),
+    (arrow.bool_(), st.booleans()),
+    (arrow.string(), st.text(max_size=6)),
+    (arrow.large_binary(), st.binary(max_size=6)),
+    (arrow.string_view(), st.text(max_size=20)),
+    (arrow.binary(3), st.binary(min_size=3, max_size=3)),
+    (arrow.timestamp("us", "UTC"), st.integers(-(2**50), 2**50)),
+    (arrow.date32(), st.integers(-1000, 100_000)),
+    (arrow.decimal128(12, 3), st.decimals(-1000, 1000, places=3)),
+    (arrow.null(), st.none()),
+    (arrow.dictionary(arrow.int16(), arrow.string()), st.text("abc", max_size=2)),
 )
 
 
@@ -115,14 +115,14 @@ def wrapped(inner: tuple[Any, SearchStrategy[Any]]) -> SearchStrategy[tuple[Any,
     kind, values = inner
     optional = st.none() | values
     forms: list[tuple[Any, SearchStrategy[Any]]] = [
-        (pa.list_(kind), st.lists(optional, max_size=3)),
-        (pa.large_list(kind), st.lists(optional, max_size=3)),
-        (pa.list_(kind, 2), st.lists(optional, min_size=2, max_size=2)),
+        (arrow.list_(kind), st.lists(optional, max_size=3)),
+        (arrow.large_list(kind), st.lists(optional, max_size=3)),
+        (arrow.list_(kind, 2), st.lists(optional, min_size=2, max_size=2)),
         (
-            pa.struct([pa.field("a", kind), pa.field("b", pa.int8())]),
+            arrow.struct([arrow.field("a", kind), arrow.field("b", arrow.int8())]),
             st.fixed_dictionaries({"a": optional, "b": st.none()}),
         ),
-        (pa.map_(pa.string(), kind), st.lists(st.tuples(st.text(max_size=3), optional), max_size=3)),
+        (arrow.map_(arrow.string(), kind), st.lists(st.tuples(st.text(max_size=3), optional), max_size=3)),
     ]
     return st.sampled_from(forms)
 
@@ -133,9 +133,9 @@ KINDS: Final = st.recursive(st.sampled_from(LEAVES), lambda inner: inner.flatmap
 def column_of(kind: Any, values: list[Any]) -> Any:
     """One column; dictionaries are coded afterwards, since pyarrow makes none from Python values within others."""
     try:
-        return pa.array(values, kind)
-    except (pa.ArrowNotImplementedError, pa.ArrowInvalid, TypeError):
-        return pa.array([None] * len(values), kind)
+        return arrow.array(values, kind)
+    except (arrow.ArrowNotImplementedError, arrow.ArrowInvalid, TypeError):
+        return arrow.array([None] * len(values), kind)
 
 
 @st.composite
@@ -146,8 +146,8 @@ def batches(draw: DrawFn) -> Any:
     for kind, values in draw(st.lists(KINDS, max_size=4)):
         columns.append(column_of(kind, draw(st.lists(st.none() | values, min_size=rows, max_size=rows))))
     metadata: Any = draw(st.none() | st.dictionaries(st.text(max_size=3), st.text(max_size=3), max_size=2))
-    fields = [pa.field(f"c{i % 3}", column.type, metadata=metadata) for i, column in enumerate(columns)]
-    batch = pa.RecordBatch.from_arrays(columns, schema=pa.schema(fields, metadata=metadata))
+    fields = [arrow.field(f"c{i % 3}", column.type, metadata=metadata) for i, column in enumerate(columns)]
+    batch = arrow.RecordBatch.from_arrays(columns, schema=arrow.schema(fields, metadata=metadata))
     first = draw(st.integers(0, batch.num_rows))
     return batch.slice(first, draw(st.integers(0, batch.num_rows - first)))
 
@@ -155,7 +155,7 @@ def batches(draw: DrawFn) -> Any:
 @settings(suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large], deadline=None)
 @given(batches(), st.sampled_from(["none", "structure", "full"]), st.booleans())
 def test_any_batch_comes_back_equal(batch: Any, validate: Any, as_table: bool) -> None:
-    value: Any = pa.Table.from_batches([batch, batch]) if as_table else batch
+    value: Any = arrow.Table.from_batches([batch, batch]) if as_table else batch
     writer, reader = PayloadWriter(), PayloadReader(validate=validate)
     prepared = writer.prepare(value)
     for control in prepared.before:
@@ -171,7 +171,7 @@ def test_any_batch_comes_back_equal(batch: Any, validate: Any, as_table: bool) -
 @given(st.integers(0, 4), st.integers(0, 3), st.binary(max_size=80))
 def test_any_record_is_a_payload_or_an_error(codec: int, tag: int, data: bytes) -> None:
     reader = PayloadReader()
-    reader.control(2, 0, pa.schema({"a": pa.string()}).serialize().to_pybytes())
+    reader.control(2, 0, arrow.schema({"a": arrow.string()}).serialize().to_pybytes())
     try:
         reader.read(codec, tag, data)
     except (DecodeError, RemoteProtocolError):

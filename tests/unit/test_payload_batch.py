@@ -24,12 +24,13 @@ from flowbridge.codec.batch import (
 from flowbridge.errors import DecodeError, EncodeError
 from flowbridge.limits import PAYLOAD_IN_PLACE_BYTES_MIN, PAYLOAD_SCHEMA_BYTES_MAX
 
+arrow: Any = pa  # the stubs leave much of it unknown
+
 LARGE: Final = PAYLOAD_IN_PLACE_BYTES_MIN // 8 + 1  # rows of one float64 that are written in place
 LEVELS: Final[tuple[Validate, ...]] = ("none", "structure", "full")
-_pa: Any = pa
 
 
-def slot(nbytes: int) -> np.ndarray[Any, np.dtype[np.uint8]]:
+def slot(nbytes: int) -> Any:
     """Memory that starts at a multiple of 64 and was used before."""
     room = np.full(nbytes + 64, 0xA5, np.uint8)
     first = -room.ctypes.data % 64
@@ -39,16 +40,16 @@ def slot(nbytes: int) -> np.ndarray[Any, np.dtype[np.uint8]]:
 def numbers(rows: int) -> Any:
     """Four columns, one of them text, with nulls and with metadata."""
     columns = {
-        "x": pa.array(np.arange(rows) / 3),
-        "n": pa.array(np.arange(rows), pa.int32()),
-        "s": pa.array([None if i % 7 == 0 else "é" * (i % 16) for i in range(rows)]),
-        "b": pa.array([i % 3 == 0 for i in range(rows)]),
+        "x": arrow.array(np.arange(rows) / 3),
+        "n": arrow.array(np.arange(rows), arrow.int32()),
+        "s": arrow.array([None if i % 7 == 0 else "é" * (i % 16) for i in range(rows)]),
+        "b": arrow.array([i % 3 == 0 for i in range(rows)]),
     }
-    fields = [pa.field(name, column.type, metadata={"unit": "V"}) for name, column in columns.items()]
-    return pa.record_batch(list(columns.values()), schema=pa.schema(fields, metadata={"of": "test"}))
+    fields = [arrow.field(name, column.type, metadata={"unit": "V"}) for name, column in columns.items()]
+    return arrow.record_batch(list(columns.values()), schema=arrow.schema(fields, metadata={"of": "test"}))
 
 
-def written(batch: Any) -> np.ndarray[Any, np.dtype[np.uint8]]:
+def written(batch: Any) -> Any:
     """The message of a batch, in a slot of its very size."""
     record = message_record(batch, BatchSchema(batch.schema))
     room = slot(record.nbytes)
@@ -100,11 +101,11 @@ def test_the_body_is_aligned_and_what_is_read_lies_in_the_slot(rows: int) -> Non
 def test_a_foreign_reader_understands_a_message(rows: int) -> None:
     batch = numbers(rows)
     room = written(batch)
-    schema = pa.ipc.read_schema(_pa.py_buffer(BatchSchema(batch.schema).to_bytes()))
-    message = _pa.ipc.read_message(_pa.py_buffer(room))
+    schema = arrow.ipc.read_schema(arrow.py_buffer(BatchSchema(batch.schema).to_bytes()))
+    message = arrow.ipc.read_message(arrow.py_buffer(room))
     assert message.type == "record batch"
     assert 8 + message.metadata.size + message.body.size == room.nbytes
-    assert pa.ipc.read_record_batch(message, schema).equals(batch, check_metadata=True)
+    assert arrow.ipc.read_record_batch(message, schema).equals(batch, check_metadata=True)
 
 
 @pytest.mark.parametrize("rows", [100, LARGE])
@@ -123,7 +124,7 @@ def test_a_slot_lives_until_the_last_slice_is_gone() -> None:
     batch = numbers(500)
     room = written(batch)
     lease = Lease()
-    owned = (np.ctypeslib.as_ctypes_type(np.uint8) * room.nbytes)()
+    owned: Any = (np.ctypeslib.as_ctypes_type(np.uint8) * room.nbytes)()
     memoryview(owned).cast("B")[:] = memoryview(room)
     owned.lease = lease
     gone = weakref.ref(lease)
@@ -146,7 +147,7 @@ def test_writing_leaves_no_reference_to_the_target() -> None:
         room = bytearray(record.nbytes)
         record.write_into(memoryview(room))
         room.append(0)  # BufferError while anybody looks at it
-    table = stream_record(pa.Table.from_batches([numbers(9)]))
+    table = stream_record(arrow.Table.from_batches([numbers(9)]))
     room = bytearray(table.nbytes)
     table.write_into(memoryview(room))
     room.append(0)
@@ -167,15 +168,33 @@ def test_rows_without_columns_are_counted() -> None:
 
 def test_what_points_elsewhere_is_known_of_each_type() -> None:
     fixed = [
-        *(pa.int8(), pa.float16(), pa.bool_(), pa.timestamp("ns", "UTC"), pa.decimal128(9, 2), pa.binary(4), pa.null()),
-        *(pa.struct([("a", pa.int64())]), pa.list_(pa.int8(), 3), pa.date32(), pa.duration("s")),
+        *(
+            arrow.int8(),
+            arrow.float16(),
+            arrow.bool_(),
+            arrow.timestamp("ns", "UTC"),
+            arrow.decimal128(9, 2),
+            arrow.binary(4),
+            arrow.null(),
+        ),
+        *(arrow.struct([("a", arrow.int64())]), arrow.list_(arrow.int8(), 3), arrow.date32(), arrow.duration("s")),
     ]
     pointing = [
-        *(pa.string(), pa.large_binary(), pa.string_view(), pa.list_(pa.int8()), pa.map_(pa.int8(), pa.int8())),
-        *(pa.struct([("a", pa.string())]), pa.list_(pa.string(), 3), pa.dictionary(pa.int8(), pa.int8())),
-        *(pa.dense_union([pa.field("a", pa.int8())]), _pa.run_end_encoded(pa.int32(), pa.int8())),
+        *(
+            arrow.string(),
+            arrow.large_binary(),
+            arrow.string_view(),
+            arrow.list_(arrow.int8()),
+            arrow.map_(arrow.int8(), arrow.int8()),
+        ),
+        *(
+            arrow.struct([("a", arrow.string())]),
+            arrow.list_(arrow.string(), 3),
+            arrow.dictionary(arrow.int8(), arrow.int8()),
+        ),
+        *(arrow.dense_union([arrow.field("a", arrow.int8())]), arrow.run_end_encoded(arrow.int32(), arrow.int8())),
     ]
-    schema = pa.schema([pa.field(str(i), kind) for i, kind in enumerate([*fixed, *pointing])])
+    schema = arrow.schema([arrow.field(str(i), kind) for i, kind in enumerate([*fixed, *pointing])])
     assert BatchSchema(schema).pointing == tuple(range(len(fixed), len(fixed) + len(pointing)))
 
 
@@ -187,21 +206,21 @@ def through_a_stream(value: Any, validate: Validate = "structure") -> Any:
     record = stream_record(value)
     room = slot(record.nbytes)
     record.write_into(memoryview(room))
-    return value_from_stream(room, table=isinstance(value, pa.Table), validate=validate)
+    return value_from_stream(room, table=isinstance(value, arrow.Table), validate=validate)
 
 
 @pytest.mark.parametrize("validate", LEVELS)
 def test_a_dictionary_travels_with_its_batch(validate: Validate) -> None:
-    coded = pa.array(["a", None, "b", "a"] * 50).dictionary_encode()
-    batch: Any = pa.record_batch({"d": coded, "n": pa.array([[c] for c in coded], pa.list_(coded.type))})
+    coded = arrow.array(["a", None, "b", "a"] * 50).dictionary_encode()
+    batch: Any = arrow.record_batch({"d": coded, "n": arrow.array([[c] for c in coded], arrow.list_(coded.type))})
     assert BatchSchema(batch.schema).needs_stream
-    for value in (batch, batch.slice(3, 5), batch.slice(0, 0), pa.Table.from_batches([batch, batch.slice(7)])):
+    for value in (batch, batch.slice(3, 5), batch.slice(0, 0), arrow.Table.from_batches([batch, batch.slice(7)])):
         assert through_a_stream(value, validate).equals(value, check_metadata=True)
 
 
 def test_a_table_comes_back_without_and_with_rows() -> None:
     batch = numbers(LARGE)
-    for table in (pa.Table.from_batches([batch, batch.slice(5, 9)]), batch.schema.empty_table()):
+    for table in (arrow.Table.from_batches([batch, batch.slice(5, 9)]), batch.schema.empty_table()):
         assert through_a_stream(table).equals(table, check_metadata=True)
 
 
@@ -210,24 +229,24 @@ def test_a_table_comes_back_without_and_with_rows() -> None:
 
 def compressed(batch: Any) -> Any:
     """The message of a batch with a compressed body, and the stream."""
-    sink = pa.BufferOutputStream()
-    writer: Any = _pa.ipc.new_stream(sink, batch.schema, options=pa.ipc.IpcWriteOptions(compression="lz4"))
+    sink = arrow.BufferOutputStream()
+    writer: Any = arrow.ipc.new_stream(sink, batch.schema, options=arrow.ipc.IpcWriteOptions(compression="lz4"))
     writer.write_batch(batch)
     writer.close()
     stream = sink.getvalue()
-    messages = list(_pa.ipc.MessageReader.open_stream(stream))
+    messages = list(arrow.ipc.MessageReader.open_stream(stream))
     return messages[-1].serialize(), stream
 
 
 def test_a_compressed_body_is_refused_before_it_is_unpacked() -> None:
-    zeros: Any = pa.record_batch({"a": np.zeros(100_000)})
+    zeros: Any = arrow.record_batch({"a": np.zeros(100_000)})
     message, stream = compressed(zeros)
-    assert pa.ipc.read_record_batch(message, zeros.schema).equals(zeros)
+    assert arrow.ipc.read_record_batch(message, zeros.schema).equals(zeros)
     with pytest.raises(DecodeError, match="compressed"):
         read(message, zeros.schema)
     with pytest.raises(DecodeError, match="compressed"):
         value_from_stream(stream, table=False)
-    coded: Any = pa.record_batch({"d": pa.array(["x" * 5000] * 9).dictionary_encode()})
+    coded: Any = arrow.record_batch({"d": arrow.array(["x" * 5000] * 9).dictionary_encode()})
     with pytest.raises(DecodeError, match="compressed"):
         value_from_stream(compressed(coded)[1], table=False)
 
@@ -242,17 +261,17 @@ def with_offset(batch: Any, row: int, value: int) -> Any:
 
 
 @pytest.mark.parametrize("validate", ["structure", "full"])
-@pytest.mark.parametrize("kind", [pa.string(), pa.binary()])
+@pytest.mark.parametrize("kind", [arrow.string(), arrow.binary()])
 def test_offsets_that_leave_the_record_are_refused(validate: Validate, kind: Any) -> None:
-    batch: Any = pa.record_batch({"s": pa.array(["ab", "cde", "f", "ghij"], kind)})
+    batch: Any = arrow.record_batch({"s": arrow.array(["ab", "cde", "f", "ghij"], kind)})
     for row, value in ((0, -1), (1, 2**30), (2, -(2**31)), (2, 1), (3, 11), (4, 2**31 - 1), (4, 10**6)):
         with pytest.raises(DecodeError):
             read(with_offset(batch, row, value), batch.schema, validate)
 
 
 def test_an_index_beyond_its_dictionary_is_refused() -> None:
-    batch: Any = pa.record_batch(
-        {"d": pa.DictionaryArray.from_arrays(pa.array([0, 1, 77], pa.int8()), ["a", "b"], safe=False)}
+    batch: Any = arrow.record_batch(
+        {"d": arrow.DictionaryArray.from_arrays(arrow.array([0, 1, 77], arrow.int8()), ["a", "b"], safe=False)}
     )
     record = stream_record(batch)
     room = bytearray(record.nbytes)
@@ -262,8 +281,8 @@ def test_an_index_beyond_its_dictionary_is_refused() -> None:
 
 
 def test_a_message_for_another_schema_is_refused() -> None:
-    batch: Any = pa.record_batch({"a": pa.array([1, 2], pa.int8())})
-    for other in (pa.schema([("a", pa.int64())]), pa.schema([("a", pa.int8()), ("b", pa.int8())])):
+    batch: Any = arrow.record_batch({"a": arrow.array([1, 2], arrow.int8())})
+    for other in (arrow.schema([("a", arrow.int64())]), arrow.schema([("a", arrow.int8()), ("b", arrow.int8())])):
         with pytest.raises(DecodeError):
             read(written(batch), other)
 
@@ -286,7 +305,7 @@ def test_a_stream_that_was_cut_or_went_on_is_refused() -> None:
     for data in (b"", room[:100], room[:-8], room + bytes(8), room + room):
         with pytest.raises(DecodeError):
             value_from_stream(bytes(data), table=False)
-    two = stream_record(pa.Table.from_batches([numbers(1), numbers(1)]))
+    two = stream_record(arrow.Table.from_batches([numbers(1), numbers(1)]))
     room = bytearray(two.nbytes)
     two.write_into(memoryview(room))
     with pytest.raises(DecodeError, match="further batches"):
@@ -294,9 +313,9 @@ def test_a_stream_that_was_cut_or_went_on_is_refused() -> None:
 
 
 def test_text_that_is_not_utf8_is_found_by_full_validation_only() -> None:
-    batch: Any = pa.record_batch({"s": pa.array(["marker"])})
+    batch: Any = arrow.record_batch({"s": arrow.array(["marker"])})
     room = bytes(written(batch)).replace(b"marker", b"mark\xff\xff")
-    assert read(room, batch.schema).column(0).cast(pa.binary()).to_pylist() == [b"mark\xff\xff"]
+    assert read(room, batch.schema).column(0).cast(arrow.binary()).to_pylist() == [b"mark\xff\xff"]
     with pytest.raises(DecodeError):
         read(room, batch.schema, "full")
 
@@ -309,9 +328,9 @@ def test_a_schema_that_is_garbage_or_too_long_is_refused() -> None:
             schema_from_bytes(data)
     with pytest.raises(DecodeError):
         schema_from_bytes(
-            pa.schema([("marker", pa.int8())]).serialize().to_pybytes().replace(b"marker", b"mark\xff\xff")
+            arrow.schema([("marker", arrow.int8())]).serialize().to_pybytes().replace(b"marker", b"mark\xff\xff")
         )
-    long = pa.schema([("a", pa.int8())], metadata={"k": "x" * PAYLOAD_SCHEMA_BYTES_MAX})
+    long = arrow.schema([("a", arrow.int8())], metadata={"k": "x" * PAYLOAD_SCHEMA_BYTES_MAX})
     with pytest.raises(EncodeError, match=f"exceeds {PAYLOAD_SCHEMA_BYTES_MAX} bytes"):
         BatchSchema(long).to_bytes()
 
@@ -319,22 +338,22 @@ def test_a_schema_that_is_garbage_or_too_long_is_refused() -> None:
 # --- templates ------------------------------------------------------------------------------------------------------
 
 FIXED: Final[dict[str, Any]] = {
-    "f": pa.float64(),
-    "h": pa.float16(),
-    "i": pa.int8(),
-    "u": pa.uint16(),
-    "t": pa.timestamp("us", "UTC"),
-    "d": pa.duration("ms"),
-    "day": pa.date32(),
-    "ms": pa.date64(),
-    "at": pa.time32("s"),
-    "ns": pa.time64("ns"),
+    "f": arrow.float64(),
+    "h": arrow.float16(),
+    "i": arrow.int8(),
+    "u": arrow.uint16(),
+    "t": arrow.timestamp("us", "UTC"),
+    "d": arrow.duration("ms"),
+    "day": arrow.date32(),
+    "ms": arrow.date64(),
+    "at": arrow.time32("s"),
+    "ns": arrow.time64("ns"),
 }
 
 
 @pytest.mark.parametrize("rows", [1, 7, 64, 1001, LARGE])
 def test_a_filled_template_is_a_message(rows: int) -> None:
-    schema = pa.schema(FIXED, metadata={"k": "v"})
+    schema = arrow.schema(FIXED, metadata={"k": "v"})
     template = BatchTemplate(schema, rows)
     room = slot(template.nbytes)
     columns = template.views(memoryview(room))
@@ -343,19 +362,20 @@ def test_a_filled_template_is_a_message(rows: int) -> None:
         column.view(np.uint8)[:] = 0
         value = 86_400_000 if name == "ms" else index + 1  # a date64 is a whole number of days
         column[-1] = np.asarray(value).astype(column.dtype)
+    got: Any = None
     for validate in LEVELS:
         got = read(room, schema, validate)
         assert got.schema.equals(schema, check_metadata=True)
         assert got.num_rows == rows
         assert got.column(0)[rows - 1].as_py() == 1.0
         assert got.column(2)[rows - 1].as_py() == 3
-        assert got.column(4).cast(pa.int64())[rows - 1].as_py() == 5
+        assert got.column(4).cast(arrow.int64())[rows - 1].as_py() == 5
         assert [column.null_count for column in got.columns] == [0] * len(FIXED)
-    assert got.equals(pa.ipc.read_record_batch(_pa.py_buffer(room), schema), check_metadata=True)
+    assert got.equals(arrow.ipc.read_record_batch(arrow.py_buffer(room), schema), check_metadata=True)
 
 
 def test_a_template_writes_no_row_and_leaves_no_old_byte_between_columns() -> None:
-    template = BatchTemplate(pa.schema({"a": pa.int8(), "b": pa.int8()}), 3)
+    template = BatchTemplate(arrow.schema({"a": arrow.int8(), "b": arrow.int8()}), 3)
     room = slot(template.nbytes)
     for column in template.views(memoryview(room)).values():
         column[:] = 1
@@ -363,18 +383,20 @@ def test_a_template_writes_no_row_and_leaves_no_old_byte_between_columns() -> No
     assert template.views(memoryview(room))["a"].tolist() == [1, 1, 1]
 
 
-@pytest.mark.parametrize("kind", [pa.bool_(), pa.string(), pa.decimal128(9, 2), pa.list_(pa.int8()), pa.null()])
+@pytest.mark.parametrize(
+    "kind", [arrow.bool_(), arrow.string(), arrow.decimal128(9, 2), arrow.list_(arrow.int8()), arrow.null()]
+)
 def test_a_column_without_fixed_width_has_no_template(kind: Any) -> None:
     with pytest.raises(EncodeError, match="column odd is"):
-        BatchTemplate(pa.schema({"a": pa.int8(), "odd": kind}), 3)
+        BatchTemplate(arrow.schema({"a": arrow.int8(), "odd": kind}), 3)
 
 
 def test_a_template_needs_rows_names_of_their_own_and_room() -> None:
-    schema = pa.schema({"a": pa.int8()})
+    schema = arrow.schema({"a": arrow.int8()})
     with pytest.raises(EncodeError, match="rows, not 0"):
         BatchTemplate(schema, 0)
     with pytest.raises(EncodeError, match="one name"):
-        BatchTemplate(pa.schema([("a", pa.int8()), ("a", pa.int8())]), 1)
+        BatchTemplate(arrow.schema([("a", arrow.int8()), ("a", arrow.int8())]), 1)
     template = BatchTemplate(schema, 1)
     with pytest.raises(EncodeError, match="does not fit"):
         template.views(memoryview(bytearray(template.nbytes - 1)))

@@ -20,6 +20,8 @@ from flowbridge.limits import (
     PAYLOAD_VIEW_BYTES_MIN,
 )
 
+arrow: Any = pa  # the stubs leave much of it unknown
+
 
 class Route:
     """A writer and a reader, and a slot between them."""
@@ -48,7 +50,7 @@ class Route:
 
 def batch_of(*names: str) -> Any:
     """One row of these columns."""
-    return pa.record_batch({name: [1.5] for name in names})
+    return arrow.record_batch({name: [1.5] for name in names})
 
 
 @pytest.mark.parametrize("whole", [False, True])
@@ -92,7 +94,7 @@ def test_a_tree_comes_back(payload: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    "payload", [{1, 2}, np.float64(1), np.zeros(2), pa.array([1]), pa.scalar(1), object(), {"a": {1}}]
+    "payload", [{1, 2}, np.float64(1), np.zeros(2), arrow.array([1]), arrow.scalar(1), object(), {"a": {1}}]
 )
 def test_what_cannot_leave_its_process_is_refused(payload: Any) -> None:
     with pytest.raises(EncodeError, match=r"^value.* cannot leave its process; send "):
@@ -142,22 +144,22 @@ def test_batches_of_more_schemas_than_there_are_numbers_bring_their_own() -> Non
     assert route.writer.prepare(batch_of("c1")).codec == MESSAGE
     assert route.writer.prepare(batch_of("further")).codec == STREAM
     with pytest.raises(EncodeError, match=f"exceeds {PAYLOAD_SCHEMAS_MAX} Arrow schemas"):
-        route.writer.prepare_template(BatchTemplate(pa.schema({"further": pa.int8()}), 1))
+        route.writer.prepare_template(BatchTemplate(arrow.schema({"further": arrow.int8()}), 1))
 
 
 @pytest.mark.parametrize("whole", [False, True])
 def test_batches_and_tables_of_all_sizes_come_back(whole: bool) -> None:
     route = Route()
     for rows in (0, 3, PAYLOAD_IN_PLACE_BYTES_MIN // 8, PAYLOAD_IN_PLACE_BYTES_MIN // 2):
-        batch: Any = pa.record_batch({"x": np.arange(rows) / 3})
-        coded: Any = pa.record_batch({"d": pa.array(["a"] * rows).dictionary_encode()})
-        for payload in (batch, batch.slice(rows // 3), coded, pa.Table.from_batches([batch, batch])):
+        batch: Any = arrow.record_batch({"x": np.arange(rows) / 3})
+        coded: Any = arrow.record_batch({"d": arrow.array(["a"] * rows).dictionary_encode()})
+        for payload in (batch, batch.slice(rows // 3), coded, arrow.Table.from_batches([batch, batch])):
             assert route.carry(payload, whole=whole).equals(payload, check_metadata=True)
 
 
 def test_a_template_is_announced_like_a_batch_and_read_like_one() -> None:
     writer, reader = PayloadWriter(), PayloadReader(validate="full")
-    template = BatchTemplate(pa.schema({"x": pa.float64(), "n": pa.int32()}), 5)
+    template = BatchTemplate(arrow.schema({"x": arrow.float64(), "n": arrow.int32()}), 5)
     prepared = writer.prepare_template(template)
     for control in prepared.before:
         reader.control(*control)
@@ -173,8 +175,8 @@ def test_a_template_is_announced_like_a_batch_and_read_like_one() -> None:
 
 
 def test_a_peer_that_breaks_the_rules_is_told_so() -> None:
-    schema = pa.schema({"a": pa.int8()}).serialize().to_pybytes()
-    other = pa.schema({"b": pa.int8()}).serialize().to_pybytes()
+    schema = arrow.schema({"a": arrow.int8()}).serialize().to_pybytes()
+    other = arrow.schema({"b": arrow.int8()}).serialize().to_pybytes()
     reader = PayloadReader()
     with pytest.raises(RemoteProtocolError, match="number 3, which was not sent"):
         reader.read(MESSAGE, 3, b"")

@@ -287,8 +287,8 @@ def _check_rows(value: Any, known: BatchSchema, validate: Validate) -> None:
     for index in known.pointing:
         column: Any = value.column(index)
         # Text as bytes: looking for UTF-8 would take most of the time.
-        kind: type[Any] = type(column)
-        as_bytes = _AS_BYTES.get(kind)
+        kind: Any = type(column)  # pyright: ignore[reportUnknownVariableType]
+        as_bytes = _AS_BYTES.get(kind)  # pyright: ignore[reportUnknownArgumentType]
         (column.view(as_bytes()) if as_bytes else column).validate(full=True)
 
 

@@ -109,7 +109,7 @@ class PayloadWriter:
 
         Raises: EncodeError that says what in it cannot leave the process, and what to send instead.
         """
-        kind: type[Any] = type(payload)
+        kind: Any = type(payload)  # pyright: ignore[reportUnknownVariableType]
         if kind is bytes:
             return Prepared(RAW, _BYTES, payload, len(payload))
         if kind is dict or kind is list or kind is str:

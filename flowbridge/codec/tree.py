@@ -100,7 +100,7 @@ def tree_from_bytes(buffer: BytesLike) -> Any:
 
 def _is_plain(value: Any, depth_left: int) -> bool:
     """Whether cbor2 alone writes the value so that it comes back the same. Looks at types by the container."""
-    kind: type[Any] = type(value)
+    kind: Any = type(value)  # pyright: ignore[reportUnknownVariableType]
     items: Iterable[Any]
     if kind is dict:
         if not _MAP_KEYS.issuperset(map(type, value)):
@@ -119,12 +119,12 @@ def _is_plain(value: Any, depth_left: int) -> bool:
 
 def _outward(value: Any, path: str, depth: int) -> Any:
     """The same tree of what cbor2 writes by itself. Raises: EncodeError with the path."""
-    kind: type[Any] = type(value)
+    kind: Any = type(value)  # pyright: ignore[reportUnknownVariableType]
     if kind is str:
         return _text_out(value, path)
     if kind in _SCALARS:
         return value
-    leaf = _LEAVES.get(kind)
+    leaf = _LEAVES.get(kind)  # pyright: ignore[reportUnknownArgumentType]
     if leaf is not None:
         return leaf(value, path)
     if kind not in (dict, list, tuple):
@@ -321,7 +321,7 @@ _SIMPLE_VALUES: Final = bytes(
 
 def _is_known(value: Any) -> bool:
     """Whether all that was read is of the types above: CBOR has simple values that no tag guards."""
-    kind: type[Any] = type(value)
+    kind: Any = type(value)  # pyright: ignore[reportUnknownVariableType]
     items: Iterable[Any]
     if kind is dict:
         items = value.values()

@@ -52,7 +52,7 @@ def trees(leaves: SearchStrategy[Any], keys: SearchStrategy[Any]) -> SearchStrat
 
 def same(left: Any, right: Any) -> bool:
     """Equal, and of equal types all the way down; one NaN equals another."""
-    kind: type[Any] = type(left)
+    kind: Any = type(left)  # pyright: ignore[reportUnknownVariableType]
     if kind is not type(right):
         return False
     if kind is float or kind is decimal.Decimal:

@@ -12,7 +12,7 @@ import pytest
 
 from flowbridge.codec.batch import BatchTemplate
 from flowbridge.codec.payload import MESSAGE, RAW, STREAM, TREE, PayloadReader, PayloadWriter
-from flowbridge.errors import DecodeError, EncodeError, RemoteProtocolError
+from flowbridge.errors import DecodeError, EncodeError, LocalProtocolError, RemoteProtocolError
 from flowbridge.limits import (
     PAYLOAD_IN_PLACE_BYTES_MIN,
     PAYLOAD_SCHEMA_BYTES_MAX,
@@ -172,6 +172,17 @@ def test_a_template_is_announced_like_a_batch_and_read_like_one() -> None:
     assert got.to_pydict() == {"x": [0.0, 0.5, 1.0, 1.5, 2.0], "n": [7] * 5}
     assert writer.prepare(got).tag == prepared.tag
     assert writer.prepare_template(template).before == ()
+    with pytest.raises(LocalProtocolError, match="through its views"):
+        prepared.to_bytes()
+
+
+def test_an_extension_type_comes_back_as_itself() -> None:
+    ids = arrow.ExtensionArray.from_storage(arrow.uuid(), arrow.array([bytes(16), None], arrow.binary(16)))
+    texts = arrow.ExtensionArray.from_storage(arrow.json_(), arrow.array(["{}", "[1]"]))
+    batch = arrow.record_batch({"id": ids, "j": texts})
+    assert PayloadWriter().prepare(batch).codec == MESSAGE
+    assert Route().carry(batch).equals(batch, check_metadata=True)
+    assert Route().carry(batch.slice(1)).equals(batch.slice(1), check_metadata=True)
 
 
 def test_a_peer_that_breaks_the_rules_is_told_so() -> None:

@@ -65,7 +65,7 @@ PAYLOAD_SCHEMAS_MAX: Final = (
 )
 PAYLOAD_SCHEMA_BYTES_MAX: Final = 1024 * 1024  # EncodeError here, RemoteProtocolError from a peer
 PAYLOAD_VIEW_BYTES_MIN: Final = 4_096  # smaller bytes are copied, so that they do not hold the slot they came in
-PAYLOAD_IN_PLACE_BYTES_MIN: Final = 262_144  # smaller batches are written aside and copied, which is faster
+PAYLOAD_IN_PLACE_BYTES_MIN: Final = 262_144  # smaller batches are written aside and copied, which takes fewer calls
 
 # --- reports ------------------------------------------------------------------------------------------------------
 PATHS_MAX: Final = 1_000  # further paths are counted under one entry named "(others)"

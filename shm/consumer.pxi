@@ -191,6 +191,7 @@ cdef class ConsumerCore:
             raise BrokenError(f"{self.name}: the producer took the channel back after {self.rx.head_seq} messages")
         if state == FB_READY and not self.is_lost:
             return 0
+        # What was published before the end is received first.
         if load64(&producer_of(self.rx.chan).tail, memory_order_acquire) != self.rx.head:
             return 0
         if state == FB_CLOSED:

@@ -247,6 +247,7 @@ static inline int fb_rx_current(struct fb_rx *rx) {
 /* The next record, copied to private memory, and its payload: 1, 0 when empty, or FB_BAD_PEER.
  * The payload of INLINE and CTRL stays valid until fb_rx_publish. */
 static inline int fb_rx_next(struct fb_rx *rx, struct fb_record *record, const unsigned char **payload) {
+    if (!fb_rx_current(rx)) return 0; /* reclaimed: what is there now is for another consumer */
     for (;;) {
         uint64_t cap = rx->g.ring_bytes, here = rx->head & (cap - 1), left = rx->tail - rx->head, bytes;
         union {
@@ -256,10 +257,7 @@ static inline int fb_rx_next(struct fb_rx *rx, struct fb_record *record, const u
         if (left == 0) {
             rx->tail = atomic_load_explicit(&fb_producer(rx->chan)->tail, memory_order_acquire);
             left = rx->tail - rx->head;
-            if (left == 0 || !fb_rx_current(rx)) {
-                rx->tail = rx->head; /* reclaimed: what comes now is for another consumer */
-                return 0;
-            }
+            if (left == 0) return 0;
             if (left > cap || left % FB_ALIGN) {
                 rx->tail = rx->head;
                 return fb_rx_bad(rx, "the tail is outside the ring");

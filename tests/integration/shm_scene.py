@@ -19,8 +19,15 @@ if PROBLEM is not None:
         raise RuntimeError(PROBLEM)
     pytest.skip(PROBLEM, allow_module_level=True)
 
-from flowbridge.shm import _core
-from flowbridge.shm.port import Lease, Loan, ShmConsumer, ShmProducer, ShmSpec, SlotPool
+from flowbridge.shm import _core  # noqa: E402 - only after the question whether it is there
+from flowbridge.shm.port import (  # noqa: E402
+    Lease,
+    Loan,
+    ShmConsumer,
+    ShmProducer,
+    ShmSpec,
+    SlotPool,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

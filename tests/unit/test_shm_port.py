@@ -57,7 +57,7 @@ def test_inline_slot_and_control_records_keep_one_order() -> None:
 
 def test_the_ring_goes_round_with_records_of_every_size() -> None:
     with channel() as (producer, consumer):
-        for size in [*range(0, 257), *range(256, -1, -1)]:
+        for size in [*range(257), *range(256, -1, -1)]:
             producer.send_nowait(bytes([size % 251]) * size)
             assert consumer.receive_bytes_nowait() == bytes([size % 251]) * size
         assert consumer.receive_bytes_nowait() is None

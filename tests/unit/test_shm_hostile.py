@@ -54,12 +54,11 @@ def test_a_damaged_record_poisons_the_channel(ends: Ends, at: int, form: str, va
     producer, consumer, memory = ends
     producer.send_many([b"", b"x" * 3000])
     poke(memory, at, value, form)
-    received = 0
+    if at > RING + 63:  # the first record is good
+        assert len(consumer.take_records(9)) == 1
     for _ in range(2):
         with pytest.raises(RemoteProtocolError, match=problem):
-            while True:
-                received += len(consumer.take_records(9))
-    assert received <= 1
+            consumer.take_records(9)
     with pytest.raises(RemoteProtocolError, match=problem):
         consumer.receive(10)
     with pytest.raises(BrokenError, match="poisoned"):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import fcntl
 import mmap
 import os
@@ -12,7 +11,7 @@ import sys
 import pytest
 from shm_scene import SMALL, ShmConsumer, ShmProducer, ShmSpec, _core, channel, open_descriptors
 
-from flowbridge.errors import BrokenError, NativeUnavailableError, RemoteProtocolError, ResourceError
+from flowbridge.errors import NativeUnavailableError, RemoteProtocolError, ResourceError
 from flowbridge.shm import native_problem, segment
 from flowbridge.shm.peer import may_live, own_process
 
@@ -158,33 +157,3 @@ def test_without_the_extension_the_port_says_so() -> None:
     said = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout
     assert said.startswith("the native ring is not built")
     assert issubclass(NativeUnavailableError, ResourceError)
-
-
-@pytest.mark.parametrize("backing", ["posix", "memfd"])
-def test_running_out_of_descriptors_is_broken_and_nothing_stays_open(backing: segment.Backing) -> None:
-    before = open_descriptors()
-    with contextlib.ExitStack() as stack:
-        spare = [os.open("/dev/null", os.O_RDONLY) for _ in range(4)]
-        for descriptor in spare:
-            stack.callback(os.close, descriptor)
-    script = (
-        "import os, resource\n"
-        "from flowbridge.errors import BrokenError\n"
-        "from flowbridge.shm.port import ShmConsumer, ShmProducer, ShmSpec\n"
-        f"spec = ShmSpec(classes=((4096, 1),), backing={backing!r})\n"
-        "ShmConsumer.attach(ShmProducer(spec).descriptors()).close()\n"
-        "import gc; gc.collect()\n"
-        "def count(): return len(os.listdir('/proc/self/fd'))\n"
-        "for limit in range(count() + 4):\n"
-        "    before = count()\n"
-        "    resource.setrlimit(resource.RLIMIT_NOFILE, (limit, 4096))\n"
-        "    try:\n        ShmProducer(spec)\n"
-        "    except BrokenError as error:\n        failed = str(error)\n"
-        "    resource.setrlimit(resource.RLIMIT_NOFILE, (1000, 4096))\n"
-        "    assert count() == before, limit\n"
-        "print(failed)\n"
-    )
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
-    assert "Too many open files" in done.stdout, done.stderr
-    assert open_descriptors() == before
-    assert issubclass(BrokenError, ResourceError)

@@ -20,7 +20,7 @@ from shm_scene import SMALL, ShmConsumer, ShmProducer, ShmSpec, channel, open_de
 from flowbridge.errors import BlockReason, BrokenError, ClosedError, EndOfStream, WouldBlock
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Generator
 
 ROOT = Path(__file__).parents[2]
 SECOND = 1_000_000_000
@@ -39,7 +39,7 @@ def killed(process: subprocess.Popen[str]) -> None:
 
 
 @contextmanager
-def sending(script: str) -> Iterator[tuple[subprocess.Popen[str], ShmConsumer]]:
+def sending(script: str) -> Generator[tuple[subprocess.Popen[str], ShmConsumer]]:
     """Another process that makes a producer and hands its descriptors over a socket."""
     prelude = (
         "import os, signal, socket, sys, time\n"

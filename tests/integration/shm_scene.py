@@ -30,7 +30,7 @@ from flowbridge.shm.port import (  # noqa: E402
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Generator
 
 __all__ = [
     "SMALL",
@@ -53,7 +53,7 @@ SMALL: Final = ShmSpec(
 
 
 @contextmanager
-def channel(spec: ShmSpec = SMALL, max_leases: int | None = None) -> Iterator[tuple[ShmProducer, ShmConsumer]]:
+def channel(spec: ShmSpec = SMALL, max_leases: int | None = None) -> Generator[tuple[ShmProducer, ShmConsumer]]:
     """Both ends of a channel in this process."""
     with ShmProducer(spec) as producer, ShmConsumer.attach(producer.descriptors(), max_leases=max_leases) as consumer:
         yield producer, consumer
@@ -65,7 +65,7 @@ def open_descriptors() -> set[str]:
 
 
 @contextmanager
-def started(script: str, producer: ShmProducer) -> Iterator[subprocess.Popen[str]]:
+def started(script: str, producer: ShmProducer) -> Generator[subprocess.Popen[str]]:
     """Another process with the descriptors of a channel in `fds`; it says what it has done on its standard output."""
     prelude = (
         "import os, signal, sys, time\n"

@@ -33,7 +33,7 @@ def test_a_lease_can_be_read_and_not_written() -> None:
             with pytest.raises(TypeError):
                 view[0] = 1
         producer.send_nowait(b"y" * 3000)
-        array = np.frombuffer(received(consumer), np.uint8)
+        array = np.frombuffer(memoryview(received(consumer)), np.uint8)
         with pytest.raises(ValueError, match="WRITEABLE"):
             array.setflags(write=True)
 
@@ -42,7 +42,7 @@ def test_the_last_view_gives_the_slot_back() -> None:
     with channel() as (producer, consumer):
         producer.send_nowait(bytes(4096))
         lease = received(consumer)
-        view, buffer, array = memoryview(lease), pa.py_buffer(lease), np.frombuffer(lease, np.float64)
+        view, buffer, array = memoryview(lease), pa.py_buffer(lease), np.frombuffer(memoryview(lease), np.float64)
         del lease
         gc.collect()
         assert free(producer) == 5
@@ -101,7 +101,7 @@ def test_a_loan_is_filled_in_place_and_sent_with_its_words() -> None:
     with channel() as (producer, consumer):
         loan = producer.loan(5000)
         assert (len(loan), loan.nbytes) == (5000, 5000)
-        array = np.frombuffer(loan, np.uint8)
+        array = np.frombuffer(memoryview(loan), np.uint8)
         array[:] = 7
         with pytest.raises(BufferError, match="1 views"):
             loan.commit()

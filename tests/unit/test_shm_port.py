@@ -21,7 +21,7 @@ from flowbridge.errors import (
 
 def address(lease: Lease) -> int:
     """Where the payload lies."""
-    return int(np.frombuffer(lease, np.uint8).ctypes.data)
+    return int(np.frombuffer(memoryview(lease), np.uint8).ctypes.data)
 
 
 def test_a_message_arrives_with_what_was_said_about_it() -> None:
@@ -156,7 +156,7 @@ def test_explicit_credit_is_what_the_consumer_grants() -> None:
 
 def test_a_consumer_at_its_limit_of_leases_gets_copies() -> None:
     with channel(max_leases=2) as (producer, consumer):
-        held = []
+        held: list[Lease] = []
         for round_number in range(8):
             producer.send_nowait(bytes([round_number]) * 4000)
             held += consumer.receive_many(9)

@@ -352,7 +352,10 @@ class ShmProducer(ProducerCore):
         return ProducerStats(*self._stats())
 
     def close(self) -> None:
-        """Finish: the consumer still gets what was sent, then EndOfStream. A second call does nothing."""
+        """Finish: the consumer still gets what was sent, then EndOfStream. A second call does nothing.
+
+        Slots of a shared pool stay out until the consumer gives them back; if it dies, call `reclaim`.
+        """
         self._close()
         channel, self._channel = self._channel, None
         if channel is not None:

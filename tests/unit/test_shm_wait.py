@@ -21,10 +21,13 @@ def readable(descriptor: int) -> bool:
 
 
 def test_a_receive_without_message_ends_with_its_time() -> None:
-    with channel() as (_, consumer):
+    with channel() as (producer, consumer):
         assert consumer.receive(0) is None
         assert consumer.receive(1000, spin_ns=1000) is None
         assert consumer.receive_bytes(1000) is None
+        assert consumer.receive(-(10**30)) is None
+        producer.send_nowait(b"x")
+        assert consumer.receive_bytes(10**30) == b"x"
 
 
 def test_a_send_without_credit_ends_with_its_time() -> None:

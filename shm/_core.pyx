@@ -123,7 +123,7 @@ cdef extern from "slots.h" nogil:
         const unsigned char *pool
         fb_geometry g
         uint64_t head, head_seq, published, tail, completion_tail, credit_seq, epoch, low_items, low_bytes
-        uint64_t returns_lost, wakes
+        uint64_t returns_lost, wakes, late_wakes
         uint64_t counter[64]
         const char *problem
         int space_fd

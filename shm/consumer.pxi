@@ -419,4 +419,4 @@ cdef class ConsumerCore:
         return self.is_closed
 
     def _stats(self):
-        return (self.rx.head_seq, self.leases, self.copies, self.rx.wakes, self.rx.returns_lost)
+        return (self.rx.head_seq, self.leases, self.copies, self.rx.wakes, self.rx.returns_lost, self.rx.late_wakes)

@@ -185,6 +185,7 @@ class ConsumerStats:
     copies: int  # slots copied out, because `max_leases` were held
     wakes: int  # system calls that woke the producer
     returns_lost: int  # slots that could not be given back; the producer is broken
+    late_wakes: int  # sleeps that the time-out ended with a message there: the producer died before its wake
 
 
 class SlotPool:

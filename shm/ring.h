@@ -225,7 +225,7 @@ struct fb_rx {
     uint64_t head, head_seq, published, tail; /* tail: as last seen */
     uint64_t completion_tail, credit_seq, epoch;
     uint64_t low_items, low_bytes;
-    uint64_t returns_lost, wakes;
+    uint64_t returns_lost, wakes, late_wakes;
     uint64_t counter[FB_COUNTERS];
     int64_t gap_ns, arrived_ns; /* smoothed distance of arrivals, for the spin window */
     const char *problem;
@@ -376,7 +376,9 @@ static inline int fb_rx_wait(struct fb_rx *rx, int64_t wait_ns, int64_t spin_ns)
     if (!fb_rx_arm(rx, FB_BY_FUTEX)) return FB_WOKEN;
     int how = fb_futex_wait(&p->data_seq, seen, wait_ns);
     atomic_store_explicit(&fb_consumer(rx->chan)->data_wait, 0, memory_order_relaxed);
-    return fb_rx_ready(rx) ? FB_WOKEN : how;
+    if (!fb_rx_ready(rx)) return how;
+    if (how == FB_TIMED_OUT) rx->late_wakes++; /* something was there, and nobody said so */
+    return FB_WOKEN;
 }
 
 /* How long spinning pays: a window shorter than the distance of messages only burns a core. */

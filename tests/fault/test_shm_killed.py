@@ -39,15 +39,15 @@ def killed(process: subprocess.Popen[str]) -> None:
 
 
 @contextmanager
-def sending(script: str) -> Generator[tuple[subprocess.Popen[str], ShmConsumer]]:
+def sending(script: str) -> Generator[tuple[subprocess.Popen[str], ShmConsumer, socket.socket]]:
     """Another process that makes a producer and hands its descriptors over a socket."""
     prelude = (
         "import os, signal, socket, sys, time\n"
         "from flowbridge.shm.port import ShmProducer, ShmSpec\n"
         "producer = ShmProducer(ShmSpec(classes=((65536, 4),), ring_bytes=4096, inline_bytes_max=256))\n"
         "def say(word):\n    print(word, flush=True)\n"
-        "with socket.socket(fileno=int(sys.argv[1])) as link:\n"
-        "    socket.send_fds(link, [b'channel'], producer.descriptors())\n"
+        "link = socket.socket(fileno=int(sys.argv[1]))\n"
+        "socket.send_fds(link, [b'channel'], producer.descriptors())\n"
     )
     ours, theirs = socket.socketpair()
     with ours, theirs:
@@ -69,7 +69,7 @@ def sending(script: str) -> Generator[tuple[subprocess.Popen[str], ShmConsumer]]
                     for descriptor in descriptors:
                         os.close(descriptor)
                 with consumer:
-                    yield process, consumer
+                    yield process, consumer, ours
             finally:
                 process.kill()
 
@@ -81,7 +81,7 @@ def test_two_processes_exchange_everything_in_order() -> None:
         "producer.close()\n"
     )
     before = open_descriptors()
-    with sending(script) as (process, consumer):
+    with sending(script) as (process, consumer, _):
         for number in range(20000):
             lease = consumer.receive(30 * SECOND)
             assert lease is not None
@@ -94,6 +94,24 @@ def test_two_processes_exchange_everything_in_order() -> None:
     assert open_descriptors() == before
 
 
+def test_no_wake_up_is_lost_when_two_processes_take_turns() -> None:
+    script = (
+        "from flowbridge.shm.port import ShmConsumer\n"
+        "_, descriptors, _, _ = socket.recv_fds(link, 16, 8)\n"
+        "consumer = ShmConsumer.attach(descriptors)\n"
+        "for _ in range(5000):\n"
+        "    producer.send(consumer.receive_bytes())\n"
+        "say(consumer.stats().late_wakes)\n"
+    )
+    with sending(script) as (process, consumer, link), ShmProducer(SMALL) as producer:
+        socket.send_fds(link, [b"channel"], producer.descriptors())
+        for number in range(5000):
+            producer.send(number.to_bytes(4, "little"))
+            assert consumer.receive_bytes(30 * SECOND) == number.to_bytes(4, "little")
+        assert heard(process) == "0"
+        assert consumer.stats().late_wakes == 0
+
+
 def test_a_producer_killed_in_the_middle_of_a_loan_leaves_what_it_had_sent() -> None:
     script = (
         "producer.send_nowait(b'first')\n"
@@ -103,7 +121,7 @@ def test_a_producer_killed_in_the_middle_of_a_loan_leaves_what_it_had_sent() -> 
         "say('half')\n"
         "time.sleep(60)\n"
     )
-    with sending(script) as (process, consumer):
+    with sending(script) as (process, consumer, _):
         assert heard(process) == "half"
         killed(process)
         assert consumer.receive_bytes(SECOND) == b"first"
@@ -126,6 +144,7 @@ def test_a_producer_killed_between_its_store_and_its_wake_is_still_heard() -> No
         lease = waiting.result()
         assert lease is not None
         assert bytes(lease) == b"quiet"
+        assert consumer.stats().late_wakes == 1
 
 
 HOLD = (

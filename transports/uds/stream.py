@@ -23,6 +23,7 @@ from flowbridge.limits import (
     STREAM_READ_BYTES_FIRST,
     STREAM_WRITE_BYTES,
 )
+from flowbridge.transports.uds.hangup import HangUps
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -43,6 +44,8 @@ class UdsStream:
       killed looks the same as one that closed, unless it left something unread.
     - When writing fails, what the peer sent before is still read: it may say why. `on_lost` comes after that.
     - Both are called from the loop, never from within a call of this object's user. While paused, nothing is called.
+
+    Raises: ResourceError when there is no descriptor left to watch the first socket of a loop.
     """
 
     def __init__(
@@ -75,7 +78,10 @@ class UdsStream:
         self._read_bytes = STREAM_READ_BYTES_FIRST
         self._is_writing = False  # the loop calls `_writable`
         self._shuts = False  # shut down our half once everything is written
+        self._is_hung_up = False  # the loop may not call us any more
+        self._reads_on = False  # `_read_rest` is due
         self._fileno = sock.fileno()
+        self._hang_ups = HangUps.watch(self._fileno, self._hung_up)
         self._loop.add_reader(self._fileno, self._readable)
 
     # --- out --------------------------------------------------------------------------------------------------------
@@ -251,7 +257,7 @@ class UdsStream:
     # --- in ---------------------------------------------------------------------------------------------------------
 
     def pause(self) -> None:
-        """Read no more for now: the kernel's buffer fills and the peer has to wait. Its end is not noticed either."""
+        """Read no more for now: the kernel's buffer fills and the peer has to wait. Its end is told after that."""
         if not self._is_paused and self._reads():
             self._loop.remove_reader(self._fileno)
         self._is_paused = True
@@ -259,7 +265,11 @@ class UdsStream:
     def resume(self) -> None:
         """Read on after `pause`."""
         if self._is_paused and self._reads():
-            self._loop.add_reader(self._fileno, self._readable)
+            self._is_paused = False
+            if self._is_hung_up:
+                self._read_on()
+            else:
+                self._loop.add_reader(self._fileno, self._readable)
         self._is_paused = False
 
     def _reads(self) -> bool:
@@ -292,6 +302,26 @@ class UdsStream:
         except Exception as error:
             self._fail(error)
             raise  # our own mistake: the loop's exception handler reports it
+
+    def _hung_up(self) -> None:
+        """The peer is gone: nothing can be written, but what it sent can be read, without the loop's watching."""
+        self._is_hung_up = True
+        if self._out:
+            self._writable()
+        if self._reads():
+            self._loop.remove_reader(self._fileno)
+            self._read_on()
+
+    def _read_on(self) -> None:
+        if not self._reads_on and not self._is_paused and self._reads():
+            self._reads_on = True
+            self._loop.call_soon(self._read_rest)
+
+    def _read_rest(self) -> None:
+        self._reads_on = False
+        if not self._is_paused and self._reads():
+            self._readable()
+            self._read_on()
 
     def _receive_with(self) -> tuple[bytes, Sequence[int]]:
         data, messages, flags, _ = self._sock.recvmsg(self._read_bytes, _ANCILLARY_BYTES, _CLOEXEC)
@@ -363,6 +393,7 @@ class UdsStream:
     def _drop(self) -> None:
         if self._fileno >= 0:
             self._drop_unsent()
+            self._hang_ups.forget(self._fileno)
             self._loop.remove_reader(self._fileno)
             self._fileno = -1
             self._sock.close()

@@ -112,13 +112,15 @@ class FramedLink:
         # Descriptors travel with the first byte of their frame, and a read ends with the piece that carried them
         # (unix(7)). So what an earlier read brought is of the frame that this one completes first; what this one
         # brought is of that frame only if nothing is waiting.
-        (self._descriptors_next if self._descriptors else self._descriptors).extend(descriptors)
+        is_first = bool(self._descriptors)
+        (self._descriptors_next if is_first else self._descriptors).extend(descriptors)
         for kind, header, body in self._reader.feed(data):
             self._on_frame(kind, header, body)
             if self.stream.is_lost:
                 self._close_descriptors()
                 return
-            if self._descriptors_next:
+            if is_first:
+                is_first = False
                 self._close_descriptors_of_frame()
                 self._descriptors, self._descriptors_next = self._descriptors_next, self._descriptors
         if (failure := self._reader.failure) is not None:

@@ -39,12 +39,9 @@ def no_descriptor_left() -> Generator[None]:
     filled: list[int] = []
     resource.setrlimit(resource.RLIMIT_NOFILE, (highest + 1, hard))
     try:
-        while True:
-            try:
+        with pytest.raises(OSError, match="Too many open files"):
+            while True:
                 filled.append(os.open("/dev/null", os.O_RDONLY | os.O_CLOEXEC))
-            except OSError as error:
-                assert error.errno == errno.EMFILE
-                break
         yield
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
@@ -124,8 +121,8 @@ def test_what_cannot_be_passed_is_refused_and_the_connection_goes_on(loop: str) 
             far.stream.pause()
             near.stream.write(bytes(STREAM_BYTES_HIGH))
             with pytest.raises(LocalProtocolError, match="cannot keep"):
-                near.stream.write(b"x", descriptors=[readers[0], closed])
-            with no_descriptor_left(), pytest.raises(ResourceError, match="cannot keep .*Too many open files"):
+                near.stream.write(b"x", descriptors=[closed])
+            with no_descriptor_left(), pytest.raises(ResourceError, match=r"cannot keep .*Too many open files"):
                 near.stream.write(b"x", descriptors=readers)
             far.stream.resume()
             near.stream.write(b"end", descriptors=readers)

@@ -129,8 +129,8 @@ class CloggedStream:
         return f"<CloggedStream {self._stream!r}, {len(self._pieces)} pieces waiting>"
 
 
-def clogged(connect: Callable[..., Any], *, seed: int, piece_bytes_max: int = 1) -> Callable[..., CloggedStream]:
-    """What `FramedLink` takes to connect, clogged."""
+def clogged(connect: Callable[..., Any], *, seed: int, piece_bytes_max: int = 1) -> Callable[..., Any]:
+    """What `FramedLink` takes to connect; gives a `CloggedStream`, which has all that the stream has."""
 
     def connect_clogged(**callbacks: Any) -> CloggedStream:
         return CloggedStream(connect, seed=seed, piece_bytes_max=piece_bytes_max, **callbacks)

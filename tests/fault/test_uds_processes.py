@@ -10,7 +10,9 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -23,7 +25,6 @@ from flowbridge.transports.uds.place import SocketPlace, lock_path
 
 if TYPE_CHECKING:
     from collections.abc import Generator
-    from pathlib import Path
 
 SECOND = 10**9
 OWNER = """
@@ -69,7 +70,7 @@ async def main():
             if not reaches_me():
                 os._exit(9)
             await asyncio.sleep(0)
-        if chance.random() < 0.2:
+        if chance.random() < 0.02:
             os.kill(os.getpid(), 9)
         listener.close()
     os._exit(0 if owned else 5)
@@ -82,6 +83,11 @@ with socket.socket(socket.AF_UNIX) as sock:
     sock.connect(sys.argv[1])
     sys.exit(0 if sock.recv(1) == b"" else 7)
 """
+
+
+def started(code: str) -> subprocess.Popen[bytes]:
+    """A process that runs some Python."""
+    return subprocess.Popen([sys.executable, "-c", code])
 
 
 @pytest.fixture
@@ -153,20 +159,16 @@ def test_rivals_that_start_die_and_clean_up_never_take_a_live_socket(tmp_path: P
 
 
 @pytest.mark.skipif(os.geteuid() != 0 or not shutil.which("setpriv"), reason="only root can be somebody else")
-def test_another_user_is_refused_counted_and_told_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    import tempfile
-
+def test_another_user_is_refused_counted_and_told_once(caplog: pytest.LogCaptureFixture) -> None:
     # Below a folder that everybody may enter, as ours never is: the second line of defence.
     with tempfile.TemporaryDirectory() as folder:
         os.chmod(folder, 0o755)
 
         async def main() -> None:
-            from pathlib import Path
-
             path = Path(folder, "a.sock")
             came: list[socket.socket] = []
             listener = listen(path, lambda sock, _: came.append(sock))
-            path.chmod(0o666)
+            os.chmod(path, 0o666)
             command = ["setpriv", "--reuid=65534", "--clear-groups", "/usr/bin/env", "python3", "-c", CONNECTOR]
             for n in (1, 2):
                 process = await asyncio.create_subprocess_exec(*command, str(path))
@@ -183,7 +185,7 @@ def test_another_user_is_refused_counted_and_told_once(tmp_path: Path, caplog: p
 @pytest.mark.parametrize("loop", LOOPS)
 def test_a_watched_process_that_is_killed_is_told_once_though_nobody_waited_for_it(loop: str) -> None:
     async def main() -> None:
-        process = subprocess.Popen([sys.executable, "-c", "import signal; signal.pause()"])
+        process = started("import signal; signal.pause()")
         ended: list[int] = []
         ticks = start_ticks(process.pid)
         assert ticks is not None
@@ -208,7 +210,7 @@ def test_a_watched_process_that_is_killed_is_told_once_though_nobody_waited_for_
 @pytest.mark.parametrize("loop", LOOPS)
 def test_a_process_that_is_gone_or_a_stranger_by_now_is_told_at_once(loop: str) -> None:
     async def main() -> None:
-        process = subprocess.Popen([sys.executable, "-c", ""])
+        process = started("")
         process.wait()
         ended: list[int] = []
         watch(process.pid, ended.append)

@@ -233,7 +233,7 @@ def test_a_frame_that_is_too_large_is_refused_and_nothing_of_it_is_sent(loop: st
 def test_closing_while_a_frame_is_handled_ends_it_there(loop: str, pieces: int) -> None:
     async def main() -> None:
         with Pair(pieces, descriptors=True) as (near, far), pipes(1) as (readers, _):
-            far.on_frame = lambda *_: far.link.close()
+            far.on_frame = lambda kind, header, body: far.link.close()
             for _ in range(5):
                 near.link.send(2, b"", bytes(10), descriptors=readers)
             await until(lambda: far.frames)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tracemalloc
+from typing import Any
 
 import pytest
 
@@ -113,8 +114,9 @@ class CountedBytes(bytes):
 
     copied = 0
 
-    def __getitem__(self, key: object) -> object:  # type: ignore[override]
-        part = super().__getitem__(key)  # type: ignore[index]
+    def __getitem__(self, key: Any) -> Any:
+        get: Any = super().__getitem__
+        part: Any = get(key)
         if isinstance(part, bytes):
             CountedBytes.copied += len(part)
         return part

@@ -83,7 +83,7 @@ def test_a_second_listener_is_refused_and_the_first_goes_on(loop: str, tmp_path:
         await until(lambda: door.came)
         door.close()
         listener.close()
-        assert list(tmp_path.iterdir()) == []
+        assert os.listdir(tmp_path) == []
 
     run(loop, main())
 
@@ -101,7 +101,7 @@ def test_what_a_dead_owner_left_is_replaced(loop: str, tmp_path: Path) -> None:
         await until(lambda: door.came)
         door.close()
         listener.close()
-        assert list(tmp_path.iterdir()) == []
+        assert os.listdir(tmp_path) == []
 
     run(loop, main())
 
@@ -113,7 +113,7 @@ def test_a_listener_that_cannot_be_leaves_nothing_behind(loop: str, tmp_path: Pa
         with pytest.raises(ResourceError, match="is there, and is no socket"):
             listen(path, Door())
         assert path.read_text() == "precious"
-        assert list(tmp_path.iterdir()) == [path]
+        assert os.listdir(tmp_path) == ["a.sock"]
         with pytest.raises(ResourceError, match="No such file"):
             listen(tmp_path / "missing" / "a.sock", Door())
 

@@ -1,5 +1,7 @@
 """Bytes over a Unix socket on both loops: order, partial writes, waiting, pausing, and every way to end."""
 
+# pyright: reportPrivateUsage=false
+
 from __future__ import annotations
 
 import asyncio

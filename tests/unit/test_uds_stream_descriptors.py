@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import array
+import contextlib
 import errno
 import fcntl
 import os
 import resource
 import socket
-from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import pytest
@@ -29,7 +29,7 @@ def same(one: int, other: int) -> bool:
     return (first.st_dev, first.st_ino) == (second.st_dev, second.st_ino)
 
 
-@contextmanager
+@contextlib.contextmanager
 def no_descriptor_left() -> Generator[None]:
     """This process cannot open anything."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -39,7 +39,7 @@ def no_descriptor_left() -> Generator[None]:
     filled: list[int] = []
     resource.setrlimit(resource.RLIMIT_NOFILE, (highest + 1, hard))
     try:
-        with pytest.raises(OSError, match="Too many open files"):
+        with contextlib.suppress(OSError):
             while True:
                 filled.append(os.open("/dev/null", os.O_RDONLY | os.O_CLOEXEC))
         yield

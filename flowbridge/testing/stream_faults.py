@@ -11,6 +11,8 @@ from collections import deque
 from random import Random
 from typing import TYPE_CHECKING, Any
 
+from flowbridge.errors import RemoteProtocolError
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
@@ -87,8 +89,11 @@ class CloggedStream:
             data, descriptors = self._pieces.popleft()
             try:
                 self._on_data(data, descriptors)
+            except RemoteProtocolError as error:
+                self.fail(error)
             except Exception as error:
                 self.fail(error)
+                raise  # the loop's exception handler reports it, as with the stream itself
         elif self._end:
             self._on_lost(self._end.pop())
         self._arrange()

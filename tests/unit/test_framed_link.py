@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import random
 import socket
@@ -247,19 +248,23 @@ def test_closing_while_a_frame_is_handled_ends_it_there(loop: str, pieces: int) 
 
 
 @pytest.mark.parametrize("pieces", PIECES)
-def test_a_mistake_while_a_frame_is_handled_is_not_silent(loop: str, pieces: int) -> None:
+def test_a_refusal_of_the_handler_ends_the_link_and_a_mistake_is_reported_too(loop: str, pieces: int) -> None:
     async def main() -> None:
-        with Pair(pieces) as (near, far):
+        reported: list[dict[str, Any]] = []
+        asyncio.get_running_loop().set_exception_handler(lambda _, context: reported.append(context))
+        for error in (RemoteProtocolError("not now"), ZeroDivisionError("ours")):
+            with Pair(pieces) as (near, far):
 
-            def refuse(kind: int, header: bytes, body: bytes) -> None:
-                raise RemoteProtocolError("not now")
+                def fail(kind: int, header: bytes, body: bytes, error: Exception = error) -> None:
+                    raise error
 
-            far.on_frame = refuse
-            near.link.send(2, b"a")
-            near.link.send(2, b"b")
-            await until(lambda: far.lost and near.lost)
-            assert far.frames == [(2, b"a", b"")]
-            assert str(far.lost[0]) == "not now"
+                far.on_frame = fail
+                near.link.send(2, b"a")
+                near.link.send(2, b"b")
+                await until(lambda far=far, near=near: far.lost and near.lost)  # type: ignore[misc]
+                assert far.frames == [(2, b"a", b"")]
+                assert far.lost == [error]
+        assert [str(context["exception"]) for context in reported] == ["ours"]
 
     run(loop, main())
 

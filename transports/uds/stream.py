@@ -20,7 +20,6 @@ from flowbridge.limits import (
     STREAM_BYTES_LOW,
     STREAM_PARTS_MAX,
     STREAM_READ_BYTES,
-    STREAM_READ_BYTES_FIRST,
     STREAM_WRITE_BYTES,
 )
 from flowbridge.transports.uds.hangup import HangUps
@@ -75,7 +74,6 @@ class UdsStream:
         self._is_ended = False  # the peer sends no more
         self._is_lost_told = False
         self._is_paused = False
-        self._read_bytes = STREAM_READ_BYTES_FIRST
         self._is_writing = False  # the loop calls `_writable`
         self._shuts = False  # shut down our half once everything is written
         self._is_hung_up = False  # the loop may not call us any more
@@ -281,7 +279,7 @@ class UdsStream:
             if self.descriptors:
                 data, descriptors = self._receive_with()
             else:
-                data = self._receive(self._read_bytes)
+                data = self._receive(STREAM_READ_BYTES)
         except (BlockingIOError, InterruptedError):
             return
         except (OSError, RemoteProtocolError) as error:
@@ -294,7 +292,6 @@ class UdsStream:
             if self._failure is not None:
                 self._drop()
             return
-        self._read_bytes = STREAM_READ_BYTES if len(data) >= STREAM_READ_BYTES_FIRST else STREAM_READ_BYTES_FIRST
         try:
             self._on_data(data, descriptors)
         except RemoteProtocolError as error:
@@ -324,7 +321,7 @@ class UdsStream:
             self._read_on()
 
     def _receive_with(self) -> tuple[bytes, Sequence[int]]:
-        data, messages, flags, _ = self._sock.recvmsg(self._read_bytes, _ANCILLARY_BYTES, _CLOEXEC)
+        data, messages, flags, _ = self._sock.recvmsg(STREAM_READ_BYTES, _ANCILLARY_BYTES, _CLOEXEC)
         if not messages and not flags & socket.MSG_CTRUNC:
             return data, ()
         numbers = array.array("i")

@@ -15,6 +15,7 @@ from flowbridge.errors import EncodeError, RemoteProtocolError
 from flowbridge.limits import BODY_BYTES_MAX, HEADER_BYTES_MAX
 
 _TYPE_MAX: Final = 0x3FFF
+_PIECE_BYTES_MIN: Final = 4096
 _LENGTHS: Final = (1, 2, 4, 8)
 _LEAST: Final = (0, 0x40, 0x4000, 0x4000_0000)  # the smallest value that needs so many bytes
 
@@ -48,11 +49,13 @@ class FrameReader:
     is cut into pieces makes no difference: frames in front of a violation are still delivered, nothing behind it is.
     """
 
-    __slots__ = ("_body_max", "_failure", "_header_max", "_held", "_need", "_next")
+    __slots__ = ("_body_max", "_failure", "_header_max", "_held", "_need", "_next", "_pieces", "_pieces_bytes")
 
     def __init__(self, *, header_bytes_max: int = HEADER_BYTES_MAX, body_bytes_max: int = BODY_BYTES_MAX) -> None:
         self._header_max = header_bytes_max
         self._body_max = body_bytes_max
+        self._pieces: list[bytes] = []  # of an incomplete frame; then what came in small ones:
+        self._pieces_bytes = 0
         self._held = bytearray()
         self._need = 0  # the size of the incomplete frame; 0 while its lengths are not all here
         self._next = (0, 0, 0)  # its type, where its header begins and where its body does
@@ -61,7 +64,7 @@ class FrameReader:
     @property
     def held_bytes(self) -> int:
         """How much of an incomplete frame is here."""
-        return len(self._held)
+        return self._pieces_bytes + len(self._held)
 
     @property
     def failure(self) -> RemoteProtocolError | None:
@@ -78,15 +81,13 @@ class FrameReader:
             raise RemoteProtocolError(self._failure)
         frames: list[tuple[int, bytes, bytes]] = []
         at = 0
-        if self._held:
+        if self._held or self._pieces:
             if self._need:
-                at = self._need - len(self._held)
+                at = self._need - self._pieces_bytes - len(self._held)
                 if len(data) < at:
-                    self._held += data
+                    self._keep(data)
                     return frames
-                # One buffer that grows, not a list of pieces: a peer that sends single bytes must not cost 40 times
-                # what it sends, and a large body must not be copied once per piece.
-                self._held += data[:at] if at < len(data) else data
+                self._keep(data[:at] if at < len(data) else data)
                 frames.append(self._complete())
             else:
                 data = bytes(self._held) + data
@@ -99,11 +100,32 @@ class FrameReader:
                 raise
         return frames
 
+    def _keep(self, data: bytes) -> None:
+        # Large pieces as they are: they are joined once. Small ones are put together first: a peer that sends single
+        # bytes must not cost 40 times what it sends.
+        if len(data) < _PIECE_BYTES_MIN:
+            self._held += data
+            if len(self._held) < _PIECE_BYTES_MIN:
+                return
+            data = b""
+        for piece in (bytes(self._held), data):
+            if piece:
+                self._pieces.append(piece)
+                self._pieces_bytes += len(piece)
+        self._held.clear()
+
     def _complete(self) -> tuple[int, bytes, bytes]:
         kind, header_at, body_at = self._next
-        with memoryview(self._held) as view:
-            frame = kind, bytes(view[header_at:body_at]), bytes(view[body_at:])
-        self._held = bytearray()  # not clear(): that would keep the room of the largest frame
+        self._pieces.append(bytes(self._held))
+        first = self._pieces[0]
+        if len(first) < body_at:
+            first = b"".join(self._pieces)
+            self._pieces = [first]
+        self._pieces[0] = first[body_at:]
+        frame = kind, first[header_at:body_at], b"".join(self._pieces)
+        self._pieces = []
+        self._pieces_bytes = 0
+        self._held = bytearray()
         self._need = 0
         return frame
 
@@ -151,4 +173,4 @@ class FrameReader:
         return value, at + size
 
     def __repr__(self) -> str:
-        return f"<FrameReader {len(self._held)} bytes held>"
+        return f"<FrameReader {self.held_bytes} bytes held>"

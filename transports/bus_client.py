@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from flowbridge.codec import bus_frames as frames
 from flowbridge.codec.bus_errors import error_in
@@ -35,7 +35,7 @@ from flowbridge.machines.bus_mirror import BusMirror
 from flowbridge.machines.topics import check_pattern
 from flowbridge.time.ledger import EdgeBooks
 from flowbridge.transports.bus_books import SubscriptionBooks
-from flowbridge.transports.bus_subscription import ClientSubscription
+from flowbridge.transports.bus_subscription import ClientSubscription, Opening
 from flowbridge.transports.framed import FramedLink
 
 if TYPE_CHECKING:
@@ -46,9 +46,8 @@ if TYPE_CHECKING:
     from flowbridge.plan import Qos
     from flowbridge.transports.framed import ByteStream
 
+_T = TypeVar("_T")
 REPLIES = "(replies)"
-_OUTCOMES = 64
-"""So many pairs go in one SETTLE."""
 
 
 class _Call:
@@ -59,33 +58,6 @@ class _Call:
     def __init__(self, future: asyncio.Future[Any] | None, size: int) -> None:
         self.future = future
         self.size = size
-
-
-class _Opening:
-    """A subscription for the length of an ``async with``."""
-
-    __slots__ = ("_client", "_is_entered", "_subscription", "edge", "group", "pattern", "qos", "sub")
-
-    def __init__(self, client: BusClient, pattern: str, group: str | None, qos: Qos | None, edge: str) -> None:
-        self._client = client
-        self._is_entered = False
-        self._subscription: ClientSubscription | None = None
-        self.sub = -1
-        self.pattern = pattern
-        self.group = group
-        self.qos = qos
-        self.edge = edge
-
-    async def __aenter__(self) -> ClientSubscription:
-        if self._is_entered:
-            raise LocalProtocolError(f"subscription {self.pattern!r} is entered a second time: subscribe again")
-        self._is_entered = True
-        self._subscription = await self._client.open(self)
-        return self._subscription
-
-    async def __aexit__(self, *exc: object) -> None:
-        assert self._subscription is not None, "left without being entered"
-        await self._subscription.aclose()
 
 
 class BusClient:
@@ -109,7 +81,7 @@ class BusClient:
         self._next_call = 0
         self._next_sub = 0
         self._subs: dict[int, ClientSubscription] = {}
-        self._openings: dict[int, _Opening] = {}
+        self._openings: dict[int, Opening] = {}
         self._dirty: dict[ClientSubscription, None] = {}
         self._flushing: asyncio.Handle | None = None
         self._mirror = BusMirror()
@@ -268,7 +240,7 @@ class BusClient:
             if self._broken is None:
                 self._break(error.__cause__ or error)
 
-    async def _answer(self, call: int, future: asyncio.Future[Any]) -> Any:
+    async def _answer(self, call: int, future: asyncio.Future[_T]) -> _T:
         try:
             return await future
         except asyncio.CancelledError:
@@ -284,12 +256,12 @@ class BusClient:
 
     # --- subscriptions ----------------------------------------------------------------------------------------------
 
-    def subscribe(self, pattern: str, *, group: str | None = None, qos: Qos | None = None, edge: str = "") -> _Opening:
+    def subscribe(self, pattern: str, *, group: str | None = None, qos: Qos | None = None, edge: str = "") -> Opening:
         """Open a subscription for the length of an ``async with``. Raises: LocalProtocolError for a bad pattern."""
         check_pattern(pattern)
-        return _Opening(self, pattern, group, qos, edge)
+        return Opening(self, pattern, group, qos, edge)
 
-    async def open(self, opening: _Opening) -> ClientSubscription:
+    async def open(self, opening: Opening) -> ClientSubscription:
         """Open a subscription until it is closed; `subscribe` is the safer way."""
         self._check(None)
         if len(self._subs) + len(self._openings) >= BUS_LINK_SUBSCRIPTIONS_MAX:
@@ -371,29 +343,10 @@ class BusClient:
             self._flushing = None
         dirty, self._dirty = self._dirty, {}
         for subscription in dirty:
-            outcomes = subscription.outcomes
-            for outcome, seqs in enumerate(outcomes.seqs):
-                if seqs:
-                    self._tell(subscription, outcome, seqs)
-                    seqs.clear()
-            if subscription.is_over and not outcomes.owed:
+            for header in subscription.outcomes.headers(subscription.sub):
+                self._send(frames.SETTLE, header)
+            if subscription.is_over and not subscription.outcomes.owed:
                 self._subs.pop(subscription.sub, None)
-
-    def _tell(self, subscription: ClientSubscription, outcome: int, seqs: list[int]) -> None:
-        outcomes = subscription.outcomes
-        outcomes.owed -= len(seqs)
-        expired = 0
-        if outcome == frames.DELIVERED:
-            expired, outcomes.expired = outcomes.expired, 0
-        if len(seqs) == 1:
-            self._send(frames.SETTLE, frames.numbers(subscription.sub, outcome, expired, seqs[0], 1))
-            return
-        pairs = _pairs(seqs)
-        for at in range(0, len(pairs), 2 * _OUTCOMES):
-            part = pairs[at : at + 2 * _OUTCOMES]
-            late = min(expired, sum(part[1::2]))
-            expired -= late
-            self._send(frames.SETTLE, frames.settle(subscription.sub, outcome, late, part))
 
     # --- from the host ----------------------------------------------------------------------------------------------
 
@@ -525,14 +478,3 @@ class BusClient:
     def __repr__(self) -> str:
         state = "closed" if self._is_closed else "broken" if self._broken is not None else "open"
         return f"<BusClient of {self._link.peer} {state}, {len(self._subs)} subscriptions, {len(self._calls)} calls>"
-
-
-def _pairs(seqs: list[int]) -> list[int]:
-    """Numbers as pairs of the first of some that follow each other, and how many."""
-    pairs: list[int] = []
-    for seq in seqs:
-        if pairs and seq == pairs[-2] + pairs[-1]:
-            pairs[-1] += 1
-        else:
-            pairs += (seq, 1)
-    return pairs

@@ -153,7 +153,7 @@ class BusPeer:
     # --- calls ------------------------------------------------------------------------------------------------------
 
     def _run(self, call: int, size: int, work: Coroutine[Any, Any, None]) -> None:
-        """Do the work of a call: at once, or in a task when it waits. Raises: RemoteProtocolError when too much waits."""
+        """Do the work of a call, in a task when it waits. Raises: RemoteProtocolError when too much waits."""
         if call <= self._last_call:
             work.close()
             raise RemoteProtocolError(f"{self.name}: call {call} after call {self._last_call}")

@@ -8,14 +8,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from flowbridge.codec.bus_frames import ABORTED, DELIVERED, DROPPED, TRANSPORT
-from flowbridge.errors import BrokenError, RemoteProtocolError
+from flowbridge.codec.bus_frames import ABORTED, DELIVERED, DROPPED, TRANSPORT, settle
+from flowbridge.errors import BrokenError, LocalProtocolError, RemoteProtocolError
 from flowbridge.machines.queue import LaneQueue
 from flowbridge.plan import Policy
 from flowbridge.transports.route_queue import QueueSource, RouteQueue
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from flowbridge.contracts import Clock
     from flowbridge.envelope import Envelope
@@ -23,6 +23,10 @@ if TYPE_CHECKING:
     from flowbridge.plan import Qos
     from flowbridge.time.ledger import EdgeBooks
     from flowbridge.transports.bus_client import BusClient
+
+
+_PAIRS_MAX = 64
+"""So many go in one SETTLE."""
 
 
 class Outcomes:
@@ -51,6 +55,21 @@ class Outcomes:
         self.seqs[DELIVERED].extend([envelope.seq for envelope in taken])
         self.expired += expired
         self._dirty()
+
+    def headers(self, sub: int) -> Iterator[bytes]:
+        """The headers of SETTLE that tell everything noted; it is told then."""
+        expired, self.expired = self.expired, 0
+        for outcome, seqs in enumerate(self.seqs):
+            if not seqs:
+                continue
+            self.owed -= len(seqs)
+            pairs = _pairs(seqs)
+            seqs.clear()
+            for at in range(0, len(pairs), 2 * _PAIRS_MAX):
+                part = pairs[at : at + 2 * _PAIRS_MAX]
+                late = min(expired, sum(part[1::2])) if outcome == DELIVERED else 0
+                expired -= late
+                yield settle(sub, outcome, late, part)
 
     def _dirty(self) -> None:
         assert self._subscription is not None, "bound when it is made"
@@ -188,3 +207,41 @@ class ClientSubscription(QueueSource):
 
     def __repr__(self) -> str:
         return f"<ClientSubscription {self.edge}>"
+
+
+class Opening:
+    """A subscription for the length of an ``async with``."""
+
+    __slots__ = ("_client", "_is_entered", "_subscription", "edge", "group", "pattern", "qos", "sub")
+
+    def __init__(self, client: BusClient, pattern: str, group: str | None, qos: Qos | None, edge: str) -> None:
+        self._client = client
+        self._is_entered = False
+        self._subscription: ClientSubscription | None = None
+        self.sub = -1
+        self.pattern = pattern
+        self.group = group
+        self.qos = qos
+        self.edge = edge
+
+    async def __aenter__(self) -> ClientSubscription:
+        if self._is_entered:
+            raise LocalProtocolError(f"subscription {self.pattern!r} is entered a second time: subscribe again")
+        self._is_entered = True
+        self._subscription = await self._client.open(self)
+        return self._subscription
+
+    async def __aexit__(self, *exc: object) -> None:
+        assert self._subscription is not None, "left without being entered"
+        await self._subscription.aclose()
+
+
+def _pairs(seqs: list[int]) -> list[int]:
+    """Numbers as pairs of the first of some that follow each other, and how many."""
+    pairs: list[int] = []
+    for seq in seqs:
+        if pairs and seq == pairs[-2] + pairs[-1]:
+            pairs[-1] += 1
+        else:
+            pairs += (seq, 1)
+    return pairs

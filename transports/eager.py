@@ -25,14 +25,14 @@ class _Rest:
     def __await__(self) -> Generator[Any, Any, object]:
         item = self._first
         while True:
+            failure: BaseException | None = None
+            sent: Any = None
             try:
                 sent = yield item
             except BaseException as error:
-                step, given = self._coroutine.throw, error
-            else:
-                step, given = self._coroutine.send, sent
+                failure = error  # it goes in where the coroutine waits
             try:
-                item = step(given)
+                item = self._coroutine.send(sent) if failure is None else self._coroutine.throw(failure)
             except StopIteration as stop:
                 return stop.value
 

@@ -81,8 +81,9 @@ ABORTED: Final = 3  # queued when the subscription was closed
 UINT_MAX: Final = 2**63 - 1
 _INT_MIN: Final = -(2**63)
 _DEPTH_MAX: Final = 3  # the pair with the end mark, the array, a map or a list in it
-_PRIORITIES: Final = tuple(Priority)
-_POLICIES: Final = tuple(Policy)
+_PRIORITIES: Final[dict[int, Priority]] = {int(priority): priority for priority in Priority}
+_POLICIES: Final[dict[int, Policy]] = dict(enumerate(Policy))
+_POLICY_NUMBERS: Final = {policy: number for number, policy in _POLICIES.items()}
 _ENVELOPE_POSITIONS: Final = 10
 _TEXT_MAX: Final = 1024
 _QOS_POSITIONS: Final = 7
@@ -158,6 +159,12 @@ def headers_out(headers: Mapping[str, str | int] | None) -> bytes:
     return (bytes((0xA0 | count,)) if count < 24 else b"\xb9" + count.to_bytes(2, "big")) + b"".join(pairs)
 
 
+def _priority_out(envelope: Envelope) -> bytes:
+    if not 0 <= envelope.priority < LANES:
+        raise EncodeError(f"the priority of an envelope is {envelope.priority}, not in 0..{LANES - 1}")
+    return _SMALL[envelope.priority]
+
+
 def envelope_out(envelope: Envelope, codec: int) -> bytes:
     """The ten positions of an envelope whose payload is written by a codec. Raises: EncodeError."""
     deadline_ns = envelope.deadline_ns
@@ -165,10 +172,10 @@ def envelope_out(envelope: Envelope, codec: int) -> bytes:
     return b"".join(
         (
             uint(envelope.seq),
-            _NULL if deadline_ns >= NO_DEADLINE else uint(deadline_ns if deadline_ns > 0 else 0),
+            _NULL if deadline_ns >= NO_DEADLINE else uint(max(0, deadline_ns)),
             uint(envelope.origin_ns),
             uint(envelope.sent_ns),
-            _SMALL[_PRIORITIES[envelope.priority]],
+            _priority_out(envelope),
             uint(envelope.size_bytes),
             _SMALL[codec],
             b"\xf6\xf6" if trace is None else text(trace.traceparent) + text(trace.tracestate),
@@ -200,7 +207,7 @@ def reply(call: int, request: Envelope, envelope: bytes) -> bytes:
             uint(call),
             uint(max(0, request.deadline_ns)),
             uint(request.origin_ns),
-            _SMALL[_PRIORITIES[request.priority]],
+            _priority_out(request),
             headers_out(request.headers),
             envelope,
         )
@@ -244,7 +251,7 @@ def qos_out(qos: Qos | None) -> tuple[int | None, ...] | None:
     if qos is None:
         return None
     return (
-        _POLICIES.index(qos.policy),
+        _POLICY_NUMBERS[qos.policy],
         qos.capacity_items,
         qos.capacity_bytes,
         qos.high_items,
@@ -294,6 +301,10 @@ def _is_text(value: object) -> bool:
 
 def _is_text_or_null(value: object) -> bool:
     return value is None or _is_text(value)
+
+
+def _is_list(value: object) -> bool:
+    return type(value) is list
 
 
 def _is_flag(value: object) -> bool:
@@ -415,9 +426,9 @@ def decode(kind: int, header: bytes, body: bytes, allowed: frozenset[int]) -> li
     except (cbor2.CBORError, ValueError, TypeError, OverflowError, MemoryError) as error:
         raise RemoteProtocolError(f"frame {kind:#x}: its header is not CBOR as agreed: {error}") from error
     items, end = cast(list[Any], pair)
-    if end != _END or type(items) is not list:
+    if end != _END or not _is_list(items):
         raise RemoteProtocolError(f"frame {kind:#x}: its header is not one array, and nothing else")
-    values = cast(list[Any], items)
+    values: list[Any] = items
     fields = _FIELDS[kind]
     if len(values) != len(fields) and (kind != SETTLE or len(values) < len(fields)):
         raise RemoteProtocolError(f"frame {kind:#x}: its header has {len(values)} positions, not {len(fields)}")

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final, cast
 
 import cbor2
 
 from flowbridge.errors import DecodeError, EncodeError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 RAW: Final = 0
 CBOR: Final = 1
@@ -25,7 +28,7 @@ def _refuse_out(_: object, value: object) -> Any:
     raise EncodeError(f"a payload holds a {type(value).__name__}, which cannot leave its process")
 
 
-_TAGS: Final = dict.fromkeys(
+_TAGS: Final[dict[int, Callable[[Any, bool], Any]]] = dict.fromkeys(
     (*(0, 1, 2, 3, 4, 5, 25, 28, 29, 30, 35, 36, 37, 52, 54, 100, 256, 258, 260, 261, 1004, 43000), 55799), _refuse
 )
 
@@ -35,7 +38,7 @@ def encode(payload: Any) -> tuple[int, bytes]:
     if type(payload) is bytes:
         return RAW, payload
     if isinstance(payload, bytearray | memoryview):
-        return RAW, bytes(payload)
+        return RAW, bytes(cast("bytes | bytearray", payload))
     try:
         return CBOR, cbor2.dumps(payload, default=_refuse_out)
     except EncodeError:

@@ -58,7 +58,7 @@ class BusMirror:
         self._reached: dict[str, tuple[tuple[Offer, ...], ...]] = {}
 
     def add(self, number: int, pattern: str, group: str | None, waits: bool) -> None:
-        """Somebody subscribed. Raises: RemoteProtocolError for a number in use; LocalProtocolError for a bad pattern."""
+        """Somebody subscribed. Raises: RemoteProtocolError for a number in use; LocalProtocolError."""
         if number in self.offers:
             raise RemoteProtocolError(f"subscription {number} is offered twice")
         offer = Offer(number, pattern, group, waits)

@@ -301,7 +301,7 @@ class InprocEventBus:
             raise ClosedError("the bus is closed")
 
     def watch(self, callback: Callable[[DataPort, bool], None]) -> Callable[[], None]:
-        """Tell of each subscription: `callback(port, True)` now or when it opens, `callback(port, False)` when it closed.
+        """Tell of each subscription: `callback(port, True)` now or as it opens, `callback(port, False)` once it closed.
 
         The port is to be looked at, not used: its sink says what credit there is. Returns how to stop it.
         """

@@ -17,6 +17,7 @@ from flowbridge.errors import (
     DeadlineExceeded,
     DecodeError,
     Effect,
+    EncodeError,
     FlowbridgeError,
     LocalProtocolError,
     RemoteProtocolError,
@@ -65,6 +66,7 @@ class BusClient:
 
     - *publish_nowait* decides by the table that the host tells: who is subscribed, and what credit there is. Others
       use the same credit, so a message may find none left after all; then it waits at the host, as with `publish`.
+      It returns how many the message goes to; one of them may yet refuse it.
     - *books* are those of the subscriptions of this link, and of the replies that it gave. What waits at the host
       for the link is in the host's books only.
     - *aclose* closes this end, not the host's bus. Loans that are not settled by then count as aborted at the host.
@@ -137,7 +139,8 @@ class BusClient:
         codec, body = encode_payload(envelope.payload)
         fields = frames.envelope_out(envelope, codec)
         call = self._begin(len(body), None)
-        self._send(frames.PUB, frames.pub(call, frames.NOWAIT, topic, fields), body)
+        self._submit(call, frames.PUB, frames.pub(call, frames.NOWAIT, topic, fields), body)
+        self._check(None)
         self._mirror.spend(topic, lane)
         return 0 if envelope.deadline_ns <= self._clock.now_ns() else len(self._mirror.reach(topic))
 
@@ -147,7 +150,7 @@ class BusClient:
         fields = frames.envelope_out(envelope, codec)
         future: asyncio.Future[int] = self._loop.create_future()
         call = self._begin(len(body), future)
-        self._send(frames.PUB, frames.pub(call, mode, topic, fields), body)
+        self._submit(call, frames.PUB, frames.pub(call, mode, topic, fields), body)
         return await self._answer(call, future)
 
     # --- requests ---------------------------------------------------------------------------------------------------
@@ -174,7 +177,7 @@ class BusClient:
                 now_ns = clock.now_ns()
                 future.set_exception(DeadlineExceeded(f"request on {topic}", deadline_ns, now_ns, Effect.MAYBE))
 
-        self._send(frames.REQ, frames.req(call, topic, fields), body)
+        self._submit(call, frames.REQ, frames.req(call, topic, fields), body)
         alarm = None if deadline_ns == NO_DEADLINE else clock.call_at(deadline_ns, expired)
         try:
             return await self._answer(call, future)
@@ -189,7 +192,7 @@ class BusClient:
         fields = frames.envelope_out(envelope, codec)
         future: asyncio.Future[int] = self._loop.create_future()
         call = self._begin(len(body), future)
-        self._send(frames.REPLY, frames.reply(call, request, fields), body)
+        self._submit(call, frames.REPLY, frames.reply(call, request, fields), body)
         late = await self._answer(call, future)
         books = self._replies
         books.sent += 1
@@ -240,6 +243,15 @@ class BusClient:
             if self._broken is None:
                 self._break(error.__cause__ or error)
 
+    def _submit(self, call: int, kind: int, header: bytes, body: bytes = b"") -> None:
+        """Send what a call asks. Raises: EncodeError when it is too large, and then the call was never made."""
+        try:
+            self._send(kind, header, body)
+        except EncodeError:
+            self._end(call)
+            self._openings.pop(call, None)
+            raise
+
     async def _answer(self, call: int, future: asyncio.Future[_T]) -> _T:
         try:
             return await future
@@ -274,7 +286,7 @@ class BusClient:
         opening.sub = self._next_sub
         self._next_sub += 1
         self._openings[call] = opening
-        self._send(frames.SUB, frames.mixed(call, opening.sub, *header))
+        self._submit(call, frames.SUB, frames.mixed(call, opening.sub, *header))
         return await future  # when cancelled, `_subscribed` closes it
 
     def _subscribed(self, values: list[Any], _: bytes) -> None:

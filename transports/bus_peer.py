@@ -23,6 +23,7 @@ from flowbridge.limits import (
     BUS_LINK_LIMIT_NS,
     BUS_LINK_SUBSCRIPTIONS_MAX,
     BUS_LINK_TOPICS_MAX,
+    BUS_LINK_UNSENT_BYTES_MAX,
     LANES,
     STREAM_BYTES_HIGH,
 )
@@ -96,7 +97,13 @@ class BusPeer:
             self._link.send(kind, header, body)
         except ResourceError:
             return  # `_lost` is told, or was
-        if self._link.stream.unsent_bytes > STREAM_BYTES_HIGH and not self.is_congested:
+        unsent_bytes = self._link.stream.unsent_bytes
+        if unsent_bytes <= STREAM_BYTES_HIGH:
+            return
+        if unsent_bytes > BUS_LINK_UNSENT_BYTES_MAX:
+            what = f"{self.name}: unsent bytes exceed {BUS_LINK_UNSENT_BYTES_MAX}: the client does not read"
+            self._link.stream.fail(RemoteProtocolError(what))
+        elif not self.is_congested:
             self.is_congested = True
             self._link.stream.pause()
             self._draining = self._loop.create_task(self._drain())

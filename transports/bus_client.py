@@ -363,7 +363,8 @@ class BusClient:
     # --- from the host ----------------------------------------------------------------------------------------------
 
     def _frame(self, kind: int, header: bytes, body: bytes) -> None:
-        self._takes[kind](frames.decode(kind, header, body, frames.TO_CLIENT), body)
+        values = frames.decode(kind, header, body, frames.TO_CLIENT)
+        self._takes[kind](values, body)
 
     def _hello(self, values: list[Any], _: bytes) -> None:
         if values[0] != frames.VERSION or self._greeted.done():

@@ -142,10 +142,13 @@ class PeerSubscription:
 
     def settle(self, outcome: int, expired: int, pairs: list[tuple[int, int]]) -> None:
         """What became of messages, by pairs of the first number and a count. Raises: RemoteProtocolError."""
-        if sum([count for _, count in pairs]) > len(self._lent):
-            raise RemoteProtocolError(f"subscription {self.sub} settles more than the {len(self._lent)} it has")
+        total = sum([count for _, count in pairs])
+        late = total if outcome == TRANSPORT else expired
+        if total > len(self._lent) or late > total or (expired and outcome != DELIVERED):
+            raise RemoteProtocolError(
+                f"subscription {self.sub} settles {total} messages of {len(self._lent)}, {expired} of them late"
+            )
         lanes: dict[int, list[Envelope]] = {}
-        total = 0
         for first, count in pairs:
             for seq in range(first, first + count):
                 envelope = self._lent.pop(seq, None)
@@ -153,10 +156,6 @@ class PeerSubscription:
                     self._lent.update((one.seq, one) for taken in lanes.values() for one in taken)
                     raise RemoteProtocolError(f"subscription {self.sub} settles message {seq}, which it does not have")
                 lanes.setdefault(envelope.priority, []).append(envelope)
-                total += 1
-        late = total if outcome == TRANSPORT else expired
-        if late > total or (expired and outcome != DELIVERED):
-            raise RemoteProtocolError(f"subscription {self.sub} settles {total} messages, {expired} of them late")
         self._theirs.expired += late
         if outcome == TRANSPORT:
             self._theirs.missed.transport += total

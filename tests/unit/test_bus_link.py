@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import socket
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, ParamSpec, cast
 
 import pytest
 
@@ -29,10 +30,22 @@ from flowbridge.transports.bus_server import BusServer
 from flowbridge.transports.uds.bus import UdsEventBus, serve_client
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator
+    from collections.abc import AsyncGenerator, Callable, Coroutine
 
     from flowbridge.contracts import EventBus
     from flowbridge.transports.bus_peer import BusPeer
+
+P = ParamSpec("P")
+
+
+def on_a_loop(test: Callable[P, Coroutine[Any, Any, None]]) -> Callable[P, None]:
+    """A test that is a coroutine function, run to its end."""
+
+    @functools.wraps(test)
+    def run(*args: P.args, **given: P.kwargs) -> None:
+        asyncio.run(test(*args, **given))
+
+    return run
 
 
 class Scene:
@@ -69,6 +82,7 @@ async def scene() -> AsyncGenerator[Scene]:
         await transport.aclose()
 
 
+@on_a_loop
 async def test_a_deadline_crosses_to_the_nanosecond() -> None:
     async with scene() as at:
         client = await at.client()
@@ -81,6 +95,7 @@ async def test_a_deadline_crosses_to_the_nanosecond() -> None:
             subscription.settle(taken)
 
 
+@on_a_loop
 async def test_one_client_hears_and_answers_another() -> None:
     async with scene() as at:
         one, two = await at.client(), await at.client()
@@ -92,6 +107,7 @@ async def test_one_client_hears_and_answers_another() -> None:
             assert (await asking).payload == "yes"
 
 
+@on_a_loop
 async def test_what_the_client_drops_is_in_one_column_at_both_ends() -> None:
     async with scene() as at:
         client = await at.client()
@@ -105,6 +121,7 @@ async def test_what_the_client_drops_is_in_one_column_at_both_ends() -> None:
                 assert not books.in_flight
 
 
+@on_a_loop
 async def test_lateness_at_the_client_is_lateness_at_the_host() -> None:
     async with scene() as at:
         client = await at.client()
@@ -119,6 +136,7 @@ async def test_lateness_at_the_client_is_lateness_at_the_host() -> None:
             assert (books.sent, books.delivered, books.expired, books.missed.queued) == (2, 1, 1, 1)
 
 
+@on_a_loop
 async def test_a_vanished_host_is_broken_for_everybody_who_waits() -> None:
     async with scene() as at:
         client = await at.client()
@@ -157,6 +175,7 @@ async def _numbers_left(subscription: Any) -> list[int]:
     return found
 
 
+@on_a_loop
 async def test_a_receiver_that_waits_wakes_when_the_host_vanishes() -> None:
     async with scene() as at:
         client = await at.client()
@@ -168,6 +187,7 @@ async def test_a_receiver_that_waits_wakes_when_the_host_vanishes() -> None:
                 await receiving
 
 
+@on_a_loop
 async def test_a_vanished_client_leaves_its_books_and_nothing_else() -> None:
     async with scene() as at:
         client = await at.client()
@@ -187,12 +207,13 @@ async def test_a_vanished_client_leaves_its_books_and_nothing_else() -> None:
         assert await host_publishing == 0
         books = at.host.books()["e"]
         assert (books.sent, books.in_flight, books.dropped) == (2, 0, {"abort": 2})
-        assert not at.clock.pending()
         for task in (publishing, asking):
             task.cancel()
         await asyncio.wait((publishing, asking))
+        assert not at.clock.pending()
 
 
+@on_a_loop
 async def test_errors_cross_with_their_class() -> None:
     async with scene() as at:
         client = await at.client()
@@ -209,6 +230,7 @@ async def test_errors_cross_with_their_class() -> None:
             await client.publish("t", message(1))
 
 
+@on_a_loop
 async def test_a_value_that_cannot_leave_its_process_is_refused_where_it_is() -> None:
     async with scene() as at:
         client = await at.client()
@@ -224,6 +246,7 @@ async def test_a_value_that_cannot_leave_its_process_is_refused_where_it_is() ->
             assert client.books()["e"].balances
 
 
+@on_a_loop
 async def test_publishing_without_waiting_needs_a_host_that_tells() -> None:
     async with scene() as at:
 
@@ -246,6 +269,7 @@ async def test_publishing_without_waiting_needs_a_host_that_tells() -> None:
         await server.aclose()
 
 
+@on_a_loop
 async def test_credit_that_others_used_up_makes_the_message_wait_at_the_host() -> None:
     async with scene() as at:
         client = await at.client()
@@ -259,6 +283,7 @@ async def test_credit_that_others_used_up_makes_the_message_wait_at_the_host() -
             assert await take_all(subscription) == [1, 2]
 
 
+@on_a_loop
 async def test_credit_that_comes_back_at_the_host_is_told() -> None:
     async with scene() as at:
         client = await at.client()
@@ -274,6 +299,7 @@ async def test_credit_that_comes_back_at_the_host_is_told() -> None:
                 assert await take_all(subscription) == [number]
 
 
+@on_a_loop
 async def test_a_client_that_does_not_read_bounds_what_the_host_keeps() -> None:
     async with scene() as at:
         client = await at.client()
@@ -300,6 +326,7 @@ async def test_a_client_that_does_not_read_bounds_what_the_host_keeps() -> None:
         assert not at.host.books()["e"].in_flight
 
 
+@on_a_loop
 async def test_calls_that_nobody_answers_are_bounded() -> None:
     async with scene() as at:
         client = await at.client()
@@ -316,6 +343,7 @@ async def test_calls_that_nobody_answers_are_bounded() -> None:
             assert await client.publish("other", message(1)) == 0
 
 
+@on_a_loop
 async def test_an_opening_that_is_cancelled_is_closed_again() -> None:
     async with scene() as at:
         client = await at.client()
@@ -327,6 +355,7 @@ async def test_an_opening_that_is_cancelled_is_closed_again() -> None:
         assert await at.host.publish("t", message(1)) == 0
 
 
+@on_a_loop
 async def test_a_loan_outlives_its_subscription() -> None:
     async with scene() as at:
         client = await at.client()
@@ -342,6 +371,7 @@ async def test_a_loan_outlives_its_subscription() -> None:
 
 
 @pytest.mark.parametrize("said", [b"\x20\x00\x00", b"\x02\x02\x00\x81\x07", b"\xff" * 8, b"\x15\x00\x00"])
+@on_a_loop
 async def test_a_stranger_is_shown_out(said: bytes) -> None:
     async with scene() as at:
         client = await at.client()

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from flowbridge.codec import bus_frames as frames
 from flowbridge.codec.bus_errors import error_in
+from flowbridge.codec.bus_items import envelope_out
 from flowbridge.codec.bus_payload import decode as decode_payload
 from flowbridge.codec.bus_payload import encode as encode_payload
 from flowbridge.envelope import NO_DEADLINE
@@ -137,7 +138,7 @@ class BusClient:
         if lacking is not None:
             raise WouldBlock(BlockReason.CREDIT_ITEMS, f"{topic}: a subscription to {lacking.pattern}")
         codec, body = encode_payload(envelope.payload)
-        fields = frames.envelope_out(envelope, codec)
+        fields = envelope_out(envelope, codec)
         call = self._begin(len(body), None)
         self._submit(call, frames.PUB, frames.pub(call, frames.NOWAIT, topic, fields), body)
         self._check(None)
@@ -147,7 +148,7 @@ class BusClient:
     async def _publish(self, topic: str, envelope: Envelope, mode: int) -> int:
         self._check(topic)
         codec, body = encode_payload(envelope.payload)
-        fields = frames.envelope_out(envelope, codec)
+        fields = envelope_out(envelope, codec)
         future: asyncio.Future[int] = self._loop.create_future()
         call = self._begin(len(body), future)
         self._submit(call, frames.PUB, frames.pub(call, mode, topic, fields), body)
@@ -165,7 +166,7 @@ class BusClient:
         # What travels is the same envelope with another deadline; nobody else may see that one.
         envelope.deadline_ns = deadline_ns
         try:
-            fields = frames.envelope_out(envelope, codec)
+            fields = envelope_out(envelope, codec)
         finally:
             envelope.deadline_ns = own_ns
         future: asyncio.Future[Envelope] = self._loop.create_future()
@@ -189,7 +190,7 @@ class BusClient:
         """Answer a request; a reply that nobody waits for any more is counted as expired."""
         self._check(None)
         codec, body = encode_payload(envelope.payload)
-        fields = frames.envelope_out(envelope, codec)
+        fields = envelope_out(envelope, codec)
         future: asyncio.Future[int] = self._loop.create_future()
         call = self._begin(len(body), future)
         self._submit(call, frames.REPLY, frames.reply(call, request, fields), body)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from flowbridge.codec import bus_frames as frames
 from flowbridge.codec.bus_errors import error_out
+from flowbridge.codec.bus_items import envelope_out
 from flowbridge.codec.bus_payload import decode as decode_payload
 from flowbridge.codec.bus_payload import encode as encode_payload
 from flowbridge.errors import DecodeError, FlowbridgeError, LocalProtocolError, RemoteProtocolError, ResourceError
@@ -226,7 +227,7 @@ class BusPeer:
         timeout_ns = envelope.deadline_ns - self._server.clock.now_ns()
         answer = await self._bus.request(topic, envelope, timeout_ns=timeout_ns)
         codec, body = encode_payload(answer.payload)
-        self.send(frames.RESP, frames.resp(call, frames.envelope_out(answer, codec)), body)
+        self.send(frames.RESP, frames.resp(call, envelope_out(answer, codec)), body)
 
     def _reply(self, values: list[Any], body: bytes) -> None:
         request = frames.request_in(values)

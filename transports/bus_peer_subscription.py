@@ -15,7 +15,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from flowbridge.codec.bus_frames import ABORTED, BOOKS, DELIVER, DELIVERED, TRANSPORT, deliver, envelope_out, mixed
+from flowbridge.codec.bus_frames import ABORTED, BOOKS, DELIVER, DELIVERED, TRANSPORT, deliver, mixed
+from flowbridge.codec.bus_items import envelope_out
 from flowbridge.codec.bus_payload import encode
 from flowbridge.errors import CodecError, FlowbridgeError, RemoteProtocolError
 from flowbridge.limits import BUS_LINK_WINDOW_BYTES, BUS_LINK_WINDOW_ITEMS, LANES

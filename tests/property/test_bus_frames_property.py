@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from flowbridge import registry
 from flowbridge.codec import bus_frames as frames
 from flowbridge.codec.bus_errors import error_in, error_out
+from flowbridge.codec.bus_items import UINT_MAX, envelope_out
 from flowbridge.codec.bus_payload import decode as decode_payload
 from flowbridge.codec.bus_payload import encode as encode_payload
 from flowbridge.codec.framing import prefix
@@ -26,7 +27,7 @@ from flowbridge.testing.quiet import quiet
 from flowbridge.transports.bus_server import BusServer
 from flowbridge.transports.uds.bus import UdsEventBus, serve_client
 
-UINT = st.integers(0, frames.UINT_MAX)
+UINT = st.integers(0, UINT_MAX)
 TEXT = st.text(st.characters(codec="utf-8"), max_size=20)
 KINDS = sorted(frames.TO_SERVER | frames.TO_CLIENT)
 ALL = frames.TO_SERVER | frames.TO_CLIENT
@@ -52,7 +53,7 @@ def seen(envelope: Envelope) -> tuple[object, ...]:
 
 @given(ENVELOPES, UINT, TEXT)
 def test_an_envelope_crosses_as_it_was_in_deterministic_form(envelope: Envelope, call: int, topic: str) -> None:
-    fields = frames.envelope_out(envelope, 1)
+    fields = envelope_out(envelope, 1)
     headers = {
         frames.PUB: (frames.pub(call, frames.NOWAIT, topic, fields), 3),
         frames.REQ: (frames.req(call, topic, fields), 2),
@@ -133,7 +134,7 @@ def test_a_foreign_exception_crosses_as_the_root(text: str) -> None:
 
 def conversation() -> list[bytes]:
     """What a client may say, each frame as bytes."""
-    fields = frames.envelope_out(message(1), 0)
+    fields = envelope_out(message(1), 0)
 
     def frame(kind: int, header: bytes, body: bytes = b"") -> bytes:
         return prefix(kind, len(header), len(body)) + header + body
@@ -212,7 +213,7 @@ def test_a_mutated_conversation_ends_only_its_own_link(data: st.DataObject) -> N
 
 @given(st.data())
 def test_a_client_is_only_broken_by_what_its_host_sends(data: st.DataObject) -> None:
-    fields = frames.envelope_out(message(1), 0)
+    fields = envelope_out(message(1), 0)
     choices = [
         (frames.HELLO_ACK, frames.mixed(1, True), b""),
         (frames.SUB_ACK, frames.mixed(0, "e", frames.qos_out(Qos())), b""),

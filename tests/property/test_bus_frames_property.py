@@ -240,7 +240,7 @@ def test_a_client_is_only_broken_by_what_its_host_sends(data: st.DataObject) -> 
         greeting = prefix(frames.HELLO_ACK, 3, 0) + frames.mixed(1, True)
         theirs.sendall(greeting)
         client = await meeting
-        calls = [
+        calls: list[asyncio.Task[Any]] = [
             asyncio.create_task(client.subscribe("t").__aenter__()),
             asyncio.create_task(client.publish("t", message(1))),
         ]
@@ -249,7 +249,7 @@ def test_a_client_is_only_broken_by_what_its_host_sends(data: st.DataObject) -> 
         await quiet()
         theirs.close()
         await quiet()
-        outcomes = await asyncio.gather(*calls, return_exceptions=True)
+        outcomes: list[Any] = await asyncio.gather(*calls, return_exceptions=True)
         assert all(not isinstance(one, Exception) or isinstance(one, FlowbridgeError) for one in outcomes)
         await client.aclose()
         assert all(books.balances for books in client.books().values())

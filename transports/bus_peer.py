@@ -37,7 +37,7 @@ from flowbridge.transports.framed import FramedLink
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
 
-    from flowbridge.contracts import BytesLike, DataPort
+    from flowbridge.contracts import Alarm, BytesLike, DataPort
     from flowbridge.envelope import Envelope
     from flowbridge.machines.bus_mirror import Offer
     from flowbridge.machines.topics import TopicEntry
@@ -69,6 +69,7 @@ class BusPeer:
         self._touched: dict[int, Offer] = {}  # what it has spent credit on
         self._refreshing: asyncio.Handle | None = None
         self._is_refreshing = False
+        self._later: Alarm | None = None
         self._reply_books: EdgeBooks | None = None
         self._takes: dict[int, Callable[[list[Any], bytes], None]] = {
             frames.PUB: self._pub,
@@ -136,6 +137,8 @@ class BusPeer:
         self._link.close()
         if self._refreshing is not None:
             self._refreshing.cancel()
+        if self._later is not None:
+            self._later.cancel()
         if self._draining is not None:
             self._draining.cancel()
         for task in tuple(self._calls.values()):
@@ -371,13 +374,14 @@ class BusPeer:
         """Tell, at the next turn of the loop, the credit of what the client has spent on."""
         if self._touched and not self._is_refreshing:
             self._is_refreshing = True
-            if self._refreshing is not None:
-                self._refreshing.cancel()  # the one that would come later
             self._refreshing = self._loop.call_soon(self._refresh)
 
     def _refresh(self) -> None:
         self._refreshing = None
         self._is_refreshing = False
+        if self._later is not None:
+            self._later.cancel()
+            self._later = None
         is_dry = False
         for number, offer in self._touched.items():
             credit = _credit(self._server.ports[number])
@@ -388,7 +392,8 @@ class BusPeer:
                 offer.limits[:] = limits
                 self.send(frames.LIMIT, frames.numbers(number, *limits))
         if is_dry and not self._is_gone:  # credit that comes back at the host itself is told by nobody
-            self._refreshing = self._loop.call_later(BUS_LINK_LIMIT_NS / 1e9, self._refresh)
+            clock = self._server.clock
+            self._later = clock.call_at(clock.now_ns() + BUS_LINK_LIMIT_NS, self.refresh)
 
     def __repr__(self) -> str:
         return f"<BusPeer {self.name}, {len(self._subs)} subscriptions, {len(self._calls)} calls wait>"

@@ -163,6 +163,24 @@ def mutated(random: Random, data: bytes) -> bytes:
     return bytes(changed)
 
 
+def some_record(random: Random, seq: int) -> Any:
+    """One record of a ring, with a lie or none."""
+    lane, codec, tag = random.randrange(4), random.choice((0, 0, 0, 1, 2, 3)), 0
+    fields = [seq, 2**63 - 1, 0, 0, 1]
+    kind = random.choice((1, 1, 1, 3))
+    if kind == 3:
+        codec, tag = random.choice((2, CODEC_TRAIL, CODEC_CONTEXT, CODEC_END)), random.randrange(3)
+    if random.random() < 0.2:
+        fields[random.randrange(5)] = random.choice((-(2**63), -1, 2**63 - 1))
+        fields[4] = random.choice((0, 2**63, 2**64 - 1))
+    if random.random() < 0.1:
+        lane = random.randrange(256)
+    if random.random() < 0.2:
+        codec, tag = random.randrange(2**16), random.randrange(2**32)
+    data = random.choice((b"", b"plain", cbor2.dumps(["a", "b"]), cbor2.dumps([None, "", {"a": 1}])))
+    return (mutated(random, data + b"\0")[:-1], lane, codec, *fields, tag, kind)
+
+
 def small_qos(random: Random) -> Qos:
     return Qos(policy=random.choice(list(Policy)), capacity_items=4, high_items=4, low_items=1, capacity_bytes=100)
 
@@ -204,6 +222,12 @@ def test_no_frame_of_a_producer_does_more_than_break_its_route() -> None:
             stream.append(MemoryStream(**given))
             return stream[0]
 
+        def frame(kind: int, header: bytes, body: bytes) -> None:
+            half.frame(kind, header, body)
+
+        def gone(error: Exception | None) -> None:
+            half.lost(error)
+
         link = FramedLink(
             connect, on_frame=lambda kind, *rest: half.frame(kind, *rest), on_lost=lambda why: half.lost(why)
         )
@@ -233,6 +257,12 @@ def test_no_frame_of_a_consumer_does_more_than_break_its_route() -> None:
             stream.append(MemoryStream(**given))
             return stream[0]
 
+        def frame(kind: int, header: bytes, body: bytes) -> None:
+            half.frame(kind, header, body)
+
+        def gone(error: Exception | None) -> None:
+            half.lost(error)
+
         link = FramedLink(
             connect, on_frame=lambda kind, *rest: half.frame(kind, *rest), on_lost=lambda why: half.lost(why)
         )
@@ -247,8 +277,8 @@ def test_no_frame_of_a_consumer_does_more_than_break_its_route() -> None:
                     sink.send_many_nowait([message(seq)])
             for index in random.choice(((2, 6, 8), (2, 6, 9), (2, 6, 10), (2, 8), (15,), (14, 13))):
                 counts[index] += random.choice((1, 1, 1, 0, 2, 2**62))
-            frame = framed(COUNTS, cbor2.dumps(counts, canonical=True))
-            stream[0].arrive(mutated(random, frame) if random.random() < 0.3 else frame)
+            report = framed(COUNTS, cbor2.dumps(counts, canonical=True))
+            stream[0].arrive(mutated(random, report) if random.random() < 0.3 else report)
             assert sink.books.balances
             assert sink.books.in_flight >= 0
         await calm(4)
@@ -278,6 +308,12 @@ def test_no_record_of_a_producer_does_more_than_break_its_route() -> None:
             stream.append(MemoryStream(**given))
             return stream[0]
 
+        def frame(kind: int, header: bytes, body: bytes) -> None:
+            half.frame(kind, header, body)
+
+        def gone(error: Exception | None) -> None:
+            half.lost(error)
+
         producer = ShmProducer(ShmSpec(classes=(), ring_bytes=4096))
         link = FramedLink(
             connect, on_frame=lambda kind, *rest: half.frame(kind, *rest), on_lost=lambda why: half.lost(why)
@@ -287,20 +323,7 @@ def test_no_record_of_a_producer_does_more_than_break_its_route() -> None:
         lost: list[Exception] = []
         source.on_lost = lost.append
         for seq in range(FRAMES):
-            lane, codec, tag = random.randrange(4), random.choice((0, 0, 0, 1, 2, 3)), 0
-            fields = [seq, 2**63 - 1, 0, 0, 1]
-            kind = random.choice((1, 1, 1, 3))
-            if kind == 3:
-                codec, tag = random.choice((2, CODEC_TRAIL, CODEC_CONTEXT, CODEC_END)), random.randrange(3)
-            if random.random() < 0.2:
-                fields[random.randrange(5)] = random.choice((-(2**63), -1, 2**63 - 1))
-                fields[4] = random.choice((0, 2**63, 2**64 - 1))
-            if random.random() < 0.1:
-                lane = random.randrange(256)
-            if random.random() < 0.2:
-                codec, tag = random.randrange(2**16), random.randrange(2**32)
-            data = random.choice((b"", b"plain", cbor2.dumps(["a", "b"]), cbor2.dumps([None, "", {"a": 1}])))
-            record: Any = (mutated(random, data + b"\0")[:-1], lane, codec, *fields, tag, kind)
+            record = some_record(random, seq)
             try:
                 producer.try_send_records([record])
             except BrokenError:

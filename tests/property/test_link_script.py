@@ -41,14 +41,14 @@ STEP: Final = st.one_of(
 )
 LOSS: Final = st.one_of(STEP, STEP, STEP, st.tuples(st.sampled_from(["cut", "rejoin", "rejoin"])))
 LAST: Final = st.sampled_from(["finish", "aclose", "close", "leave"])
+
+
+def qos_of(policy: Policy, capacity: int, high: int, size: int) -> Qos:
+    return Qos(policy=policy, capacity_items=capacity, high_items=min(high, capacity), low_items=0, capacity_bytes=size)
+
+
 QOS: Final = st.builds(
-    lambda policy, capacity, high, size: Qos(
-        policy=policy, capacity_items=capacity, high_items=min(high, capacity), low_items=0, capacity_bytes=size
-    ),
-    st.sampled_from(Policy),
-    st.integers(1, 8),
-    st.integers(1, 8),
-    st.sampled_from([100, 100_000]),
+    qos_of, st.sampled_from(Policy), st.integers(1, 8), st.integers(1, 8), st.sampled_from([100, 100_000])
 )
 
 

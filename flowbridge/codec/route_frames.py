@@ -89,8 +89,8 @@ def check_context(envelope: Envelope) -> None:
 
 def read_context(context: object, envelope: Envelope) -> None:
     """Put trace and headers into an envelope. Raises: DecodeError."""
-    if not isinstance(context, list) or len(cast("list[object]", context)) != 3:
-        raise DecodeError(f"position context is no list of three, but {type(context).__name__}")
+    if type(context) is not list or len(cast("list[object]", context)) != 3:
+        raise DecodeError("position context is no list of three")
     traceparent, tracestate, headers = cast("list[object]", context)
     if type(tracestate) is not str or not (traceparent is None or type(traceparent) is str):
         raise DecodeError("position context holds a trace that is no text")

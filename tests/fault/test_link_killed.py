@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
 QOS: Final = Qos(policy=Policy.BLOCK, capacity_items=64, high_items=64, low_items=16, capacity_bytes=1 << 40)
 SIZES: Final = (10, 3_000, 200_000, 10, 10, 18_000_000)  # in the ring, in a slot, on the socket
-GUARD_S: Final = 60
+GUARD_S: Final = 20
 
 
 def payload(seq: int) -> bytes:
@@ -98,7 +98,6 @@ def other(role: str, kind: str) -> Generator[tuple[subprocess.Popen[bytes], sock
     finally:
         process.kill()
         process.wait()
-        mine.close()
 
 
 async def settled(sink: LinkSink) -> None:

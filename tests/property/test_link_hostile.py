@@ -228,9 +228,7 @@ def test_no_frame_of_a_producer_does_more_than_break_its_route() -> None:
         def gone(error: Exception | None) -> None:
             half.lost(error)
 
-        link = FramedLink(
-            connect, on_frame=lambda kind, *rest: half.frame(kind, *rest), on_lost=lambda why: half.lost(why)
-        )
+        link = FramedLink(connect, on_frame=frame, on_lost=gone)
         half = SocketFarLink(link, TrailReader())
         source = LinkSource(route_of(small_qos(random)), ManualClock(), half)
         lost: list[Exception] = []
@@ -263,9 +261,7 @@ def test_no_frame_of_a_consumer_does_more_than_break_its_route() -> None:
         def gone(error: Exception | None) -> None:
             half.lost(error)
 
-        link = FramedLink(
-            connect, on_frame=lambda kind, *rest: half.frame(kind, *rest), on_lost=lambda why: half.lost(why)
-        )
+        link = FramedLink(connect, on_frame=frame, on_lost=gone)
         half = SocketNearLink(link)
         sink = LinkSink(route_of(small_qos(random)), ManualClock(), half)
         lost: list[Exception] = []
@@ -315,9 +311,7 @@ def test_no_record_of_a_producer_does_more_than_break_its_route() -> None:
             half.lost(error)
 
         producer = ShmProducer(ShmSpec(classes=(), ring_bytes=4096))
-        link = FramedLink(
-            connect, on_frame=lambda kind, *rest: half.frame(kind, *rest), on_lost=lambda why: half.lost(why)
-        )
+        link = FramedLink(connect, on_frame=frame, on_lost=gone)
         half = RingFarLink(ShmConsumer.attach(producer.descriptors()), link, TrailReader())
         source = LinkSource(route_of(small_qos(random)), ManualClock(), half)
         lost: list[Exception] = []

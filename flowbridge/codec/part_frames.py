@@ -1,0 +1,62 @@
+"""The frames between a host and the process that runs a part of its flow.
+
+The header is empty and the body one CBOR map (RFC 8949). Both ends are of one version, on one machine, and one started
+the other: what they tell each other is not checked beyond its form.
+"""
+
+from __future__ import annotations
+
+import enum
+from typing import Any, cast
+
+from flowbridge.errors import EncodeError, RemoteProtocolError
+
+
+class PartFrame(enum.IntEnum):
+    """What a frame says. All are even: none may be skipped."""
+
+    # from the host
+    PART = 0x40  # plan, nodes, ended, process, sys_path, state: what to run; nothing is done yet
+    END = 0x42  # route, role: an end of a route comes with it; after `GO` it replaces one that was lost
+    PREPARE = 0x44  # load the operators and open the ends
+    GO = 0x46  # run
+    DRAIN = 0x48  # node: start nothing new
+    ABORT = 0x4A  # node: stop at once
+    SNAPSHOT = 0x4C  # id, nodes
+    BREAK = 0x4E  # route, why: its other end will not come back
+    CLOSE = 0x50  # every node has ended: take nothing more
+    LEAVE = 0x52  # wait for the last counts, and report
+    # from the worker
+    HELLO = 0x60  # pid, import_ns: it runs
+    READY = 0x62  # problems: empty when every node can run
+    STATE = 0x64  # node, state
+    ENDED = 0x66  # node, state, error, expected
+    REPORT = 0x68  # nodes, edges, paths, kept
+    SNAPSHOTS = 0x6A  # id, states, error
+    TERMINATED = 0x6C  # somebody sent it SIGTERM
+    CLOSED = 0x6E
+    LEFT = 0x70  # nothing more comes
+
+
+def write_part(content: dict[str, Any]) -> bytes:
+    """The body of a frame. Raises: EncodeError."""
+    import cbor2
+
+    try:
+        return cbor2.dumps(content)
+    except (cbor2.CBOREncodeError, ValueError, TypeError, OverflowError) as error:
+        raise EncodeError(f"what is told to another process cannot be written: {error}") from error
+
+
+def read_part(peer: str, kind: int, body: bytes) -> tuple[PartFrame, dict[str, Any]]:
+    """Kind and content of a frame. Raises: RemoteProtocolError."""
+    import cbor2
+
+    try:
+        known = PartFrame(kind)
+        content = cbor2.loads(body)
+    except (cbor2.CBORDecodeError, ValueError, OverflowError, MemoryError, RecursionError, TypeError) as error:
+        raise RemoteProtocolError(f"{peer}: frame {kind:#x} cannot be read: {error}") from error
+    if not isinstance(content, dict):
+        raise RemoteProtocolError(f"{peer}: frame {known.name} holds no map")
+    return known, cast("dict[str, Any]", content)

@@ -18,7 +18,7 @@ help:
 setup: $(STAMP)
 
 # An interrupted set-up starts over: the stamp comes last, and a .venv without pip is made again.
-$(STAMP): pyproject.toml
+$(STAMP): pyproject.toml setup.py shm/_core.pyx $(wildcard shm/*.h shm/*.pxi)
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	    { echo "flowbridge needs Python 3.11 or later: make $(MAKECMDGOALS) PYTHON=python3.12, say" >&2; exit 1; }
 	@$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear $(VENV)

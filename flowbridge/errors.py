@@ -6,7 +6,9 @@
     ├─ ResourceError
     │   ├─ ClosedError              you closed it
     │   ├─ BrokenError              the world broke it; see __cause__
-    │   └─ BusyError                two of your tasks at once
+    │   ├─ BusyError                two of your tasks at once
+    │   ├─ ShmFullError             no room for a shared-memory segment
+    │   └─ NativeUnavailableError   the compiled part is not there
     ├─ EndOfStream                  the peer finished, and everything it sent was received
     ├─ WouldBlock                   a call that must not wait would have had to
     ├─ DeadlineExceeded             also a TimeoutError
@@ -58,6 +60,8 @@ class BlockReason(enum.Enum):
     CREDIT_ITEMS = "credit-items"  # the lane has no item credit left
     CREDIT_BYTES = "credit-bytes"  # the lane has no byte credit left
     ABOVE_WATERMARK = "above-watermark"  # filled to the high watermark; waits for the low one
+    RING = "ring"  # no place for a record in the ring of a shared-memory channel
+    SLOTS = "slots"  # no free slot of this size or a larger one in the shared-memory pool
     EMPTY = "empty"  # nothing to receive
 
 
@@ -98,6 +102,23 @@ class BrokenError(ResourceError):
 
 class BusyError(ResourceError):
     """Two of your tasks use at once what only one may use."""
+
+
+class ShmFullError(ResourceError):
+    """A segment of shared memory does not fit; `need` and `free` are bytes, `free` is None when unknown."""
+
+    retry = Retry.LATER
+
+    def __init__(self, where: str, need: int, free: int | None, hint: str) -> None:
+        self.need: Final = need
+        self.free: Final = free
+        self.hint: Final = hint
+        left = "an unknown number of" if free is None else str(free)
+        super().__init__(f"{where}: {left} bytes are free, {need} are needed; {hint}")
+
+
+class NativeUnavailableError(ResourceError):
+    """The compiled part of flowbridge cannot be used here; the message says why."""
 
 
 class EndOfStream(FlowbridgeError):

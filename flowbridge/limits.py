@@ -45,6 +45,27 @@ STREAM_BYTES_LOW: Final = 256 * 1024  # ... until no more than this is
 STREAM_READ_BYTES: Final = 256 * 1024  # of one read
 DESCRIPTORS_MAX: Final = 16  # passed at once over a socket; RemoteProtocolError
 
+# --- shared memory ------------------------------------------------------------------------------------------------
+SHM_RING_BYTES_DEFAULT: Final = 256 * 1024  # stays in a second-level cache; a larger ring is a slower one
+SHM_RING_BYTES_MAX: Final = 1024**3  # LocalProtocolError; RemoteProtocolError from a peer
+SHM_INLINE_BYTES_DEFAULT: Final = 1_024  # a larger payload goes to a slot
+SHM_WINDOW_ITEMS_DEFAULT: Final = 1_024  # WouldBlock
+SHM_WINDOW_ITEMS_MAX: Final = 2**32  # LocalProtocolError
+SHM_CLASSES_MAX: Final = 16  # sizes of slots in a pool; LocalProtocolError
+SHM_CLASS_SLOTS_MAX: Final = 2**28 - 1  # LocalProtocolError
+SHM_SLEEP_NS_MAX: Final = 100_000_000  # of one sleep; then the peer is looked at, and the sleep goes on
+
+# --- payloads that leave their process ----------------------------------------------------------------------------
+PAYLOAD_DEPTH_MAX: Final = 64  # containers within containers; EncodeError here, DecodeError from a peer
+PAYLOAD_DECIMAL_CHARACTERS_MAX: Final = 1_024  # EncodeError here, DecodeError from a peer
+PAYLOAD_ROWS_MAX: Final = 2**31 - 1  # of one batch; EncodeError here, DecodeError from a peer
+PAYLOAD_SCHEMAS_MAX: Final = (
+    64  # of one route; a batch of a further schema brings its own, RemoteProtocolError from a peer
+)
+PAYLOAD_SCHEMA_BYTES_MAX: Final = 1024 * 1024  # EncodeError here, RemoteProtocolError from a peer
+PAYLOAD_VIEW_BYTES_MIN: Final = 4_096  # smaller bytes are copied, so that they do not hold the slot they came in
+PAYLOAD_IN_PLACE_BYTES_MIN: Final = 262_144  # smaller batches are written aside and copied, which is faster
+
 # --- reports ------------------------------------------------------------------------------------------------------
 PATHS_MAX: Final = 1_000  # further paths are counted under one entry named "(others)"
 

@@ -39,7 +39,10 @@ class _Waiter:
 class RouteQueue:
     """A queue and those who wait at it: what its sink and its source see."""
 
-    __slots__ = ("abandoned", "clock", "edge", "guarded", "idle", "news", "queue", "receiver", "waiters", "writable")
+    __slots__ = (
+        *("abandoned", "broken", "clock", "edge", "guarded", "idle", "news", "on_wait", "queue", "receiver"),
+        *("waiters", "writable"),
+    )
 
     def __init__(self, edge: str, qos: Qos, clock: Clock, books: EdgeBooks | None = None) -> None:
         self.edge = edge
@@ -51,12 +54,14 @@ class RouteQueue:
         self.receiver: asyncio.Future[None] | None = None
         self.idle = True  # the source found nothing when it last looked, so news must be told
         self.abandoned = False  # the source was closed
+        self.broken: Exception | None = None  # the other end of the link vanished: this is why
+        self.on_wait: Callable[[], None] | None = None  # called when somebody starts to wait for credit
         self.guarded = False  # sending needs a second look: the port has ended, or others wait for credit
 
     @property
     def ended(self) -> bool:
         """Nothing more can be sent."""
-        return self.queue.finished or self.abandoned
+        return self.queue.finished or self.abandoned or self.broken is not None
 
     def guard(self) -> None:
         """Look again whether sending needs a second look."""
@@ -99,6 +104,15 @@ class RouteQueue:
                     waiter.done.set_exception(kind(f"{self.edge}: {why}"))
         self.tell_writable()
 
+    def break_off(self, why: Exception) -> None:
+        """The other end is gone for good: senders get BrokenError at once, the receiver once everything was taken."""
+        if self.broken is None:
+            self.broken = why
+            self.guarded = True
+            self.fail_waiters(BrokenError, str(why))
+            self.tell()
+            self.wake_receiver()
+
     def tell_writable(self) -> None:
         """Wake whoever waits for credit in general."""
         pending, self.writable = self.writable, []
@@ -117,14 +131,18 @@ def _finish(waiter: _Waiter) -> None:
 class QueueSink:
     """The producer's end; see `contracts.DataSink`."""
 
-    __slots__ = ("_ends", "_now_ns", "_offer", "_queue", "books")
+    __slots__ = ("_ends", "_now_ns", "_offer", "_queue")
 
     def __init__(self, ends: RouteQueue) -> None:
         self._ends = ends
         self._queue = ends.queue
         self._offer = ends.queue.offer
         self._now_ns = ends.clock.now_ns
-        self.books = ends.queue.books
+
+    @property
+    def books(self) -> EdgeBooks:
+        """The counts of this route as seen from this end."""
+        return self._queue.books
 
     def send_nowait(self, envelope: Envelope) -> None:
         """Accept the message or say at once why not."""
@@ -172,6 +190,8 @@ class QueueSink:
         waiter = _Waiter(envelope, asyncio.get_running_loop().create_future())
         waiters.append(waiter)
         ends.guarded = True
+        if ends.on_wait is not None:
+            ends.on_wait()
         if envelope.deadline_ns != NO_DEADLINE:
             waiter.alarm = ends.clock.call_at(envelope.deadline_ns, lambda: self._expire(waiter))
         try:
@@ -205,6 +225,8 @@ class QueueSink:
         while self._queue.stopped and not ends.ended:
             future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
             ends.writable.append(future)
+            if ends.on_wait is not None:
+                ends.on_wait()
             try:
                 await future
             finally:
@@ -234,7 +256,8 @@ class QueueSink:
         edge = self._ends.edge
         if self._queue.finished:
             raise ClosedError(f"{edge}: finished already")
-        raise BrokenError(f"{edge}: the consumer closed its end")
+        broken = self._ends.broken
+        raise BrokenError(f"{edge}: {broken or 'the consumer closed its end'}") from broken
 
 
 class QueueLease:
@@ -289,7 +312,10 @@ class QueueSource:
         """Borrow up to `limit` messages of one lane."""
         taken = self._queue.take(limit, lane)
         if not taken and not self._queue.finished:
-            self._ends.idle = True
+            ends = self._ends
+            ends.idle = True
+            if ends.broken is not None and not self._queue.waiting:
+                raise BrokenError(f"{ends.edge}: {ends.broken}") from ends.broken
         return taken
 
     def give_back(self, taken: Sequence[Envelope]) -> None:
@@ -315,7 +341,7 @@ class QueueSource:
         self._ends.news = callback
         if callback is not None:
             self._ends.idle = False
-            if self._queue.waiting or self._queue.finished:
+            if self._queue.waiting or self._queue.finished or self._ends.broken is not None:
                 callback()
             else:
                 self._ends.idle = True

@@ -17,7 +17,7 @@ from __future__ import annotations
 from collections import deque
 from typing import TYPE_CHECKING
 
-from flowbridge.errors import BlockReason
+from flowbridge.errors import BlockReason, RemoteProtocolError
 from flowbridge.limits import LANES
 from flowbridge.machines.lane import LaneTurns
 from flowbridge.plan import Policy
@@ -174,6 +174,36 @@ class LaneQueue:
             self.expire_waiting()
             return None
         return self.offer(envelope, now_ns)
+
+    def arrive(self, envelope: Envelope) -> None:
+        """Take in what the other end of a link accepted: credit was used there, so only a dropping policy acts here.
+
+        Raises: RemoteProtocolError when it was sent without credit.
+        """
+        lane = self.lanes[envelope.priority]
+        policy = self._policy
+        if lane.items < self._items_max and lane.bytes + envelope.size_bytes <= self._bytes_max:
+            if policy is not Policy.LATEST or not lane.items:
+                self._accept(lane, envelope)
+                return
+        if policy is not Policy.BLOCK and policy is not Policy.ERROR:
+            self._offer_full(lane, envelope)
+        elif lane.items:
+            raise RemoteProtocolError(
+                f"a message of {envelope.size_bytes} bytes came without credit: {lane.items} of {self._items_max} and "
+                f"{lane.bytes} of {self._bytes_max} bytes are used"
+            )
+        else:
+            self._accept(lane, envelope)
+
+    def release(self, number: int, items: int, size_bytes: int) -> bool:
+        """Return credit that the other end of a link is done with; True when the lane accepts again."""
+        lane = self.lanes[number]
+        lane.items -= items
+        lane.bytes -= size_bytes
+        if lane.stopped and lane.items <= self.qos.low_items:
+            lane.stopped = False
+        return not lane.stopped
 
     def withdraw(self, envelope: Envelope) -> bool:
         """Take back an accepted message as if it had never been offered; False when it is not queued any more."""

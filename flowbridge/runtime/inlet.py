@@ -75,6 +75,7 @@ class Intake:
             mask = source.waiting
             if not mask:
                 self._ready.discard(index)
+                source.take(0)  # takes nothing, but raises BrokenError when nothing more can come
                 continue
             for lane in lanes_in(mask):
                 self._gather_lane(index, source, lane, now_ns)

@@ -23,7 +23,8 @@ ROOT: Final = Path(__file__).resolve().parents[2]
 HOMES: Final = ("adapters", "shm", "transports", "wit")  # the folders that flowbridge/ links to
 CODE: Final = ("flowbridge", *HOMES)
 TOP_LEVEL: Final = {
-    *(".ci", ".gitignore", "CHANGELOG.md", "CONTRIBUTING.md", "LICENSE", "Makefile", "README.md", "pyproject.toml"),
+    *(".ci", ".gitignore", "CHANGELOG.md", "CONTRIBUTING.md", "LICENSE", "MANIFEST.in", "Makefile", "README.md"),
+    *("pyproject.toml", "setup.py"),
     *("adapters", "benchmarks", "docs", "examples", "flowbridge", "shm", "tests", "transports", "wit"),
 }
 FILE_LINES_MAX: Final = 500

@@ -1,0 +1,164 @@
+"""The frames of a route between two processes of one machine, where the clock is shared and times are absolute.
+
+    OPEN      [version, route id, descriptors]   the first frame; so many descriptors of a ring, 0 without one
+    ITEM      [codec, tag, seq, deadline_ns, origin_ns, sent_ns, priority, size_bytes, context]   body: the payload
+    CONTROL   [codec, tag]                       body: what a later ITEM refers to by its tag (a schema, a trail)
+    END       []                                 nothing more will come
+    BODY      []                                 body: a payload whose record stands in the ring
+    COUNTS    [16 numbers]                       consumer to producer; see `machines.outcome`
+
+`context` is null, or [traceparent, tracestate, headers].
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final, NamedTuple, cast
+
+from flowbridge.codec.arrays import read_array, uint, write_array
+from flowbridge.envelope import Envelope, Priority, TraceContext, Trail
+from flowbridge.errors import DecodeError
+from flowbridge.machines.outcome import COUNTS as COUNTS_NUMBER
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+VERSION: Final = 1
+OPEN: Final = 0x28
+ITEM: Final = 0x2A
+END: Final = 0x2C
+CONTROL: Final = 0x2E
+COUNTS: Final = 0x30
+BODY: Final = 0x34
+
+CODEC_CONTEXT: Final = 0x40
+"""A control record with the context of the very next message; the codecs below are those of payloads."""
+CODEC_TRAIL: Final = 0x41
+"""A control record with a trail; its tag is the trail's number."""
+CODEC_END: Final = 0x42
+"""A control record that ends the stream."""
+
+_TAG_MAX: Final = 2**32 - 1
+_CODEC_MAX: Final = 2**16 - 1
+_TRAIL_NODES_MAX: Final = 1024
+
+
+class Item(NamedTuple):
+    """An ITEM header: where the payload is to be decoded, and the envelope without it."""
+
+    codec: int
+    tag: int
+    envelope: Envelope
+
+
+def context_of(envelope: Envelope) -> list[object] | None:
+    """What few messages carry, in plain values."""
+    trace, headers = envelope.trace, envelope.headers
+    if trace is None and headers is None:
+        return None
+    if trace is None:
+        return [None, "", None if headers is None else dict(headers)]
+    return [trace.traceparent, trace.tracestate, None if headers is None else dict(headers)]
+
+
+def read_context(context: object, envelope: Envelope) -> None:
+    """Put trace and headers into an envelope. Raises: DecodeError."""
+    if type(context) is not list or len(cast("list[object]", context)) != 3:
+        raise DecodeError(f"position context is {repr(context)[:48]}")
+    traceparent, tracestate, headers = cast("list[object]", context)
+    if type(tracestate) is not str or not (traceparent is None or type(traceparent) is str):
+        raise DecodeError("position context holds a trace that is no text")
+    if type(traceparent) is str:
+        envelope.trace = TraceContext(traceparent, tracestate)
+    if headers is not None:
+        if type(headers) is not dict:
+            raise DecodeError("position context holds headers that are no map")
+        for key, value in cast("dict[object, object]", headers).items():
+            if type(key) is not str or type(value) not in (str, int):
+                raise DecodeError(f"a header is neither text nor a number: {repr(key)[:24]}: {repr(value)[:24]}")
+        envelope.headers = cast("dict[str, str | int]", headers)
+
+
+def write_item(envelope: Envelope, codec: int, tag: int) -> bytes:
+    """The header of an ITEM. Raises: EncodeError."""
+    return write_array(
+        (
+            codec,
+            tag,
+            envelope.seq,
+            envelope.deadline_ns,
+            envelope.origin_ns,
+            envelope.sent_ns,
+            int(envelope.priority),
+            envelope.size_bytes,
+            context_of(envelope),
+        )
+    )
+
+
+def read_item(header: bytes) -> Item:
+    """The header of an ITEM. Raises: DecodeError."""
+    codec, tag, seq, deadline_ns, origin_ns, sent_ns, priority, size_bytes, context = read_array(header, 9)
+    envelope = Envelope(
+        None,
+        Priority(uint(priority, "priority", Priority.BEST_EFFORT)),
+        uint(deadline_ns, "deadline_ns"),
+        uint(origin_ns, "origin_ns"),
+        uint(sent_ns, "sent_ns"),
+        uint(size_bytes, "size_bytes"),
+        uint(seq, "seq"),
+    )
+    if context is not None:
+        read_context(context, envelope)
+    return Item(uint(codec, "codec", _CODEC_MAX), uint(tag, "tag", _TAG_MAX), envelope)
+
+
+def write_open(route: str, descriptors: int) -> bytes:
+    """The header of an OPEN."""
+    return write_array((VERSION, route, descriptors))
+
+
+def read_open(header: bytes, route: str) -> int:
+    """How many descriptors come with an OPEN. Raises: DecodeError when it is for another route or version."""
+    version, name, descriptors = read_array(header, 3)
+    if version != VERSION:
+        raise DecodeError(f"the producer speaks version {repr(version)[:24]} of the route protocol, not {VERSION}")
+    if name != route:
+        raise DecodeError(f"the producer opens route {repr(name)[:80]}, not {route}")
+    return uint(descriptors, "descriptors", 4)
+
+
+def write_counts(counts: Sequence[int]) -> bytes:
+    """The header of a COUNTS frame."""
+    return write_array(counts)
+
+
+def read_counts(header: bytes) -> tuple[int, ...]:
+    """The sixteen counts. Raises: DecodeError."""
+    return tuple(uint(count, "count") for count in read_array(header, COUNTS_NUMBER))
+
+
+def write_trail(trail: Trail) -> bytes:
+    """The nodes of a trail."""
+    return write_array(trail.nodes)
+
+
+class TrailReader:
+    """Makes trails of what a peer sends; equal trails become the same object."""
+
+    __slots__ = ("_roots",)
+
+    def __init__(self) -> None:
+        self._roots: dict[str, Trail] = {}
+
+    def read(self, data: bytes) -> Trail:
+        """A trail. Raises: DecodeError."""
+        items = read_array(data, None)
+        if not 1 <= len(items) <= _TRAIL_NODES_MAX or not all(type(item) is str for item in items):
+            raise DecodeError(f"a trail is no list of up to {_TRAIL_NODES_MAX} nodes")
+        first = items[0]
+        trail = self._roots.get(first)
+        if trail is None:
+            trail = self._roots[first] = Trail(first)
+        for node in items[1:]:
+            trail = trail.step(node)
+        return trail

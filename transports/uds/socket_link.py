@@ -1,0 +1,176 @@
+"""A route over a Unix socket: frames one way, reports the other. What the tier uses where there is no ring."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any, Final
+
+from flowbridge.codec.arrays import read_array, uint, write_array
+from flowbridge.codec.route_frames import (
+    CONTROL,
+    COUNTS,
+    END,
+    ITEM,
+    read_counts,
+    read_item,
+    write_counts,
+    write_item,
+)
+from flowbridge.errors import BrokenError, CodecError, RemoteProtocolError, ResourceError
+from flowbridge.limits import STREAM_BYTES_HIGH
+from flowbridge.machines.outcome import NOTHING
+from flowbridge.transports.route_records import RecordReader, RecordWriter
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from flowbridge.codec.payload import Prepared
+    from flowbridge.codec.route_frames import TrailReader
+    from flowbridge.envelope import Envelope
+    from flowbridge.transports.framed import FramedLink
+
+_NO_HEADER: Final = write_array(())
+_CODEC_MAX: Final = 2**16 - 1
+_TAG_MAX: Final = 2**32 - 1
+
+
+def _nothing(*_: Any) -> None:
+    """Nobody listens yet."""
+
+
+class SocketNearLink:
+    """The producer's half; see `route_link.NearLink`. Frames that arrive are given to `frame`."""
+
+    def __init__(self, link: FramedLink) -> None:
+        self._link = link
+        self._records = RecordWriter()
+        self._counts: Sequence[int] = NOTHING
+        self._asked = False
+        self._drain: asyncio.Task[None] | None = None
+        self.on_news = _nothing
+        self.on_lost = _nothing
+
+    def prepare(self, envelope: Envelope) -> Envelope:
+        """The message with its payload ready to be written."""
+        return self._records.prepare(envelope)
+
+    def push(self, envelopes: Sequence[Envelope]) -> int:
+        """Write messages as long as not too much is unsent."""
+        link, records = self._link, self._records
+        stream = link.stream
+        count = 0
+        try:
+            for envelope in envelopes:
+                if stream.unsent_bytes > STREAM_BYTES_HIGH:
+                    break
+                controls, tag = records.before(envelope, with_context=False)
+                for control in controls:
+                    link.send(CONTROL, write_array(control[:2]), control[2])
+                    records.sent(control, envelope)
+                prepared: Prepared = envelope.payload
+                link.send(ITEM, write_item(envelope, prepared.codec, tag), prepared.to_bytes())
+                count += 1
+        except ResourceError:
+            return count  # `lost` comes, and counts what has not ended
+        return count
+
+    def push_end(self) -> bool:
+        """Say that nothing more will come."""
+        try:
+            self._link.send(END, _NO_HEADER)
+        except ResourceError:
+            return False
+        return True
+
+    def counts(self) -> Sequence[int]:
+        """The newest report."""
+        return self._counts
+
+    def ask(self) -> bool:
+        """Let `on_news` be called when a report comes or the stream is below its low watermark."""
+        self._asked = True
+        if self._drain is None and self._link.stream.unsent_bytes > STREAM_BYTES_HIGH:
+            self._drain = asyncio.get_running_loop().create_task(self._drained())
+        return False
+
+    async def _drained(self) -> None:
+        try:
+            await self._link.stream.drained()
+        except ResourceError:
+            return
+        finally:
+            self._drain = None
+        self._tell()
+
+    def _tell(self) -> None:
+        if self._asked:
+            self._asked = False
+            self.on_news()
+
+    def frame(self, kind: int, header: bytes, body: bytes) -> None:
+        """A frame came from the consumer's end. Raises: RemoteProtocolError."""
+        if kind != COUNTS or body:
+            raise RemoteProtocolError(f"{self._link.peer}: frame {kind:#x} from the consumer of a route")
+        try:
+            self._counts = read_counts(header)
+        except CodecError as error:
+            raise RemoteProtocolError(f"{self._link.peer}: {error}") from error
+        self._tell()
+
+    def lost(self, error: Exception | None) -> None:
+        """The consumer's end is gone."""
+        self.on_lost(error or BrokenError(f"{self._link.peer}: the consumer vanished"))
+
+    def close(self) -> None:
+        """Close this half after everything written; what comes back is of no interest any more."""
+        if self._drain is not None:
+            self._drain.cancel()
+        self._link.close()
+
+
+class SocketFarLink:
+    """The consumer's half; see `route_link.FarLink`. Frames that arrive are given to `frame`."""
+
+    def __init__(self, link: FramedLink, trails: TrailReader) -> None:
+        self._link = link
+        self._records = RecordReader(trails)
+        self._ended = False
+        self.on_messages = _nothing
+        self.on_end = _nothing
+        self.on_lost = _nothing
+
+    def start(self) -> None:
+        """Begin to bring messages."""
+        self._link.stream.resume()
+
+    def frame(self, kind: int, header: bytes, body: bytes) -> None:
+        """A frame came from the producer's end. Raises: RemoteProtocolError."""
+        try:
+            if self._ended:
+                raise RemoteProtocolError(f"frame {kind:#x} after the end")
+            if kind == ITEM:
+                item = read_item(header)
+                self.on_messages((self._records.message(item.envelope, item.codec, item.tag, body),))
+            elif kind == CONTROL:
+                codec, tag = read_array(header, 2)
+                self._records.control(uint(codec, "codec", _CODEC_MAX), uint(tag, "tag", _TAG_MAX), body)
+            elif kind == END:
+                self._ended = True
+                self.on_end()
+            elif not kind & 1:
+                raise RemoteProtocolError(f"frame {kind:#x} from the producer of a route")
+        except (CodecError, RemoteProtocolError) as error:
+            raise RemoteProtocolError(f"{self._link.peer}: {error}") from error
+
+    def lost(self, error: Exception | None) -> None:
+        """The producer's end is gone."""
+        self.on_lost(error or BrokenError(f"{self._link.peer}: the producer vanished"))
+
+    def report(self, counts: Sequence[int]) -> None:
+        """Tell the producer's end what ended; when it is gone, nobody needs to know."""
+        if not self._link.stream.is_lost:
+            self._link.send(COUNTS, write_counts(counts))
+
+    def close(self) -> None:
+        """Close this half."""
+        self._link.close()

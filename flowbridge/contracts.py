@@ -392,8 +392,12 @@ class PlacingTransport(Transport, Protocol):
         """As `open_sink`, at the consumer's end."""
         ...
 
-    async def rejoin(self, port: CrossingSink | CrossingSource, end: Any) -> None:
-        """Let an end whose peer was lost go on with the peer's successor."""
+    def rejoin_sink(self, sink: CrossingSink, route: Route, end: Any) -> None:
+        """Let a sink whose consumer was lost go on with that one's successor."""
+        ...
+
+    def rejoin_source(self, source: CrossingSource, route: Route, end: Any) -> None:
+        """Let a source whose producer was lost go on with that one's successor."""
         ...
 
 

@@ -15,12 +15,14 @@ from flowbridge.transports.framed import FramedLink, connector
 from flowbridge.transports.link_port import LinkDataPort, LinkSink, LinkSource
 from flowbridge.transports.uds.socket_link import SocketFarLink, SocketNearLink
 from flowbridge.transports.uds.stream import UdsStream
+from flowbridge.transports.uds.workers import meet_host, pair, start_worker
 
 if TYPE_CHECKING:
     from flowbridge.contracts import Clock
-    from flowbridge.plan import Route
+    from flowbridge.plan import Placement, Route
     from flowbridge.shm.port import ShmProducer, SlotPool
     from flowbridge.transports.uds.ring_link import RingFarLink, RingNearLink
+    from flowbridge.transports.uds.workers import LocalWorker, SocketPartLink
 
 _log: Final = logging.getLogger("flowbridge.transports")
 _warned: list[str] = []
@@ -148,6 +150,18 @@ class UdsTransport:
         """Let a source whose producer vanished go on with another one."""
         self._sources = [entry for entry in self._sources if entry[0] is not source]
         self._sources.append((source, _Far(route, sock, source, self._trails)))
+
+    def join(self, route: Route) -> tuple[socket.socket, socket.socket]:
+        """The two ends of a new connection for a route: the producer's and the consumer's."""
+        return pair()
+
+    async def start_worker(self, place: Placement) -> LocalWorker:
+        """Start the process of a place on this machine."""
+        return start_worker(place)
+
+    async def meet_host(self, address: str) -> SocketPartLink:
+        """In a worker: the connection to the host that started it."""
+        return meet_host(address)
 
     def _near(self, route: Route, sock: socket.socket) -> SocketNearLink | RingNearLink:
         return _Near(route, sock, self._producer(route)).half

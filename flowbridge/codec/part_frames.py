@@ -38,8 +38,9 @@ class PartFrame(enum.IntEnum):
     REPORT = 0x68  # nodes, edges, paths, kept
     SNAPSHOTS = 0x6A  # node, state, error
     TERMINATED = 0x6C  # somebody sent it SIGTERM
-    CLOSED = 0x6E
-    LEFT = 0x70  # nothing more comes
+    LOST = 0x6E  # route: its other end is gone
+    CLOSED = 0x70
+    LEFT = 0x72  # nothing more comes
 
 
 def write_part(content: dict[str, Any]) -> bytes:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, cast
 
 from flowbridge import registry
-from flowbridge.errors import FlowbridgeError
 from flowbridge.plan import Placement, Plane
 from flowbridge.runtime.assembly import Assembly
 from flowbridge.runtime.books import FlowBooks

@@ -201,5 +201,3 @@ class UdsTransport:
 
     async def __aexit__(self, *exc: object) -> None:
         await self.aclose()
-
-

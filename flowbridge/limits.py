@@ -51,6 +51,7 @@ SHM_RING_BYTES_MAX: Final = 1024**3  # LocalProtocolError; RemoteProtocolError f
 SHM_INLINE_BYTES_DEFAULT: Final = 1_024  # a larger payload goes to a slot
 SHM_WINDOW_ITEMS_DEFAULT: Final = 1_024  # WouldBlock
 SHM_WINDOW_ITEMS_MAX: Final = 2**32  # LocalProtocolError
+SHM_POOL_PORTS_MAX: Final = 64  # channels of one pool; then another pool is made
 SHM_CLASSES_MAX: Final = 16  # sizes of slots in a pool; LocalProtocolError
 SHM_CLASS_SLOTS_MAX: Final = 2**28 - 1  # LocalProtocolError
 SHM_SLEEP_NS_MAX: Final = 100_000_000  # of one sleep; then the peer is looked at, and the sleep goes on

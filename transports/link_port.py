@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING, Final
 from flowbridge.errors import BrokenError, ClosedError, EncodeError, RemoteProtocolError, WouldBlock
 from flowbridge.limits import LANES, SLICE_ITEMS_MAX
 from flowbridge.machines.outcome import Arrivals, Outcomes
-from flowbridge.plan import Policy
 from flowbridge.transports.route_queue import QueueSink, QueueSource, RouteQueue
 
 if TYPE_CHECKING:
@@ -111,13 +110,11 @@ class LinkSink(QueueSink):
 
     def send_nowait(self, envelope: Envelope) -> None:
         """Accept the message or say at once why not."""
+        self._refresh()
         if self._ends.guarded:
             self._guard(envelope)
         prepared = self._prepare(envelope)
         now_ns = prepared.sent_ns = self._now_ns()
-        policy = self._queue.qos.policy
-        if policy is Policy.BLOCK or policy is Policy.ERROR:
-            self._refresh_if_short(envelope.priority)
         reason = self._offer(prepared, now_ns)
         if reason is not None:
             raise WouldBlock(reason, self._ends.edge)
@@ -126,19 +123,20 @@ class LinkSink(QueueSink):
     def send_many_nowait(self, envelopes: Sequence[Envelope]) -> int:
         """Accept messages in order, as many as there is credit for."""
         ends = self._ends
+        self._refresh()
         if ends.guarded:
             if ends.ended:
                 self._refuse()
             if any(ends.waiters[envelope.priority] for envelope in envelopes):
                 return 0
-        if not envelopes:
-            return 0
-        self._refresh()
         done = 0
         for start in range(0, len(envelopes), SLICE_ITEMS_MAX):
             part = [self._prepare(envelope) for envelope in envelopes[start : start + SLICE_ITEMS_MAX]]
-            count = self._queue.offer_many(part, self._now_ns())
-            self._pump()
+            if self._queue.drops and not self._queue.waiting and not self._is_full and not self._soon:
+                count = self._pass_on(part)
+            else:
+                count = self._queue.offer_many(part, self._now_ns())
+                self._pump()
             done += count
             if count < len(part):
                 break
@@ -146,9 +144,9 @@ class LinkSink(QueueSink):
 
     async def send(self, envelope: Envelope) -> None:
         """Accept the message, waiting for credit where the policy is `block`."""
+        self._refresh()
         if self._ends.ended:
             self._refuse()
-        self._refresh()
         # `tell` within is not heard (nothing is idle), so what was accepted is pushed here.
         await super().send(self._prepare(envelope))
         self._pump()
@@ -176,6 +174,26 @@ class LinkSink(QueueSink):
         ends = self._ends
         return self._outcomes.is_finished or ends.abandoned or ends.broken is not None or self._is_left
 
+    def _pass_on(self, envelopes: Sequence[Envelope]) -> int:
+        """Send past the empty queue, so that a dropping policy acts at the consumer's end, where the older ones are."""
+        queue, link = self._queue, self._link
+        now_ns = self._now_ns()
+        timely: list[Envelope] = []
+        for envelope in envelopes:
+            if envelope.deadline_ns > now_ns:
+                timely.append(envelope)
+            else:
+                queue.offer(envelope, now_ns)  # counts it as late
+        count = 0 if link is None else link.push(timely)
+        for envelope in timely[:count]:
+            queue.pass_on(envelope)
+            self._outcomes.pushed(envelope.priority, envelope.size_bytes)
+        if count < len(timely):
+            queue.offer_many(timely[count:], now_ns)
+            self._is_full = True
+            self._ask()
+        return len(envelopes)
+
     def _prepare(self, envelope: Envelope) -> Envelope:
         link = self._link
         if link is None:
@@ -191,7 +209,7 @@ class LinkSink(QueueSink):
     def _pump(self) -> None:
         """Push what the link has room for."""
         link, queue = self._link, self._queue
-        if link is None or self._is_full:
+        if link is None or self._is_full or self._soon:
             return
         while queue.waiting:
             taken = queue.take(SLICE_ITEMS_MAX)
@@ -239,10 +257,6 @@ class LinkSink(QueueSink):
         if self._wants():
             self._ask()
 
-    def _refresh_if_short(self, priority: int) -> None:
-        if not super().credit_items(priority):
-            self._refresh()
-
     def _refresh(self) -> None:
         if self._link is not None:
             self._take_report(self._link)
@@ -254,13 +268,6 @@ class LinkSink(QueueSink):
         except RemoteProtocolError as error:
             asyncio.get_running_loop().call_soon(self._lost, error)
             return
-        if accepting:
-            for lane in range(LANES):
-                if accepting >> lane & 1 and ends.waiters[lane]:
-                    ends.admit_waiters(lane)
-                    self._pump_soon()
-            if ends.writable and not self._queue.stopped:
-                ends.tell_writable()
         if self._outcomes.is_finished:
             self._tell_flushed()
         if self._outcomes.is_closed and not ends.abandoned:
@@ -268,9 +275,16 @@ class LinkSink(QueueSink):
             self._drop_queued("abort")
             ends.fail_waiters(BrokenError, "the consumer closed its end")
             self._tell_flushed()
+        if accepting:
+            for lane in range(LANES):
+                if accepting >> lane & 1 and ends.waiters[lane]:
+                    ends.admit_waiters(lane)
+                    self._pump_soon()
+            if ends.writable and not self._queue.stopped:
+                ends.tell_writable()
 
     def _pump_soon(self) -> None:
-        """Push after the senders that were admitted have run: one that was cancelled meanwhile takes its message back."""
+        """Push once the senders that were admitted have run: one that was cancelled then takes its message back."""
         if not self._soon:
             self._soon = True
             asyncio.get_running_loop().call_soon(self._pump_now)
@@ -317,6 +331,8 @@ class LinkSource(QueueSource):
         link.on_end = self._finished
         link.on_lost = self._lost
         link.start()
+        if self._arrivals.is_closed:
+            self._report_soon()
 
     def break_off(self, why: Exception) -> None:
         """The producer will not come back: BrokenError once everything that arrived was taken."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final, NoReturn, cast
+from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 import cbor2
 
@@ -28,7 +28,7 @@ def write_array(items: Sequence[object]) -> bytes:
 
 
 def read_array(data: bytes, positions: int | None) -> list[Any]:
-    """The items of an array of so many positions, None for any number. Raises: DecodeError, and nothing else, for any bytes."""
+    """The items of an array of so many positions, None for any number. Raises: DecodeError, for any bytes."""
     if len(data) > HEADER_BYTES_MAX:
         raise DecodeError(f"a frame header exceeds {HEADER_BYTES_MAX} bytes: {len(data)}")
     try:
@@ -47,7 +47,7 @@ def read_array(data: bytes, positions: int | None) -> list[Any]:
         raise
     except (cbor2.CBORError, ValueError, TypeError, OverflowError, MemoryError, RecursionError) as error:
         raise DecodeError(f"a frame header is not CBOR as agreed: {error}") from error
-    found = cast("list[Any]", items)
+    found: list[Any] = items
     if positions is not None and len(found) != positions:
         raise DecodeError(f"a frame header has {len(found)} positions, not {positions}")
     return found

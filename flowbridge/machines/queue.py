@@ -45,7 +45,10 @@ class Lane:
 class LaneQueue:
     """The machine behind every data port and subscription."""
 
-    __slots__ = ("_bytes_max", "_items_max", "_open_items", "_policy", "_turns", "books", "finished", "lanes", "qos")
+    __slots__ = (
+        *("_bytes_max", "_items_max", "_open_items", "_policy", "_turns"),
+        *("books", "drops", "finished", "lanes", "qos"),
+    )
 
     def __init__(self, qos: Qos, books: EdgeBooks) -> None:
         self.qos = qos
@@ -53,6 +56,7 @@ class LaneQueue:
         self.lanes = [Lane() for _ in range(LANES)]
         self.finished = False
         self._policy = qos.policy
+        self.drops = qos.policy not in {Policy.BLOCK, Policy.ERROR}
         # Below this many items a lane needs no second look; `block` stops at the watermark, others at the capacity.
         self._items_max = qos.capacity_items
         self._open_items = min(qos.high_items, qos.capacity_items) if qos.policy is Policy.BLOCK else qos.capacity_items
@@ -175,6 +179,14 @@ class LaneQueue:
             return None
         return self.offer(envelope, now_ns)
 
+    def pass_on(self, envelope: Envelope) -> None:
+        """Count a message that went over a link at once, without standing here; `release` ends it."""
+        lane = self.lanes[envelope.priority]
+        lane.items += 1
+        lane.bytes += envelope.size_bytes
+        self.books.sent += 1
+        self.books.in_flight += 1
+
     def arrive(self, envelope: Envelope) -> None:
         """Take in what the other end of a link accepted: credit was used there, so only a dropping policy acts here.
 
@@ -182,11 +194,10 @@ class LaneQueue:
         """
         lane = self.lanes[envelope.priority]
         policy = self._policy
-        if lane.items < self._items_max and lane.bytes + envelope.size_bytes <= self._bytes_max:
-            if policy is not Policy.LATEST or not lane.items:
-                self._accept(lane, envelope)
-                return
-        if policy is not Policy.BLOCK and policy is not Policy.ERROR:
+        has_room = lane.items < self._items_max and lane.bytes + envelope.size_bytes <= self._bytes_max
+        if has_room and (policy is not Policy.LATEST or not lane.items):
+            self._accept(lane, envelope)
+        elif policy is not Policy.BLOCK and policy is not Policy.ERROR:
             self._offer_full(lane, envelope)
         elif lane.items:
             raise RemoteProtocolError(

@@ -101,8 +101,8 @@ class RingNearLink:
         """
         producer, records = self._producer, self._records
         for control in controls:
-            codec, number, data = control
-            if producer.try_send(data, 0, codec, 0, 0, 0, 0, 0, number, KIND_CTRL):
+            codec, number, content = control
+            if producer.try_send(content, 0, codec, 0, 0, 0, 0, 0, number, KIND_CTRL):
                 return False
             records.sent(control, envelope)
         if prepared.nbytes > self._slot_max and prepared.nbytes > self._inline_max:

@@ -112,6 +112,7 @@ async def many_are_refused_after_the_end(maker: PortMaker) -> None:
         equal(port.sink.books.sent, 0, "sent")
     async with maker(qos(), ManualClock()) as port:
         await port.source.aclose()
+        await quiet()
         with raises(BrokenError, "send_many_nowait to a closed source"):
             port.sink.send_many_nowait([message(0), message(1)])
         equal(port.sink.books.sent, 0, "sent")

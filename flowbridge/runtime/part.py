@@ -10,7 +10,6 @@ from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING, Any, Final, cast
 
 from flowbridge.codec.part_frames import PartFrame, read_part, write_error, write_part
-from flowbridge.codec.plan import plan_from_cbor
 from flowbridge.errors import FlowbridgeError, LocalProtocolError, RemoteProtocolError, ResourceError
 from flowbridge.limits import WORKER_REPORT_NS, WORKER_STOP_NS
 from flowbridge.runtime.assembly import Assembly
@@ -152,7 +151,7 @@ class Part:
         problems: list[Problem] = []
         try:
             sys.path[:] = [str(entry) for entry in told["sys_path"]]
-            self._plan = plan_from_cbor(told["plan"])
+            self._plan = unpacked(PackedState(told["plan"]))
             problems = await self._assemble(told)
         except Exception as error:
             node = next(iter(told["nodes"]), "")

@@ -9,7 +9,6 @@ import sys
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from flowbridge.codec.part_frames import PartFrame, read_error, read_part, write_part
-from flowbridge.codec.plan import plan_to_cbor
 from flowbridge.errors import BrokenError, FlowbridgeError, RemoteProtocolError, ResourceError
 from flowbridge.limits import SETTLE_NS, WORKER_START_NS, WORKER_STOP_NS
 from flowbridge.machines.node import NodeState
@@ -116,7 +115,7 @@ class RemotePart:
         self.tell(
             PartFrame.PART,
             {
-                "plan": plan_to_cbor(self._plan),
+                "plan": packed(self._plan).data,  # pickled: a child of ours; pydantic would double its start
                 "process": self.process,
                 "nodes": [node.node for node in self.unfinished],
                 "ended": [node.node for node in self.nodes.values() if node.has_ended],
@@ -236,36 +235,45 @@ class RemotePart:
             raise RemoteProtocolError(f"{self.name}: frame {frame.name} is damaged: {error!r}") from error
 
     def _said(self, frame: PartFrame, content: dict[str, Any]) -> None:
-        if frame is PartFrame.REPORT:
-            self._reported(content)
-        elif frame is PartFrame.ENDED:
-            self._node_ended(content)
-        elif frame is PartFrame.LOADING:
-            self._loading = str(content["node"])
-        elif frame is PartFrame.READY:
-            self._loading = None
-            if self._ready is not None and not self._ready.done():
-                self._ready.set_result([Problem(*map(str, problem)) for problem in content["problems"]])
-        elif frame is PartFrame.SNAPSHOTS:
-            waiting = self._snapshots.pop(content["node"], None)
-            if waiting is not None and not waiting.done():
-                state, error = content["state"], content["error"]
-                found = None if state is None else PackedState(bytes(state))
-                waiting.set_result(found if error is None else read_error(error))
-        elif frame is PartFrame.LOST:
-            self._whole.end_lost(str(content["route"]), self)
-        elif frame is PartFrame.TERMINATED:
-            if not self._is_stopping:
-                self._whole.asked_to_end()
-        elif frame in (PartFrame.CLOSED, PartFrame.LEFT):
-            self._has_left = self._has_left or frame is PartFrame.LEFT
-            answer = self._answers.pop(frame, None)
-            if answer is not None and not answer.done():
-                answer.set_result(None)
-        elif frame is PartFrame.HELLO:
-            _log.debug("%s: imported in %.0f ms", self.name, content["import_ns"] / 1e6)
-        else:
+        act = {
+            PartFrame.HELLO: self._greeted,
+            PartFrame.LOADING: self._begins_to_load,
+            PartFrame.READY: self._is_ready,
+            PartFrame.REPORT: self._reported,
+            PartFrame.ENDED: self._node_ended,
+            PartFrame.SNAPSHOTS: self._took_snapshot,
+            PartFrame.LOST: lambda found: self._whole.end_lost(str(found["route"]), self),
+            PartFrame.TERMINATED: lambda _: None if self._is_stopping else self._whole.asked_to_end(),
+            PartFrame.CLOSED: lambda _: self._answered(frame),
+            PartFrame.LEFT: lambda _: self._answered(frame),
+        }.get(frame)
+        if act is None:
             raise RemoteProtocolError(f"{self.name}: frame {frame.name} is for a worker")
+        act(content)
+
+    def _greeted(self, content: dict[str, Any]) -> None:
+        _log.debug("%s: imported in %.0f ms", self.name, content["import_ns"] / 1e6)
+
+    def _begins_to_load(self, content: dict[str, Any]) -> None:
+        self._loading = str(content["node"])
+
+    def _is_ready(self, content: dict[str, Any]) -> None:
+        self._loading = None
+        if self._ready is not None and not self._ready.done():
+            self._ready.set_result([Problem(*map(str, problem)) for problem in content["problems"]])
+
+    def _took_snapshot(self, content: dict[str, Any]) -> None:
+        waiting = self._snapshots.pop(content["node"], None)
+        if waiting is not None and not waiting.done():
+            state, error = content["state"], content["error"]
+            found = None if state is None else PackedState(bytes(state))
+            waiting.set_result(found if error is None else read_error(error))
+
+    def _answered(self, frame: PartFrame) -> None:
+        self._has_left = self._has_left or frame is PartFrame.LEFT
+        answer = self._answers.pop(frame, None)
+        if answer is not None and not answer.done():
+            answer.set_result(None)
 
     def _reported(self, content: dict[str, Any]) -> None:
         for node, plain in content["nodes"].items():

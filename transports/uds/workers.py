@@ -11,7 +11,6 @@ import contextlib
 import os
 import signal
 import socket
-import subprocess
 import sys
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +20,8 @@ from flowbridge.transports.uds.stream import UdsStream
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+
+    import subprocess
 
     from flowbridge.plan import Placement
 
@@ -132,6 +133,8 @@ class LocalWorker:
 
 def start_worker(place: Placement) -> LocalWorker:
     """Start the process of a place on this machine. Raises: ResourceError."""
+    import subprocess  # a worker starts none
+
     assert place.process is not None, f"{place} names no process"
     ours, theirs = pair()
     with theirs:

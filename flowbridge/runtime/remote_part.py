@@ -19,7 +19,7 @@ from flowbridge.runtime.remote_node import RemoteNode
 from flowbridge.time.ledger import EdgeBooks
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from flowbridge.contracts import Alarm, Clock, PlacingTransport, Worker
     from flowbridge.plan import Plan, PluginManifest
@@ -235,7 +235,7 @@ class RemotePart:
             raise RemoteProtocolError(f"{self.name}: frame {frame.name} is damaged: {error!r}") from error
 
     def _said(self, frame: PartFrame, content: dict[str, Any]) -> None:
-        act = {
+        acts: dict[PartFrame, Callable[[dict[str, Any]], None]] = {
             PartFrame.HELLO: self._greeted,
             PartFrame.LOADING: self._begins_to_load,
             PartFrame.READY: self._is_ready,
@@ -246,7 +246,8 @@ class RemotePart:
             PartFrame.TERMINATED: lambda _: None if self._is_stopping else self._whole.asked_to_end(),
             PartFrame.CLOSED: lambda _: self._answered(frame),
             PartFrame.LEFT: lambda _: self._answered(frame),
-        }.get(frame)
+        }
+        act = acts.get(frame)
         if act is None:
             raise RemoteProtocolError(f"{self.name}: frame {frame.name} is for a worker")
         act(content)
@@ -260,7 +261,8 @@ class RemotePart:
     def _is_ready(self, content: dict[str, Any]) -> None:
         self._loading = None
         if self._ready is not None and not self._ready.done():
-            self._ready.set_result([Problem(*map(str, problem)) for problem in content["problems"]])
+            found = content["problems"]
+            self._ready.set_result([Problem(str(node), str(part), str(text)) for node, part, text in found])
 
     def _took_snapshot(self, content: dict[str, Any]) -> None:
         waiting = self._snapshots.pop(content["node"], None)

@@ -19,9 +19,8 @@ from flowbridge.transports.framed import FramedLink, connector
 from flowbridge.transports.uds.stream import UdsStream
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
-
     import subprocess
+    from collections.abc import Callable, Sequence
 
     from flowbridge.plan import Placement
 
@@ -93,13 +92,13 @@ class LocalWorker:
         try:
             descriptor = os.pidfd_open(self._child.pid)
         except (AttributeError, OSError):  # another system than Linux, or one older than 5.3
-            while self._child.poll() is None:
+            while self._child.poll() is None:  # noqa: ASYNC110
                 await asyncio.sleep(_LOOK_S)
             return
-        gone = loop.create_future()
-        loop.add_reader(descriptor, lambda: gone.done() or gone.set_result(None))
+        gone = asyncio.Event()
+        loop.add_reader(descriptor, gone.set)
         try:
-            await gone
+            await gone.wait()
         finally:
             loop.remove_reader(descriptor)
             os.close(descriptor)

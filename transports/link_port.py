@@ -34,7 +34,10 @@ _log: Final = logging.getLogger("flowbridge.transports")
 class LinkSink(QueueSink):
     """The producer's end; see `contracts.DataSink`."""
 
-    __slots__ = ("_asked", "_end_pushed", "_flushed", "_is_full", "_is_left", "_link", "_outcomes", "_soon", "on_lost")
+    __slots__ = (
+        *("_asked", "_end_pushed", "_flushed", "_is_full", "_is_left", "_link", "_outcomes", "_prepares", "_soon"),
+        "on_lost",
+    )
 
     def __init__(self, route: Route, clock: Clock, link: NearLink | None = None) -> None:
         super().__init__(RouteQueue(route.id, route.qos, clock))
@@ -43,6 +46,7 @@ class LinkSink(QueueSink):
         ends.on_wait = self._ask
         self._outcomes = Outcomes(self._queue)
         self._link: NearLink | None = None
+        self._prepares: NearLink | None = None  # the link, also when it is lost: its successor sends what waits
         self._is_full = False
         self._is_left = False
         self._asked = False
@@ -59,7 +63,7 @@ class LinkSink(QueueSink):
     def attach(self, link: NearLink) -> None:
         """Go on over this link; messages that wait go over it first."""
         assert self._link is None, f"{self._ends.edge}: has a link already"
-        self._link = link
+        self._link = self._prepares = link
         link.on_news = self._news
         link.on_lost = self._lost
         self._is_full = False
@@ -195,9 +199,8 @@ class LinkSink(QueueSink):
         return len(envelopes)
 
     def _prepare(self, envelope: Envelope) -> Envelope:
-        link = self._link
-        if link is None:
-            raise BrokenError(f"{self._ends.edge}: is not joined to its consumer now")
+        link = self._prepares
+        assert link is not None, f"{self._ends.edge}: was never joined to its consumer"
         try:
             return link.prepare(envelope)
         except EncodeError as error:
@@ -311,13 +314,14 @@ class LinkSink(QueueSink):
 class LinkSource(QueueSource):
     """The consumer's end; see `contracts.DataSource`."""
 
-    __slots__ = ("_arrivals", "_link", "_reports", "on_lost")
+    __slots__ = ("_arrivals", "_link", "_reports", "_starts", "on_lost")
 
     def __init__(self, route: Route, clock: Clock, link: FarLink | None = None) -> None:
         super().__init__(RouteQueue(route.id, route.qos, clock))
         self._arrivals = Arrivals(self._queue)
         self._link: FarLink | None = None
         self._reports = False
+        self._starts = False  # the link begins once what came over the last one is settled
         self.on_lost: Callable[[Exception], None] = self.break_off
         """What to do when the link is lost before the end; by default the route is broken."""
         if link is not None:
@@ -330,7 +334,15 @@ class LinkSource(QueueSource):
         link.on_messages = self._arrived
         link.on_end = self._finished
         link.on_lost = self._lost
-        link.start()
+        self._starts = True
+        self._start()
+
+    def _start(self) -> None:
+        """Begin: the counts of a link are of what came over it, so nothing older may still be held."""
+        if self._starts and self._link is not None and not any(lane.items for lane in self._queue.lanes):
+            self._starts = False
+            self._arrivals.rebase()
+            self._link.start()
         if self._arrivals.is_closed:
             self._report_soon()
 
@@ -368,6 +380,8 @@ class LinkSource(QueueSource):
     def settle(self, taken: Sequence[Envelope], *, expired: int = 0) -> None:
         """Return what `take` lent; the producer's end hears of it in the next turn of the loop."""
         self._queue.settle(taken, expired)
+        if self._starts:
+            self._start()
         self._report_soon()
 
     async def aclose(self) -> None:
@@ -383,7 +397,7 @@ class LinkSource(QueueSource):
 
     def _report(self) -> None:
         self._reports = False
-        if self._link is not None:
+        if self._link is not None and not self._starts:
             self._link.report(self._arrivals.counts())
 
     def give_back(self, taken: Sequence[Envelope]) -> None:

@@ -32,13 +32,18 @@ NOTHING: Final = (0,) * COUNTS
 class Arrivals:
     """The consumer's end: counts what arrived, so that what ended can be told."""
 
-    __slots__ = ("_bytes", "_items", "_queue", "is_closed")
+    __slots__ = ("_base", "_bytes", "_items", "_queue", "is_closed")
 
     def __init__(self, queue: LaneQueue) -> None:
         self._queue = queue
         self._items = [0] * LANES
         self._bytes = [0] * LANES
+        self._base: tuple[int, ...] = NOTHING
         self.is_closed = False
+
+    def rebase(self) -> None:
+        """Count from here, for another producer's end; nothing may be held."""
+        self._base = (*self._totals(), 0, 0)
 
     def arrived(self, priority: int, size_bytes: int) -> None:
         """Count one message before it is queued."""
@@ -47,6 +52,10 @@ class Arrivals:
 
     def counts(self) -> tuple[int, ...]:
         """The sixteen counts of now."""
+        since = [now - base for now, base in zip(self._totals(), self._base, strict=False)]
+        return (*since, int(self.is_closed), int(self._queue.finished))
+
+    def _totals(self) -> tuple[int, ...]:
         lanes = self._queue.lanes
         books = self._queue.books
         return (
@@ -55,8 +64,6 @@ class Arrivals:
             books.delivered,
             books.expired,
             *[books.dropped.get(cause, 0) for cause in _CAUSES],
-            int(self.is_closed),
-            int(self._queue.finished),
         )
 
 

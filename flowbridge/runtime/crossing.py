@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Any, cast
 
+from flowbridge.errors import ClosedError
 from flowbridge.limits import SETTLE_NS, SETTLE_PAUSE_NS
 from flowbridge.runtime.books import Role
 
@@ -70,6 +71,7 @@ class CrossingEnd:
         if self._next is not None:
             self._next.close()
             self._next = None
+        self.break_off(ClosedError(f"{self.route.id}: the flow has ended"))
         self.port.close()
 
 

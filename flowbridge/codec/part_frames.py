@@ -20,7 +20,7 @@ class PartFrame(enum.IntEnum):
     """What a frame says. All are even: none may be skipped."""
 
     # from the host
-    PART = 0x40  # plan, nodes, ended, process, sys_path, state: what to run; nothing is done yet
+    PART = 0x40  # plan, nodes, ended, process, sys_path, state, is_terminal, encoding: what to run; nothing is done yet
     END = 0x42  # route, role: an end of a route comes with it; after `GO` it replaces one that was lost
     PREPARE = 0x44  # load the operators and open the ends
     GO = 0x46  # run
@@ -40,6 +40,7 @@ class PartFrame(enum.IntEnum):
     TERMINATED = 0x6C  # somebody sent it SIGTERM
     LOST = 0x6E  # route: its other end is gone
     CLOSED = 0x70
+    TEXT = 0x74  # text: an operator printed it
     LEFT = 0x72  # nothing more comes
 
 

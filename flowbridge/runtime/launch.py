@@ -43,7 +43,9 @@ async def launch(
     if placed and not problems:
         from flowbridge.runtime.remote import RemoteParts
 
-        remote = RemoteParts(plan, cast("PlacingTransport", await transport("ipc")), clock, state)
+        remote = RemoteParts(
+            plan, cast("PlacingTransport", await transport("ipc")), clock, state, for_assembly["stdout"]
+        )
         resources.push_async_callback(remote.aclose)
         problems += await remote.start()
     here = [manifest.node for manifest in plan.manifests if manifest.node not in placed]

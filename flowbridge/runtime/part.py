@@ -15,6 +15,7 @@ from flowbridge.limits import WORKER_REPORT_NS, WORKER_STOP_NS
 from flowbridge.runtime.assembly import Assembly
 from flowbridge.runtime.books import Role, node_to_plain, path_to_plain
 from flowbridge.runtime.crossing import CrossingEnd, open_end, settled
+from flowbridge.runtime.far_stdout import FarStdout
 from flowbridge.runtime.kept import PackedState, packed, unpacked
 from flowbridge.runtime.problem import Problem
 from flowbridge.runtime.turn import Turns
@@ -57,6 +58,7 @@ class Part:
         self._nodes: dict[str, asyncio.Task[None]] = {}
         self._deeds: set[asyncio.Task[None]] = set()
         self._kept: dict[str, Any] = {}  # the snapshots that the host has
+        self._stdout: FarStdout | None = None
         self._lost = asyncio.get_running_loop().create_future()
         self.is_stopping = False
         """Whether the host told a node to stop at once."""
@@ -161,6 +163,11 @@ class Part:
 
     async def _assemble(self, told: dict[str, Any]) -> list[Problem]:
         bus = cast("EventBus", UnreachableBus(str(told["process"])))
+        stdout = self._stdout = FarStdout(
+            lambda text: self._tell(PartFrame.TEXT, {"text": text}),
+            is_terminal=bool(told["is_terminal"]),
+            encoding=str(told["encoding"]),
+        )
         assembly = self._assembly = Assembly(
             self._plan,
             told["nodes"],
@@ -171,6 +178,7 @@ class Part:
             operators={},
             turns=Turns(),
             resources=self._resources,
+            stdout=stdout.as_text_io(),
         )
         problems = assembly.load(lambda node: self._tell(PartFrame.LOADING, {"node": node}))
         transport = cast("PlacingTransport", await self._transport("ipc"))
@@ -248,8 +256,10 @@ class Part:
         nodes = {node: node_to_plain(supervisor.report) for node, supervisor in self._supervisors.items()}
         paths = [path_to_plain(report) for report in self._assembly.paths.reports()]
         self._tell(PartFrame.REPORT, {"nodes": nodes, "edges": edges, "paths": paths, "kept": kept})
+        if self._stdout is not None:
+            self._stdout.flush()
         with contextlib.suppress(OSError, ValueError):
-            sys.stdout.flush()
+            sys.stdout.flush()  # what was printed past `context.stdout`
 
     async def _snapshot(self, node: str) -> None:
         state: bytes | None = None

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from typing import TYPE_CHECKING, Any, Final
+import sys
+from typing import TYPE_CHECKING, Any, Final, TextIO
 
 from flowbridge.codec.part_frames import PartFrame
 from flowbridge.errors import BrokenError, ResourceError
@@ -34,8 +35,17 @@ class RemoteParts:
     Use: `start`, `open_ends`, `prepare`, `account`, and a `RunningFlow` goes on with `attach` and `leave`.
     """
 
-    def __init__(self, plan: Plan, transport: PlacingTransport, clock: Clock, state: Mapping[str, Any]) -> None:
+    def __init__(
+        self,
+        plan: Plan,
+        transport: PlacingTransport,
+        clock: Clock,
+        state: Mapping[str, Any],
+        stdout: TextIO | None,
+    ) -> None:
         self._plan = plan
+        self.stdout: TextIO = sys.stdout if stdout is None else stdout
+        """Where operators print, in whatever process they run."""
         self._transport = transport
         self._clock = clock
         by_place: dict[Placement, list[Any]] = {}
@@ -143,6 +153,14 @@ class RemoteParts:
     def trouble(self, text: str) -> None:
         """Something that belongs into the report."""
         self._trouble(text)
+
+    def printed(self, text: str) -> None:
+        """An operator printed this."""
+        try:
+            self.stdout.write(text)
+            self.stdout.flush()
+        except (OSError, ValueError) as error:
+            _log.debug("what an operator printed went nowhere: %s", error)
 
     def asked_to_end(self) -> None:
         """Somebody sent SIGTERM to a process: the flow cannot go on without it."""

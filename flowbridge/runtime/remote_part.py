@@ -6,7 +6,7 @@ import asyncio
 import enum
 import logging
 import sys
-from typing import TYPE_CHECKING, Any, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final, Protocol, TextIO
 
 from flowbridge.codec.part_frames import PartFrame, read_error, read_part, write_part
 from flowbridge.errors import BrokenError, FlowbridgeError, RemoteProtocolError, ResourceError
@@ -40,12 +40,15 @@ class Stage(enum.Enum):
 class Whole(Protocol):
     """The flow that a part is of."""
 
+    @property
+    def stdout(self) -> TextIO: ...
     def counted(self, route: str, role: Role, books: EdgeBooks) -> None: ...
     def went(self, part: RemotePart, paths: Sequence[PathReport]) -> None: ...
     def died(self, part: RemotePart) -> None: ...
     async def rejoin(self, part: RemotePart) -> None: ...
     def end_lost(self, route: str, peer_of: RemotePart) -> None: ...
     def trouble(self, text: str) -> None: ...
+    def printed(self, text: str) -> None: ...
     def asked_to_end(self) -> None: ...
 
 
@@ -120,6 +123,8 @@ class RemotePart:
                 "nodes": [node.node for node in self.unfinished],
                 "ended": [node.node for node in self.nodes.values() if node.has_ended],
                 "sys_path": list(sys.path),
+                "is_terminal": self._whole.stdout.isatty(),
+                "encoding": getattr(self._whole.stdout, "encoding", None) or "utf-8",
                 "state": {node.node: node.kept.data for node in self.unfinished if node.kept is not None},
             },
         )
@@ -244,6 +249,7 @@ class RemotePart:
             PartFrame.SNAPSHOTS: self._took_snapshot,
             PartFrame.LOST: lambda found: self._whole.end_lost(str(found["route"]), self),
             PartFrame.TERMINATED: lambda _: None if self._is_stopping else self._whole.asked_to_end(),
+            PartFrame.TEXT: lambda found: self._whole.printed(str(found["text"])),
             PartFrame.CLOSED: lambda _: self._answered(frame),
             PartFrame.LEFT: lambda _: self._answered(frame),
         }

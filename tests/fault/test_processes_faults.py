@@ -152,7 +152,9 @@ def test_an_operator_that_holds_its_worker_does_not_hold_the_flow(tmp_path: Path
         tmp_path, ENDLESS, work("blocks", "place: {process: two}"), KEEP, operators={"keep": Sink()}, drive=drive
     )
     assert report.status == "failed"
-    assert re.search(r"process two \(pid \d+\) was killed, because its nodes did not stop .*; busy: b$", report.errors[0])
+    assert re.search(
+        r"process two \(pid \d+\) was killed, because its nodes did not stop .*; busy: b$", report.errors[0]
+    )
     assert report.nodes["b"].state == "aborted"
 
 

@@ -118,6 +118,19 @@ OPERATORS = textwrap.dedent(
             return value
 
 
+    def marks(value):
+        if value == 20:
+            open("begun", "w").close()
+        return value
+
+
+    def marks_and_blocks(value):
+        if value == 20:
+            open("begun", "w").close()
+            time.sleep(3600)
+        return value
+
+
     def blocks(value):
         time.sleep(3600)
     '''

@@ -53,5 +53,5 @@ bench: $(STAMP)
 	@$(BIN)/python -m pytest benchmarks --benchmark-only --benchmark-columns=min,median,mean,rounds
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info .hypothesis .benchmarks .coverage
+	rm -rf $(VENV) build dist *.egg-info .hypothesis .benchmarks .coverage shm/_core.c shm/_core.*.so
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -42,8 +42,20 @@ HEADER_BYTES_MAX: Final = 4_096  # EncodeError here, DecodeError from a peer
 BODY_BYTES_MAX: Final = 1024**3  # of one frame on a Unix socket: RemoteProtocolError; EncodeError here
 STREAM_BYTES_HIGH: Final = 1024 * 1024  # a sender waits while more than this is unsent
 STREAM_BYTES_LOW: Final = 256 * 1024  # ... until no more than this is
-STREAM_READ_BYTES: Final = 256 * 1024  # of one read
-DESCRIPTORS_MAX: Final = 16  # passed at once over a socket; RemoteProtocolError
+STREAM_READ_BYTES: Final = 64 * 1024  # of one read: larger ones are mapped anew each time, five times slower
+STREAM_WRITE_BYTES: Final = 1024 * 1024  # of one turn: the rest is written in the next one, after others ran
+STREAM_PARTS_MAX: Final = 64  # of one system call, below the kernel's IOV_MAX; the rest follows
+DESCRIPTORS_MAX: Final = 16  # passed with one frame: RemoteProtocolError from a peer, LocalProtocolError here
+
+# --- local sockets ------------------------------------------------------------------------------------------------
+SOCKET_PATH_BYTES_MAX: Final = 107  # sun_path without its closing zero (unix(7)); LocalProtocolError
+CONNECTIONS_MAX: Final = 1_024  # open ones of a listener; a further one is closed as soon as it is accepted
+BACKLOG_MAX: Final = 512  # not yet accepted ones; whoever connects then waits until its time is over
+ACCEPTS_PER_TURN_MAX: Final = 64  # the rest waits for the next turn of the loop, after others ran
+ACCEPT_PAUSE_NS: Final = 100_000_000  # after an accept that found no descriptor or memory left
+CONNECT_RETRY_NS: Final = 2_000_000  # between two tries while the backlog is full
+LOCK_TRIES_MAX: Final = 25  # a lock that is held for longer than these tries belongs to somebody alive
+LOCK_RETRY_NS: Final = 2_000_000  # between two of them
 
 # --- shared memory ------------------------------------------------------------------------------------------------
 SHM_RING_BYTES_DEFAULT: Final = 256 * 1024  # stays in a second-level cache; a larger ring is a slower one
@@ -65,7 +77,7 @@ PAYLOAD_SCHEMAS_MAX: Final = (
 )
 PAYLOAD_SCHEMA_BYTES_MAX: Final = 1024 * 1024  # EncodeError here, RemoteProtocolError from a peer
 PAYLOAD_VIEW_BYTES_MIN: Final = 4_096  # smaller bytes are copied, so that they do not hold the slot they came in
-PAYLOAD_IN_PLACE_BYTES_MIN: Final = 262_144  # smaller batches are written aside and copied, which is faster
+PAYLOAD_IN_PLACE_BYTES_MIN: Final = 262_144  # smaller batches are written aside and copied, which takes fewer calls
 
 # --- reports ------------------------------------------------------------------------------------------------------
 PATHS_MAX: Final = 1_000  # further paths are counted under one entry named "(others)"

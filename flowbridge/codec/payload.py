@@ -24,7 +24,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Final
 
 from flowbridge.codec.tree import tree_from_bytes, tree_to_bytes
-from flowbridge.errors import EncodeError, RemoteProtocolError
+from flowbridge.errors import EncodeError, LocalProtocolError, RemoteProtocolError
 from flowbridge.limits import PAYLOAD_SCHEMA_BYTES_MAX, PAYLOAD_SCHEMAS_MAX, PAYLOAD_VIEW_BYTES_MIN
 
 if TYPE_CHECKING:
@@ -64,11 +64,12 @@ class Prepared:
     def write_into(self, target: memoryview) -> None:
         """Fill the first `nbytes` of a writable target, which should start at a multiple of 64.
 
-        Raises: EncodeError when the target is too short.
+        Raises: EncodeError when the target is too short; LocalProtocolError for a template, whose views write.
         """
+        if self.data is None:
+            raise LocalProtocolError("the record of a template is written through its views")
         if target.nbytes < self.nbytes:
             raise EncodeError(f"a record of {self.nbytes} bytes does not fit into {target.nbytes}")
-        assert self.data is not None
         target.cast("B")[: self.nbytes] = self.data
 
     def to_bytes(self) -> BytesLike:
@@ -109,7 +110,7 @@ class PayloadWriter:
 
         Raises: EncodeError that says what in it cannot leave the process, and what to send instead.
         """
-        kind = type(payload)
+        kind: Any = type(payload)  # pyright: ignore[reportUnknownVariableType]
         if kind is bytes:
             return Prepared(RAW, _BYTES, payload, len(payload))
         if kind is dict or kind is list or kind is str:

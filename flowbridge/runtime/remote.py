@@ -196,7 +196,7 @@ class RemoteParts:
             self._joined[route.id] += 1
             for other, role, end in ((source, Role.SINK, near), (target, Role.SOURCE, far)):
                 if other is part and not any(ended):
-                    other.give(route.id, role, end)
+                    part.give(route.id, role, end)
                 elif any(ended):
                     end.close()
                 elif other is None:

@@ -26,7 +26,8 @@ from flowbridge.runtime.part import Part  # noqa: E402
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from flowbridge.contracts import PlacingTransport, Transport
+    from flowbridge.contracts import Transport
+    from flowbridge.placing import PlacingTransport
 
 HOST_GONE: Final = 3
 """The exit code when the host died."""

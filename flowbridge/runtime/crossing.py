@@ -12,7 +12,8 @@ from flowbridge.runtime.books import Role
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-    from flowbridge.contracts import Clock, CrossingSink, CrossingSource, PlacingTransport
+    from flowbridge.contracts import Clock
+    from flowbridge.placing import CrossingSink, CrossingSource, PlacingTransport
     from flowbridge.plan import Route
 
 

@@ -17,7 +17,8 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping
     from contextlib import AsyncExitStack
 
-    from flowbridge.contracts import Clock, PlacingTransport, Transport
+    from flowbridge.contracts import Clock, Transport
+    from flowbridge.placing import PlacingTransport
     from flowbridge.plan import Plan, PluginManifest
     from flowbridge.runtime.flow import Supervised
     from flowbridge.runtime.remote import RemoteParts

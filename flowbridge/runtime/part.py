@@ -23,7 +23,8 @@ from flowbridge.runtime.turn import Turns
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
 
-    from flowbridge.contracts import Clock, EventBus, PartLink, PlacingTransport, Transport
+    from flowbridge.contracts import Clock, EventBus, Transport
+    from flowbridge.placing import PartLink, PlacingTransport
     from flowbridge.plan import Plan
     from flowbridge.runtime.supervisor import Supervisor
 

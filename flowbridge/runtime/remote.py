@@ -18,7 +18,8 @@ from flowbridge.runtime.remote_part import RemotePart, Stage
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
-    from flowbridge.contracts import Clock, CrossingSink, CrossingSource, PlacingTransport
+    from flowbridge.contracts import Clock
+    from flowbridge.placing import CrossingSink, CrossingSource, PlacingTransport
     from flowbridge.plan import Plan, Route
     from flowbridge.report import PathReport
     from flowbridge.runtime.books import FlowBooks

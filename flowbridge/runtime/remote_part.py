@@ -21,7 +21,8 @@ from flowbridge.time.ledger import EdgeBooks
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-    from flowbridge.contracts import Alarm, Clock, PlacingTransport, Worker
+    from flowbridge.contracts import Alarm, Clock
+    from flowbridge.placing import PlacingTransport, Worker
     from flowbridge.plan import Plan, PluginManifest
     from flowbridge.report import PathReport
 

@@ -29,7 +29,7 @@ _LOOK_S = 0.005  # between two looks at a child where the kernel has no pidfd
 
 
 class SocketPartLink:
-    """A control connection over a socket; see `contracts.PartLink`. An end of a route is a connected socket."""
+    """A control connection over a socket; see `placing.PartLink`. An end of a route is a connected socket."""
 
     def __init__(self, sock: socket.socket, peer: str) -> None:
         self.peer = peer
@@ -78,7 +78,7 @@ class SocketPartLink:
 
 
 class LocalWorker:
-    """A child process; see `contracts.Worker`."""
+    """A child process; see `placing.Worker`."""
 
     def __init__(self, process: str, child: subprocess.Popen[bytes], sock: socket.socket) -> None:
         self.name = f"process {process} (pid {child.pid})"

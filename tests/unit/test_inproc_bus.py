@@ -252,7 +252,7 @@ def test_an_edge_opened_again_goes_on_with_its_books_and_starts_its_numbers_anew
 
 
 def test_books_of_closed_edges_are_bounded_and_nothing_is_lost(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("flowbridge.transports.inproc.bus_books.PATHS_MAX", 3)
+    monkeypatch.setattr("flowbridge.transports.bus_books.PATHS_MAX", 3)
 
     async def scenario(bus: InprocEventBus, _: ManualClock) -> None:
         async with bus.subscribe("t", edge="lent") as source:

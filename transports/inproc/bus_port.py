@@ -94,6 +94,11 @@ class SubscriptionPort:
         self._deadline_ns = qos.deadline_ns
 
     @property
+    def source(self) -> InprocSubscription:
+        """The subscriber's end, under the name that data ports have for it."""
+        return self.subscription
+
+    @property
     def waits(self) -> bool:
         """Whether a full queue makes the publisher wait."""
         return self.route.qos.policy is Policy.BLOCK

@@ -13,6 +13,7 @@ from flowbridge.contracts import DataSink, DataSource, Transport
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from flowbridge.contracts import EventBus
     from flowbridge.plan import Placement, Route
 
 
@@ -120,6 +121,14 @@ class PlacingTransport(Transport, Protocol):
 
     async def open_source(self, route: Route, end: Any) -> CrossingSource:
         """As `open_sink`, at the consumer's end."""
+        ...
+
+    def serve_bus(self, bus: EventBus) -> Any:
+        """Let one more process use a bus: the end of a connection to give it. Raises: ResourceError."""
+        ...
+
+    async def open_far_bus(self, end: Any) -> EventBus:
+        """The bus at the other end of a connection. Raises: BrokenError."""
         ...
 
     def rejoin_sink(self, sink: CrossingSink, route: Route, end: Any) -> None:

@@ -20,7 +20,7 @@ class PartFrame(enum.IntEnum):
     """What a frame says. All are even: none may be skipped."""
 
     # from the host
-    PART = 0x40  # plan, nodes, ended, process, sys_path, state, is_terminal, encoding: what to run; nothing is done yet
+    PART = 0x40  # what to run (see `RemotePart.start`); nothing is done yet
     END = 0x42  # route, role: an end of a route comes with it; after `GO` it replaces one that was lost
     PREPARE = 0x44  # load the operators and open the ends
     GO = 0x46  # run
@@ -28,6 +28,7 @@ class PartFrame(enum.IntEnum):
     ABORT = 0x4A  # node: stop at once
     SNAPSHOT = 0x4C  # node
     BREAK = 0x4E  # route, why: its other end will not come back
+    BUS = 0x54  # the end of a connection to the host's event bus comes with it
     CLOSE = 0x50  # every node has ended: take nothing more
     LEAVE = 0x52  # wait for the last counts, and report
     # from the worker

@@ -33,6 +33,14 @@ if TYPE_CHECKING:
     from flowbridge.time.ledger import EdgeBooks
 
 
+def bus_edge(plan: Plan, route: Route, serial: int) -> str:
+    """The name of a route's books at the bus.
+
+    Every run has books of its own: an edge of the same name would go on with those of an earlier run.
+    """
+    return route.id if serial == 1 else f"{route.id} ({plan.name}, flow {serial})"
+
+
 class Assembly:
     """Puts together the nodes of a flow that run in this process. Use once: `load`, then `open`, then `supervise`.
 
@@ -55,6 +63,7 @@ class Assembly:
         stdout: TextIO | None = None,
         serial: int = 1,
         ended: Collection[str] = (),
+        has_bus: bool = True,
     ) -> None:
         self._plan = plan
         self._here = frozenset(here)
@@ -62,6 +71,7 @@ class Assembly:
         self._manifests = [manifest for manifest in plan.manifests if manifest.node in self._here]
         self._serial = serial  # which flow of its host, from 1
         self._bus = bus
+        self._has_bus = has_bus  # else it is that of another process, which keeps its books
         self._clock = clock
         self._transport = transport
         self._loader = Loader(registry.catalog(), operators, plan.base_dir)
@@ -153,12 +163,12 @@ class Assembly:
             self._topics.setdefault((route.source_node, route.source_port), []).append(route.topic)
         if route.target_node not in self._here:
             return
-        # Every run has books of its own: an edge of the same name would go on with those of an earlier run.
-        edge = route.id if self._serial == 1 else f"{route.id} ({self._plan.name}, flow {self._serial})"
+        edge = bus_edge(self._plan, route, self._serial)
         subscription = await self._resources.enter_async_context(
             self._bus.subscribe(route.topic, group=route.group, qos=route.qos, edge=edge)
         )
-        self._account(route, "inproc", Role.WHOLE, partial(getattr, subscription, "books"))
+        role = Role.WHOLE if self._has_bus else Role.SOURCE
+        self._account(route, "inproc", role, partial(getattr, subscription, "books"))
         self._inlets[route.target_node].append(Inlet(route, subscription))
 
     # --- nodes ------------------------------------------------------------------------------------------------------

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, cast
 
 from flowbridge import registry
-from flowbridge.plan import Placement, Plane
+from flowbridge.plan import Placement
 from flowbridge.runtime.assembly import Assembly
 from flowbridge.runtime.books import FlowBooks
 from flowbridge.runtime.flow import RunningFlow
@@ -45,7 +45,13 @@ async def launch(
         from flowbridge.runtime.remote import RemoteParts
 
         remote = RemoteParts(
-            plan, cast("PlacingTransport", await transport("ipc")), clock, state, for_assembly["stdout"]
+            plan,
+            cast("PlacingTransport", await transport("ipc")),
+            clock,
+            state,
+            for_assembly["stdout"],
+            bus=for_assembly["bus"],
+            serial=for_assembly["serial"],
         )
         resources.push_async_callback(remote.aclose)
         problems += await remote.start()
@@ -94,7 +100,7 @@ def _place_problems(plan: Plan) -> list[Problem]:
         if text:
             elsewhere.add(manifest.node)
         elif manifest.place != Placement():
-            text = _cannot_be_placed(plan, manifest)
+            text = _cannot_be_placed(manifest)
         if text:
             where = plan.where(f"{manifest.node}.place", manifest.node)
             problems.append(Problem(manifest.node, "place", f"{where}: node {manifest.node} {text}"))
@@ -115,11 +121,8 @@ def _placed(manifest: PluginManifest) -> str:
     return f"is placed in {f'host {place.host}' if place.host is not None else f'process {place.process}'}"
 
 
-def _cannot_be_placed(plan: Plan, manifest: PluginManifest) -> str:
+def _cannot_be_placed(manifest: PluginManifest) -> str:
     """Why a node must run in the host's own process, as far as the plan says; empty when it need not."""
     if manifest.artifact.ref.startswith("host:"):
         return f"{_placed(manifest)}, but its operator {manifest.artifact.ref} is an object of this process"
-    for route in plan.routes:
-        if route.plane is Plane.BUS and manifest.node in {route.source_node, route.target_node}:
-            return f"{_placed(manifest)}, which the event bus does not reach: {route.id}"
     return ""

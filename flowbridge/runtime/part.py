@@ -10,7 +10,7 @@ from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING, Any, Final, cast
 
 from flowbridge.codec.part_frames import PartFrame, read_part, write_error, write_part
-from flowbridge.errors import FlowbridgeError, LocalProtocolError, RemoteProtocolError, ResourceError
+from flowbridge.errors import FlowbridgeError, RemoteProtocolError, ResourceError
 from flowbridge.limits import WORKER_REPORT_NS, WORKER_STOP_NS
 from flowbridge.runtime.assembly import Assembly
 from flowbridge.runtime.books import Role, node_to_plain, path_to_plain
@@ -23,23 +23,13 @@ from flowbridge.runtime.turn import Turns
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
 
-    from flowbridge.contracts import Clock, EventBus, Transport
+    from flowbridge.contracts import Clock, Transport
     from flowbridge.placing import PartLink, PlacingTransport
     from flowbridge.plan import Plan
     from flowbridge.runtime.supervisor import Supervisor
 
 _log: Final = logging.getLogger("flowbridge.process")
 _REPORT_SHARE: Final = 20  # a report may take one part of so many of the time
-
-
-class UnreachableBus:
-    """Stands for the event bus where there is none: whoever asks it for anything is told so."""
-
-    def __init__(self, process: str) -> None:
-        self._process = process
-
-    def __getattr__(self, name: str) -> Any:
-        raise LocalProtocolError(f"bus.{name}: the event bus does not reach process {self._process}")
 
 
 class Part:
@@ -52,6 +42,7 @@ class Part:
         self._resources = AsyncExitStack()
         self._told: dict[str, Any] = {}
         self._plan: Plan
+        self._bus_end: Any = None
         self._given: list[tuple[str, Role, Any]] = []
         self._ends: dict[str, CrossingEnd] = {}
         self._assembly: Assembly | None = None
@@ -100,7 +91,9 @@ class Part:
     def _frame(self, kind: int, body: bytes, ends: Sequence[Any]) -> None:
         frame, content = read_part(self._link.peer, kind, body)
         try:
-            if frame is PartFrame.END:
+            if frame is PartFrame.BUS:
+                self._bus_end = ends[0]
+            elif frame is PartFrame.END:
                 self._end_came(content, ends[0])
             else:
                 self._act(frame, content)
@@ -163,7 +156,9 @@ class Part:
         self._tell(PartFrame.READY, {"problems": [problem.to_plain() for problem in problems]})
 
     async def _assemble(self, told: dict[str, Any]) -> list[Problem]:
-        bus = cast("EventBus", UnreachableBus(str(told["process"])))
+        transport = cast("PlacingTransport", await self._transport("ipc"))
+        bus = await transport.open_far_bus(self._bus_end)
+        self._resources.push_async_callback(bus.aclose)
         stdout = self._stdout = FarStdout(
             lambda text: self._tell(PartFrame.TEXT, {"text": text}),
             is_terminal=bool(told["is_terminal"]),
@@ -179,10 +174,11 @@ class Part:
             operators={},
             turns=Turns(),
             resources=self._resources,
+            serial=int(told["serial"]),
+            has_bus=False,
             stdout=stdout.as_text_io(),
         )
         problems = assembly.load(lambda node: self._tell(PartFrame.LOADING, {"node": node}))
-        transport = cast("PlacingTransport", await self._transport("ipc"))
         routes = {route.id: route for route in self._plan.routes}
         for route, role, end in self._given:
             self._ends[route] = await open_end(transport, routes[route], role, end, self._end_lost)

@@ -11,21 +11,22 @@ from flowbridge.codec.part_frames import PartFrame
 from flowbridge.errors import BrokenError, ResourceError
 from flowbridge.limits import SETTLE_NS
 from flowbridge.plan import Placement, Plane
+from flowbridge.runtime.assembly import bus_edge
 from flowbridge.runtime.books import EdgeAccounts, Role, merged_paths
 from flowbridge.runtime.crossing import CrossingEnd, open_end, settled
 from flowbridge.runtime.remote_part import RemotePart, Stage
+from flowbridge.time.ledger import EdgeBooks
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
-    from flowbridge.contracts import Clock
+    from flowbridge.contracts import Clock, EventBus
     from flowbridge.placing import CrossingSink, CrossingSource, PlacingTransport
     from flowbridge.plan import Plan, Route
     from flowbridge.report import PathReport
     from flowbridge.runtime.books import FlowBooks
     from flowbridge.runtime.problem import Problem
     from flowbridge.runtime.remote_node import RemoteNode
-    from flowbridge.time.ledger import EdgeBooks
 
 _log: Final = logging.getLogger("flowbridge.process")
 
@@ -43,8 +44,13 @@ class RemoteParts:
         clock: Clock,
         state: Mapping[str, Any],
         stdout: TextIO | None,
+        *,
+        bus: EventBus,
+        serial: int,
     ) -> None:
         self._plan = plan
+        self.bus = bus
+        self.serial = serial
         self.stdout: TextIO = sys.stdout if stdout is None else stdout
         """Where operators print, in whatever process they run."""
         self._transport = transport
@@ -65,6 +71,7 @@ class RemoteParts:
         self._trouble: Callable[[str], None] = _log.error
         self._drain: Callable[[], None] | None = None
         self._is_leaving = False
+        self._fed: dict[str, list[EdgeAccounts]] = {}  # the edges of the bus, by the node that they lead to
 
     @property
     def nodes(self) -> dict[str, RemoteNode]:
@@ -118,7 +125,11 @@ class RemoteParts:
         """Enter the edges that other processes count; `edges` has those of this one."""
         for route in self._plan.routes:
             source, target = self._part_of.get(route.source_node), self._part_of.get(route.target_node)
-            if route.plane is Plane.BUS or (source is None and target is None):
+            if source is None and target is None:
+                continue
+            if route.plane is Plane.BUS:
+                if target is not None:
+                    self._account_bus(edges.setdefault(route.id, EdgeAccounts("ipc")), route)
                 continue
             is_near = source is target or route.plane is Plane.TIMER
             tier = route.tier.value if is_near else self._transport.tier
@@ -129,6 +140,18 @@ class RemoteParts:
                 account.of(Role.SINK)
                 account.of(Role.SOURCE)
         self._edges = edges
+
+    def _account_bus(self, account: EdgeAccounts, route: Route) -> None:
+        """The bus counts what it holds for a subscription in another process, and what that says became of it."""
+        empty = EdgeBooks()
+        name = bus_edge(self._plan, route, self.serial)
+        account.of(Role.SINK).go_on(lambda: self.bus.books().get(name, empty))
+        account.of(Role.SOURCE)
+        self._fed.setdefault(route.target_node, []).append(account)
+
+    def is_fed(self, node: RemoteNode) -> bool:
+        """Whether the bus holds something for a node."""
+        return any(account.of(Role.SINK).total().in_flight for account in self._fed.get(node.node, ()))
 
     def report_to(self, books: FlowBooks) -> None:
         """Enter the paths that other processes count here."""

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol, TextIO
 
 from flowbridge.codec.part_frames import PartFrame, read_error, read_part, write_part
 from flowbridge.errors import BrokenError, FlowbridgeError, RemoteProtocolError, ResourceError
-from flowbridge.limits import SETTLE_NS, WORKER_START_NS, WORKER_STOP_NS
+from flowbridge.limits import SETTLE_NS, SETTLE_PAUSE_NS, WORKER_START_NS, WORKER_STOP_NS
 from flowbridge.machines.node import NodeState
 from flowbridge.runtime.books import Role, node_from_plain, path_from_plain
 from flowbridge.runtime.kept import PackedState, packed
@@ -21,7 +21,7 @@ from flowbridge.time.ledger import EdgeBooks
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-    from flowbridge.contracts import Alarm, Clock
+    from flowbridge.contracts import Alarm, Clock, EventBus
     from flowbridge.placing import PlacingTransport, Worker
     from flowbridge.plan import Plan, PluginManifest
     from flowbridge.report import PathReport
@@ -43,6 +43,11 @@ class Whole(Protocol):
 
     @property
     def stdout(self) -> TextIO: ...
+    @property
+    def bus(self) -> EventBus: ...
+    @property
+    def serial(self) -> int: ...
+    def is_fed(self, node: RemoteNode) -> bool: ...
     def counted(self, route: str, role: Role, books: EdgeBooks) -> None: ...
     def went(self, part: RemotePart, paths: Sequence[PathReport]) -> None: ...
     def died(self, part: RemotePart) -> None: ...
@@ -124,11 +129,13 @@ class RemotePart:
                 "nodes": [node.node for node in self.unfinished],
                 "ended": [node.node for node in self.nodes.values() if node.has_ended],
                 "sys_path": list(sys.path),
+                "serial": self._whole.serial,
                 "is_terminal": self._whole.stdout.isatty(),
                 "encoding": getattr(self._whole.stdout, "encoding", None) or "utf-8",
                 "state": {node.node: node.kept.data for node in self.unfinished if node.kept is not None},
             },
         )
+        self.tell(PartFrame.BUS, {}, self._transport.serve_bus(self._whole.bus))
         return []
 
     def give(self, route: str, role: Role, end: Any) -> None:
@@ -177,7 +184,19 @@ class RemotePart:
 
     def drain(self, node: RemoteNode) -> None:
         """Let one node start nothing new."""
-        if self.stage is Stage.RUNNING:
+        if self.stage is not Stage.RUNNING:
+            return
+        if self._whole.is_fed(node):
+            self._drain_when_fed(node, self._clock.now_ns() + SETTLE_NS)
+        else:
+            self.tell(PartFrame.DRAIN, {"node": node.node})
+
+    def _drain_when_fed(self, node: RemoteNode, until_ns: int) -> None:
+        """What the bus holds for a node comes over another connection: only once it is settled the node may end."""
+        now_ns = self._clock.now_ns()
+        if now_ns < until_ns and self._whole.is_fed(node):
+            self._clock.call_at(now_ns + SETTLE_PAUSE_NS, lambda: self._drain_when_fed(node, until_ns))
+        elif self.stage is Stage.RUNNING:
             self.tell(PartFrame.DRAIN, {"node": node.node})
 
     def abort(self, node: RemoteNode) -> None:

@@ -110,11 +110,16 @@ OPERATORS = textwrap.dedent(
         return value
 
 
-    class AsksBus:
-        def open(self, context):
-            context.bus.subscribe("t")
+    class Tells:
+        """Publishes what it gets by itself, and passes it on."""
 
-        def process(self, value):
+        def open(self, context):
+            self.bus = context.bus
+
+        async def process(self, value):
+            from flowbridge import Envelope
+
+            await self.bus.publish("told", Envelope(value))
             return value
 
 

@@ -206,13 +206,24 @@ def test_an_object_of_the_host_cannot_be_placed(tmp_path: Path) -> None:
     assert "node k is placed in process w, but its operator host:keep is an object of this process" in found
 
 
-def test_the_bus_does_not_reach_a_worker_and_that_is_said(tmp_path: Path) -> None:
-    (found,) = refusal(tmp_path, f'id: b, operator: "python:./ops.py:double", inputs: {{in: bus/t}}, {place("w")}')
-    assert found.startswith("flow.yaml:4:")
-    assert "node b is placed in process w, which the event bus does not reach: bus/t->b/in" in found
-    report = run_placed(tmp_path, SOURCE, work("AsksBus", place("w")), KEEP, operators={"keep": Sink()})
-    assert report.status == "failed"
-    assert "the event bus does not reach process w" in report.errors[0]
+def test_the_bus_reaches_every_process(tmp_path: Path) -> None:
+    told_here, sink = Sink(), Sink()
+    report = run_placed(
+        tmp_path,
+        f'id: a, operator: "python:./ops.py:Numbers", outputs: {{out: {{type: json, topic: numbers}}}}, {place("one")}',
+        f'id: b, operator: "python:./ops.py:Tells", inputs: {{in: a/out}}, {JSON}, {place("two")}',
+        f'id: c, operator: "python:./ops.py:double", inputs: {{in: bus/numbers}}, {JSON}, {place("two")}',
+        "id: k, operator: host:keep, inputs: {in: c/out}",
+        "id: m, operator: host:hear, inputs: {in: bus/told}",
+        'id: n, operator: "null", inputs: {in: b/out}',
+        operators={"keep": sink, "hear": told_here},
+    )
+    assert (report.status, report.errors) == ("done", [])
+    assert told_here.values == list(range(100))
+    assert sink.values == [2 * n for n in range(100)]
+    books = report.edges["bus/numbers->c/in"].books
+    assert books.sent == books.delivered == books.latency.count == 100
+    assert report.edges["bus/told->m/in"].books.delivered == 100
 
 
 def test_a_name_is_one_process_per_flow_and_it_is_gone_afterwards(tmp_path: Path) -> None:

@@ -103,7 +103,7 @@ class ReportingQueue(LaneQueue):
         self.outcomes.note(DROPPED, dropped.seq)
         return dropped
 
-    def arrive(self, envelope: Envelope, now_ns: int) -> None:
+    def take_in(self, envelope: Envelope, now_ns: int) -> None:
         """Queue what the host sent. Raises: RemoteProtocolError when it has no credit for it."""
         if envelope.deadline_ns <= now_ns:
             self.expire_waiting()
@@ -119,7 +119,7 @@ class ReportingQueue(LaneQueue):
 class ClientSubscription(QueueSource):
     """See `contracts.Subscription`. When the host vanishes what arrived can still be taken; then BrokenError."""
 
-    __slots__ = ("_arrive", "_broken", "_client", "_told", "edge", "group", "is_over", "outcomes", "pattern", "sub")
+    __slots__ = ("_broken", "_client", "_take_in", "_told", "edge", "group", "is_over", "outcomes", "pattern", "sub")
 
     def __init__(
         self,
@@ -145,7 +145,7 @@ class ClientSubscription(QueueSource):
         self.edge = edge
         self.is_over = False  # closed, and the host knows
         self._client = client
-        self._arrive = queue.arrive
+        self._take_in = queue.take_in
         self._broken: BrokenError | None = None
         self._told: tuple[int, int, int, int, Mapping[str, int]] = (0, 0, 0, 0, {})
 
@@ -154,7 +154,7 @@ class ClientSubscription(QueueSource):
     def arrived(self, envelope: Envelope, now_ns: int) -> None:
         """The host sent a message. Raises: RemoteProtocolError."""
         self.outcomes.owed += 1
-        self._arrive(envelope, now_ns)
+        self._take_in(envelope, now_ns)
         if self._ends.abandoned:
             self._queue.abort()
         elif self._ends.idle:

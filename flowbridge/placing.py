@@ -131,10 +131,10 @@ class PlacingTransport(Transport, Protocol):
         """The bus at the other end of a connection. Raises: BrokenError."""
         ...
 
-    def rejoin_sink(self, sink: CrossingSink, route: Route, end: Any) -> None:
-        """Let a sink whose consumer was lost go on with that one's successor."""
+    def rejoin_sink(self, sink: Any, route: Route, end: Any) -> None:
+        """Let a sink of this tier whose consumer was lost go on with that one's successor."""
         ...
 
-    def rejoin_source(self, source: CrossingSource, route: Route, end: Any) -> None:
-        """Let a source whose producer was lost go on with that one's successor."""
+    def rejoin_source(self, source: Any, route: Route, end: Any) -> None:
+        """Let a source of this tier whose producer was lost go on with that one's successor."""
         ...

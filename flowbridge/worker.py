@@ -22,6 +22,7 @@ from flowbridge import registry  # noqa: E402
 from flowbridge.limits import WORKER_STOP_NS  # noqa: E402
 from flowbridge.runtime.clock import SystemClock  # noqa: E402
 from flowbridge.runtime.part import Part  # noqa: E402
+from flowbridge.telemetry.log import configure_logging  # noqa: E402
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -41,6 +42,7 @@ def main() -> int:
         sys.stderr.write("flowbridge.worker: is started by a host, with the descriptor of its connection\n")
         return 2
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    configure_logging(json=False, level="WARNING")
     factory: Callable[[], asyncio.AbstractEventLoop] | None = None
     try:
         from uvloop import new_event_loop

@@ -3,6 +3,8 @@
 A route within one process has one account. A route between two has one at each end: the producer's end counts every
 message and hears from the other how it ended; only the consumer's end knows how long it took. When the producer's
 process died, its last account is out of date, and the consumer's end says what arrived; what neither knows is `lost`.
+Of a route within a process that died nobody else knows anything: what its last report (`WORKER_REPORT_NS`) had in
+flight is `lost`, though some of it may have been delivered since, and what was sent since is not counted at all.
 """
 
 from __future__ import annotations

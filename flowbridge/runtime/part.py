@@ -49,6 +49,7 @@ class Part:
         self._supervisors: dict[str, Supervisor] = {}
         self._nodes: dict[str, asyncio.Task[None]] = {}
         self._deeds: set[asyncio.Task[None]] = set()
+        self._news = asyncio.Event()  # something is to be reported at once
         self._kept: dict[str, Any] = {}  # the snapshots that the host has
         self._stdout: FarStdout | None = None
         self._lost = asyncio.get_running_loop().create_future()
@@ -226,13 +227,18 @@ class Part:
             await supervisor.close_inputs()  # it may have been stopped before its first step
         content = {"node": supervisor.node, "report": node_to_plain(supervisor.report)}
         self._tell(PartFrame.ENDED, {**content, "error": None if failure is None else write_error(failure)})
+        self._news.set()
 
     async def _report_always(self) -> None:
         while True:
             started_ns = self._clock.now_ns()
             self._report()
             took_ns = self._clock.now_ns() - started_ns
-            await self._clock.sleep_until(started_ns + max(WORKER_REPORT_NS, _REPORT_SHARE * took_ns))
+            await self._clock.sleep_until(started_ns + _REPORT_SHARE * took_ns)
+            alarm = self._clock.call_at(started_ns + WORKER_REPORT_NS, self._news.set)
+            await self._news.wait()
+            alarm.cancel()
+            self._news.clear()
 
     def _report(self) -> None:
         """Tell the host what was counted, and the snapshots that were taken since the last time."""

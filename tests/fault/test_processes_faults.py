@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING
 import pytest
 from process_scene import S, Sink, refusal, run_placed, until, workers
 
+from flowbridge.runtime import remote_part
+
 if TYPE_CHECKING:
     from pathlib import Path
 
@@ -92,6 +94,41 @@ def test_a_source_that_dies_goes_on_from_its_last_snapshot(tmp_path: Path) -> No
     assert (report.status, report.errors) == ("done", [])
     assert report.nodes["a"].restarts == 1
     assert sink.values[-1] == 2 * 1499
+
+
+def test_a_node_that_had_ended_is_not_run_again_and_its_consumer_sees_the_end(tmp_path: Path) -> None:
+    sink = Sink()
+
+    async def drive(flow: RunningFlow) -> None:
+        await until(lambda: flow.report().nodes["a"].state == "done" and len(sink.values) > 9, "nothing arrived")
+        (pid,) = workers()
+        os.kill(pid, signal.SIGKILL)
+
+    report = run_placed(
+        tmp_path,
+        f"{SOURCE}, with: {{count: 100}}, place: {{process: two}}, {AGAIN}",
+        work("slowly", "place: {process: two}", AGAIN),
+        KEEP,
+        operators={"keep": sink},
+        drive=drive,
+    )
+    assert (report.status, report.errors) == ("done", [])
+    assert [report.nodes[node].restarts for node in "ab"] == [0, 1]
+    assert report.nodes["a"].processed == report.edges["a/out->b/in"].books.sent == 100
+    assert 100 - len(sink.values) <= lost(report) <= 100  # within its process, by its last report
+    assert sink.values == list(range(len(sink.values)))
+
+
+def test_a_worker_that_does_not_become_ready_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(remote_part, "WORKER_START_NS", 2 * S)
+    (tmp_path / "slow.py").write_text("import time; time.sleep(3600)\n")
+    (found,) = refusal(
+        tmp_path,
+        SOURCE,
+        'id: c, operator: "python:./slow.py:f", inputs: {in: a/out}, place: {process: two}',
+    )
+    expected = r"flow\.yaml:5:\d+: node c: process two \(pid \d+\) was not ready within 2 s while it loaded python:.*"
+    assert re.fullmatch(expected, found)
 
 
 def test_a_worker_that_keeps_dying_is_given_up(tmp_path: Path) -> None:

@@ -136,6 +136,11 @@ OPERATORS = textwrap.dedent(
         return value
 
 
+    async def slowly(value):
+        await asyncio.sleep(0.02)
+        return value
+
+
     def blocks(value):
         time.sleep(3600)
     '''

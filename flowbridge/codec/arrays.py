@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final, NoReturn
+from typing import TYPE_CHECKING, Any, Final, NoReturn, cast
 
 import cbor2
 
@@ -41,13 +41,13 @@ def read_array(data: bytes, positions: int | None) -> list[Any]:
             tag_hook=_refuse,
             semantic_decoders=_DECODERS,
         )
-        if not isinstance(items, list) or cbor2.dumps(items, canonical=True) != data:
+        if not isinstance(items, list) or cbor2.dumps(cast("list[Any]", items), canonical=True) != data:
             raise DecodeError("a frame header is not one array in deterministic form (RFC 8949 section 4.2.1)")
     except DecodeError:
         raise
     except (cbor2.CBORError, ValueError, TypeError, OverflowError, MemoryError, RecursionError) as error:
         raise DecodeError(f"a frame header is not CBOR as agreed: {error}") from error
-    found: list[Any] = items
+    found = cast("list[Any]", items)
     if positions is not None and len(found) != positions:
         raise DecodeError(f"a frame header has {len(found)} positions, not {positions}")
     return found

@@ -71,7 +71,8 @@ class Worker(Protocol):
 class CrossingSink(DataSink, Protocol):
     """The producer's end of a route whose consumer is in another process."""
 
-    on_lost: Callable[[Exception], None]
+    on_lost: Any
+    """A callable that takes the error: what to do when the other end is gone. (A checker would bind a Callable.)"""
 
     async def flushed(self) -> None:
         """Return once the end of the stream went over, or the route is broken."""
@@ -89,7 +90,8 @@ class CrossingSink(DataSink, Protocol):
 class CrossingSource(DataSource, Protocol):
     """The consumer's end of a route whose producer is in another process."""
 
-    on_lost: Callable[[Exception], None]
+    on_lost: Any
+    """A callable that takes the error: what to do when the other end is gone. (A checker would bind a Callable.)"""
 
     def break_off(self, why: Exception) -> None:
         """The producer will not come back: BrokenError once everything that arrived was taken."""

@@ -117,11 +117,11 @@ class PlacingTransport(Transport, Protocol):
         """The two ends of a new connection for a route: the producer's and the consumer's. Raises: ResourceError."""
         ...
 
-    async def open_sink(self, route: Route, end: Any) -> CrossingSink:
+    async def open_sink(self, route: Route, end: Any, /) -> CrossingSink:
         """Turn an end, this process's own or one that came over a `PartLink`, into a sink."""
         ...
 
-    async def open_source(self, route: Route, end: Any) -> CrossingSource:
+    async def open_source(self, route: Route, end: Any, /) -> CrossingSource:
         """As `open_sink`, at the consumer's end."""
         ...
 
@@ -133,10 +133,10 @@ class PlacingTransport(Transport, Protocol):
         """The bus at the other end of a connection. Raises: BrokenError."""
         ...
 
-    def rejoin_sink(self, sink: Any, route: Route, end: Any) -> None:
+    def rejoin_sink(self, sink: Any, route: Route, end: Any, /) -> None:
         """Let a sink of this tier whose consumer was lost go on with that one's successor."""
         ...
 
-    def rejoin_source(self, source: Any, route: Route, end: Any) -> None:
+    def rejoin_source(self, source: Any, route: Route, end: Any, /) -> None:
         """Let a source of this tier whose producer was lost go on with that one's successor."""
         ...

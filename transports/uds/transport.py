@@ -16,13 +16,16 @@ from flowbridge.transports.framed import FramedLink, connector
 from flowbridge.transports.link_port import LinkDataPort, LinkSink, LinkSource
 from flowbridge.transports.uds.socket_link import SocketFarLink, SocketNearLink
 from flowbridge.transports.uds.stream import UdsStream
+from flowbridge.transports.uds.workers import meet_host, pair, start_worker
 
 if TYPE_CHECKING:
     from flowbridge.contracts import Clock, EventBus
-    from flowbridge.plan import Route
+    from flowbridge.plan import Placement, Route
     from flowbridge.shm.port import ShmProducer, SlotPool
+    from flowbridge.transports.bus_server import BusServer
     from flowbridge.transports.uds.bus import BusPair
     from flowbridge.transports.uds.ring_link import RingFarLink, RingNearLink
+    from flowbridge.transports.uds.workers import LocalWorker, SocketPartLink
 
 _log: Final = logging.getLogger("flowbridge.transports")
 _warned: list[str] = []
@@ -132,6 +135,7 @@ class UdsTransport:
         self._sources: list[tuple[LinkSource, _Far]] = []
         self._pools: list[tuple[SlotPool, list[ShmProducer]]] = []  # with those that use it
         self._bus: BusPair | None = None
+        self._bus_servers: list[BusServer] = []
 
     async def open_port(self, route: Route) -> LinkDataPort:
         """Both ends of a route in this process, joined as two processes are."""
@@ -185,6 +189,37 @@ class UdsTransport:
         kept.append((source, _Far(route, sock, source, self._trails)))
         self._sources = kept
 
+    def join(self, route: Route) -> tuple[socket.socket, socket.socket]:
+        """The two ends of a new connection for a route: the producer's and the consumer's."""
+        return pair()
+
+    def serve_bus(self, bus: EventBus) -> socket.socket:
+        """Let one more process use a bus of this one."""
+        from flowbridge.transports.bus_server import BusServer
+        from flowbridge.transports.uds.bus import serve_client
+
+        server = next((server for server in self._bus_servers if server.bus is bus), None)
+        if server is None:
+            server = BusServer(bus, self._clock)
+            self._bus_servers.append(server)
+        near, far = pair()
+        serve_client(server, near)
+        return far
+
+    async def open_far_bus(self, end: socket.socket) -> EventBus:
+        """The bus at the other end of a connection."""
+        from flowbridge.transports.uds.bus import UdsEventBus
+
+        return await UdsEventBus.connect(end, self._clock, peer="event bus of the host")
+
+    async def start_worker(self, place: Placement) -> LocalWorker:
+        """Start the process of a place on this machine."""
+        return start_worker(place)
+
+    async def meet_host(self, address: str) -> SocketPartLink:
+        """In a worker: the connection to the host that started it."""
+        return meet_host(address)
+
     def _near(self, route: Route, sock: socket.socket) -> SocketNearLink | RingNearLink:
         producer = None
         try:
@@ -220,6 +255,9 @@ class UdsTransport:
 
     async def aclose(self) -> None:
         """Close every end. Idempotent."""
+        servers, self._bus_servers = self._bus_servers, []
+        for server in servers:
+            await server.aclose()
         sources, self._sources = self._sources, []
         sinks, self._sinks = self._sinks, []
         for source, far in sources:

@@ -41,7 +41,7 @@ def read_array(data: bytes, positions: int | None) -> list[Any]:
             tag_hook=_refuse,
             semantic_decoders=_DECODERS,
         )
-        if type(items) is not list or cbor2.dumps(items, canonical=True) != data:
+        if not _is_array(items) or cbor2.dumps(items, canonical=True) != data:
             raise DecodeError("a frame header is not one array in deterministic form (RFC 8949 section 4.2.1)")
     except DecodeError:
         raise
@@ -51,6 +51,10 @@ def read_array(data: bytes, positions: int | None) -> list[Any]:
     if positions is not None and len(found) != positions:
         raise DecodeError(f"a frame header has {len(found)} positions, not {positions}")
     return found
+
+
+def _is_array(items: Any) -> bool:
+    return type(items) is list
 
 
 def uint(value: object, name: str, value_max: int = INT_MAX) -> int:

@@ -17,6 +17,7 @@ import fcntl
 import os
 import stat
 import uuid
+from contextlib import suppress
 from typing import Final, Literal
 
 from flowbridge.errors import BrokenError, RemoteProtocolError, ShmFullError
@@ -71,7 +72,8 @@ def _open_posix(kind: Kind) -> int:
         segment = posix_ipc.SharedMemory(name, posix_ipc.O_CREX, mode=0o600)
     except posix_ipc.Error as error:  # some of them are no OSError
         raise OSError(errno.EACCES, str(error)) from error
-    segment.unlink()  # the name lives for microseconds, so that nobody has to clean up
+    with suppress(posix_ipc.ExistentialError):  # whoever cleans up was faster, which does no harm
+        segment.unlink()  # the name lives for microseconds
     return int(segment.fd)
 
 

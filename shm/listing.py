@@ -201,7 +201,7 @@ def _collect() -> tuple[dict[_Key, _Found], int]:
     return found, unread
 
 
-def _named(link: str) -> tuple[SegmentKind, str] | None:
+def named_segment(link: str) -> tuple[SegmentKind, str] | None:
     """Kind and label of a segment by its name in /proc, None when it is not one of ours."""
     name = link.removesuffix(_DELETED)
     folder, _, last = name.rpartition("/")
@@ -223,7 +223,7 @@ def _collect_open(pid: int, found: dict[_Key, _Found]) -> None:
     for number in os.listdir(folder):
         path = f"{folder}/{number}"
         try:
-            named = _named(os.readlink(path))
+            named = named_segment(os.readlink(path))
             seen = os.stat(path) if named is not None else None
         except FileNotFoundError:
             continue  # it was closed
@@ -240,7 +240,7 @@ def _collect_mapped(pid: int, found: dict[_Key, _Found]) -> None:
         for line in maps:
             # address perms offset dev inode path; a space in the path is a space
             parts = line.rstrip("\n").split(None, 5)
-            named = _named(_unescaped(parts[5])) if len(parts) == 6 else None
+            named = named_segment(_unescaped(parts[5])) if len(parts) == 6 else None
             if named is None:
                 continue
             major, minor = (int(part, 16) for part in parts[3].split(":"))

@@ -150,7 +150,7 @@ def _document(listing: Listing) -> dict[str, Any]:
 
 
 def _process(process: Process | None) -> dict[str, Any] | None:
-    return process and {"pid": process.pid, "command": process.command, "state": process.state}
+    return None if process is None else {"pid": process.pid, "command": process.command, "state": process.state}
 
 
 def _holders(holders: Sequence[Process]) -> list[dict[str, Any] | None]:

@@ -36,7 +36,7 @@ def print_listing(console: Console, listing: Listing, live: Sequence[Path], stal
 
 
 def _summary(listing: Listing) -> str:
-    segments = (*listing.channels, *listing.pools, *listing.others)
+    segments: list[Channel | Pool] = [*listing.channels, *listing.pools, *listing.others]
     folder = ""
     if listing.folder_bytes:
         free, size = size_text(listing.folder_free_bytes), size_text(listing.folder_bytes)

@@ -7,14 +7,15 @@ import os
 import struct
 from contextlib import contextmanager
 from dataclasses import replace
+from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from shm_scene import SMALL, ShmConsumer, ShmProducer, ShmSpec, SlotPool, channel
 
-from flowbridge.shm import listing, segment, superblock
-from flowbridge.shm.listing import Channel, Leftover, list_segments, remove_leftover
+from flowbridge.shm import segment, superblock
+from flowbridge.shm.listing import Channel, Leftover, list_segments, named_segment, remove_leftover
 from flowbridge.shm.peer import own_process, process_state
 from flowbridge.shm.superblock import NoChannelError, crc32c, read_channel
 
@@ -269,11 +270,10 @@ def test_other_names_are_not_looked_at() -> None:
 
 
 def test_a_maker_whose_name_was_taken_away_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
-    import posix_ipc
-
+    posix_ipc: Any = import_module("posix_ipc")
     real = posix_ipc.SharedMemory
 
-    def made(name: str, *args: object, **more: object) -> object:
+    def made(name: str, *args: object, **more: object) -> Any:
         found = real(name, *args, **more)
         os.unlink(segment.SHM_FOLDER + name)
         return found
@@ -297,9 +297,8 @@ def test_a_process_is_known_by_its_start() -> None:
 
 def test_names_of_proc_are_understood() -> None:
     prefix = f"/dev/shm/{segment.posix_prefix()}"
-    named_of = listing._named
-    assert named_of(f"{prefix}channel.0a (deleted)") == ("channel", "0a")
-    assert named_of("/memfd:flowbridge.pool.a.b -> c (deleted)") == ("pool", "a.b -> c")
-    assert named_of("/memfd:flowbridge.other (deleted)") == ("unknown", "other")
+    assert named_segment(f"{prefix}channel.0a (deleted)") == ("channel", "0a")
+    assert named_segment("/memfd:flowbridge.pool.a.b -> c (deleted)") == ("pool", "a.b -> c")
+    assert named_segment("/memfd:flowbridge.other (deleted)") == ("unknown", "other")
     for foreign in ("/dev/shm/fb.999999.channel.0 (deleted)", "/memfd:other (deleted)", "/tmp/x", "socket:[1]"):
-        assert named_of(foreign) is None
+        assert named_segment(foreign) is None

@@ -17,7 +17,9 @@ if TYPE_CHECKING:
     from flowbridge.shm.listing import Channel, Leftover, Listing, Pool, Process
     from flowbridge.transports.uds.place import SocketPlace
 
-app = typer.Typer(help="Look at shared memory, and clean up after dead processes.", rich_markup_mode=None)
+app = typer.Typer(
+    help="Look at shared memory, and clean up after dead processes.", rich_markup_mode=None, no_args_is_help=True
+)
 
 
 @app.command("ls")

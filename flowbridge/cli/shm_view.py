@@ -44,10 +44,11 @@ def _summary(listing: Listing) -> str:
     if not segments:
         return f"no shared memory of flowbridge is in use{folder}"
     used = sum(one.allocated_bytes or 0 for one in segments)
+    at_least = "at least " if any(one.allocated_bytes is None for one in segments) else ""
     most = sum(one.size_bytes for one in segments)
     seen = sum(one.sight is not None for one in listing.channels)
     counts = f"{count_text(seen, 'channel')}, {count_text(len(listing.pools), 'pool')}"
-    return f"{counts}: {size_text(used)} in memory, at most {size_text(most)}{folder}"
+    return f"{counts}: {at_least}{size_text(used)} in memory, at most {size_text(most)}{folder}"
 
 
 def _who(process: Process | None) -> str:

@@ -172,7 +172,7 @@ def read_channel(descriptor: int, size: int) -> ChannelSight:
         state=STATES[state],
         sealed=bool(shape.flags & 1),
         creator=shape.creator,
-        consumer=(consumer_pid, consumer_start) if attach in {ATTACHED, DETACHED} else None,
+        consumer=(consumer_pid, consumer_start) if attach in {ATTACHED, DETACHED} and consumer_pid else None,
         consumer_left=attach == DETACHED,
         pool_bytes=shape.pool_bytes,
         pool_inode=pool_inode,

@@ -22,6 +22,7 @@ $(STAMP): pyproject.toml setup.py shm/_core.pyx $(wildcard shm/*.h shm/*.pxi)
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	    { echo "flowbridge needs Python 3.11 or later: make $(MAKECMDGOALS) PYTHON=python3.12, say" >&2; exit 1; }
 	@$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear $(VENV)
+	@rm -rf flowbridge.egg-info          # one of an earlier version would hide the entry points of this one
 	@echo "setting up $(VENV) (a minute or two the first time) ..."
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check \
 	    --config-settings editable_mode=compat --editable '.[dev]'

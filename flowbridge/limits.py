@@ -37,6 +37,17 @@ TOPICS_CACHED_MAX: Final = 4_096  # all are forgotten, and looked up again when 
 SUBSCRIPTIONS_MAX: Final = 65_536  # LocalProtocolError
 REQUESTS_PENDING_MAX: Final = 65_536  # WouldBlock
 
+# --- bus links: one process that uses the bus of another ----------------------------------------------------------
+BUS_LINK_SUBSCRIPTIONS_MAX: Final = 4_096  # of one link; LocalProtocolError, RemoteProtocolError from a peer
+BUS_LINK_TOPICS_MAX: Final = 4_096  # settings of topics made over one link; LocalProtocolError
+BUS_LINK_CALLS_MAX: Final = 4_096  # publishes, requests ... of one link that are not answered yet; WouldBlock
+BUS_LINK_BYTES_MAX: Final = 64 * 1024 * 1024  # ... and their payloads; WouldBlock, but one of any size goes
+BUS_LINK_BODY_BYTES_MAX: Final = 64 * 1024 * 1024  # of one payload; EncodeError here, RemoteProtocolError from a peer
+BUS_LINK_UNSENT_BYTES_MAX: Final = 128 * 1024 * 1024  # towards a client that does not read: its link is ended
+BUS_LINK_WINDOW_ITEMS: Final = 256  # on the way to a queue that drops, beyond its capacity; then it queues at the host
+BUS_LINK_WINDOW_BYTES: Final = 1024 * 1024  # ... and their bytes
+BUS_LINK_LIMIT_NS: Final = 5_000_000  # how long credit that came back may stay untold to a publisher found without
+
 # --- the control-plane header (RFC 8949 array) --------------------------------------------------------------------
 HEADER_BYTES_MAX: Final = 4_096  # EncodeError here, DecodeError from a peer
 BODY_BYTES_MAX: Final = 1024**3  # of one frame on a Unix socket: RemoteProtocolError; EncodeError here
@@ -92,4 +103,5 @@ assert QUEUE_ITEMS_DEFAULT <= QUEUE_ITEMS_MAX
 assert QUEUE_BYTES_DEFAULT <= QUEUE_BYTES_MAX
 assert HEADER_BYTES_MAX < BODY_BYTES_MAX
 assert STREAM_BYTES_LOW < STREAM_BYTES_HIGH
+assert BUS_LINK_BODY_BYTES_MAX + STREAM_BYTES_HIGH < BUS_LINK_UNSENT_BYTES_MAX
 assert SLICE_ITEMS_MAX <= QUEUE_ITEMS_MAX

@@ -96,11 +96,15 @@ class _PreparedBatch(Prepared):
 
 
 class PayloadWriter:
-    """The sending end of one route: remembers which schemas the other end has."""
+    """The sending end of one route: remembers which schemas the other end has.
 
-    __slots__ = ("_announced", "_last", "_schemas")
+    With ``alone=True`` every record stands by itself: batches travel with their schema, and nothing goes before them.
+    """
 
-    def __init__(self) -> None:
+    __slots__ = ("_alone", "_announced", "_last", "_schemas")
+
+    def __init__(self, *, alone: bool = False) -> None:
+        self._alone = alone
         self._schemas: list[tuple[BatchSchema, int, bytes]] = []
         self._last: tuple[BatchSchema, int, bytes] | None = None
         self._announced: set[int] = set()
@@ -169,7 +173,7 @@ class PayloadWriter:
             if entry[0].schema.equals(schema, check_metadata=True):
                 self._last = entry
                 return entry
-        if len(self._schemas) >= PAYLOAD_SCHEMAS_MAX:
+        if self._alone or len(self._schemas) >= PAYLOAD_SCHEMAS_MAX:
             return None
         known = BatchSchema(schema)
         entry = known, len(self._schemas), known.to_bytes()

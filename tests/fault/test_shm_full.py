@@ -168,3 +168,33 @@ def test_the_default_shape_is_as_large_as_it_says() -> None:
     assert spec.pool_bytes == 84 << 20
     assert spec.completion_items == 128
     assert spec.channel_bytes == 0x3000 + (256 << 10) + 4096  # 8 * (128 + 84) bytes in a page
+
+
+ROUTE = """
+import asyncio, sys
+import pyarrow as pa
+sys.path.insert(0, "tests/integration")
+from link_scene import joined, message, until
+
+async def main():
+    batch = pa.RecordBatch.from_pydict({"n": pa.array(range(100_000), pa.int64())})
+    payloads = [b"s" * 40_000, b"L" * 900_000, b"tiny", batch, b"L" * 900_000, b"s" * 40_000]
+    async with joined("ring") as pair:
+        pair.keep()
+        got = []
+        for number, payload in enumerate(payloads):
+            await pair.sink.send(message(number, payload))
+            await until(lambda: (got.extend(pair.take_all()), len(got) == number + 1)[1])
+        assert [one.seq for one in got] == list(range(6))
+        assert [bytes(one.payload) if one.seq != 3 else one.payload for one in got] == payloads
+        assert got[3].payload.equals(batch)
+        assert not pair.lost
+        got.clear()
+    print("all came")
+
+asyncio.run(main())
+"""
+
+
+def test_a_route_sends_over_its_socket_what_no_slot_has_memory_for() -> None:
+    assert run_in_small("600k", ROUTE) == "all came\n"

@@ -77,6 +77,8 @@ SHM_WINDOW_ITEMS_MAX: Final = 2**32  # LocalProtocolError
 SHM_POOL_PORTS_MAX: Final = 64  # channels of one pool; then another pool is made
 SHM_CLASSES_MAX: Final = 16  # sizes of slots in a pool; LocalProtocolError
 SHM_CLASS_SLOTS_MAX: Final = 2**28 - 1  # LocalProtocolError
+SHM_LISTED_SLOTS_MAX: Final = 65_536  # of one channel, when it is looked at from outside; the listing says "partial"
+SHM_LISTED_RECORDS_MAX: Final = 65_536  # likewise, of the messages that wait
 SHM_SLEEP_NS_MAX: Final = 100_000_000  # of one sleep; then the peer is looked at, and the sleep goes on
 
 # --- payloads that leave their process ----------------------------------------------------------------------------

@@ -5,7 +5,7 @@ from typing import Final, TypeAlias
 
 from typing_extensions import Buffer
 
-from flowbridge.errors import BlockReason
+from flowbridge.errors import BlockReason, ShmFullError
 
 Payload: TypeAlias = Buffer
 SendRecord: TypeAlias = tuple[Payload, int, int, int, int, int, int, int, int, int]
@@ -34,9 +34,26 @@ class Mapping:
     def __buffer__(self, flags: int, /) -> memoryview: ...
 
 class PoolCore:
-    """The books of a slot pool, which may serve several channels; `mapping` is None for a pool without slots."""
+    """The books of a slot pool, which may serve several channels; `mapping` is None for a pool without slots.
 
-    def __init__(self, mapping: Mapping | None, classes: Iterable[tuple[int, int]]) -> None: ...
+    The descriptor is owned from here on, unless this fails. Without `retire` it is closed with the last reference,
+    after it with the last open producer. The memory of the first slot is reserved, or all of it; that of other slots
+    is when they are first used. `full_error` makes the error for so many bytes that cannot be had.
+    """
+
+    def __init__(
+        self,
+        mapping: Mapping | None,
+        classes: Iterable[tuple[int, int]],
+        fd: int,
+        is_reserved: bool,
+        full_error: Callable[[int], ShmFullError],
+    ) -> None: ...
+    def retire(self) -> None:
+        """Take no more producers, and close the descriptor with the last one."""
+    @property
+    def reserved_slots(self) -> tuple[int, ...]:
+        """Slots whose memory is there, by class."""
     @property
     def bogus_returns(self) -> int: ...
     @property
@@ -84,6 +101,7 @@ class ProducerCore:
         pid: int,
         start: int,
         flags: int,
+        pool_inode: int,
     ) -> None: ...
     def _close(self) -> None: ...
     def _peer_may_live(self) -> bool: ...

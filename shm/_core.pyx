@@ -31,7 +31,7 @@ from flowbridge.limits import SHM_SLEEP_NS_MAX
 
 cdef extern from "slots.h" nogil:
     enum:
-        FB_COUNTERS, FB_PORTS, FB_CLASSES, FB_MAGIC, FB_MAJOR, FB_ENDIAN, FB_RING, FB_ALIGN
+        FB_COUNTERS, FB_PORTS, FB_CLASSES, FB_MAGIC, FB_MAJOR, FB_MINOR, FB_ENDIAN, FB_RING, FB_ALIGN, FB_NAME_BYTES
         FB_INLINE, FB_SLOT, FB_CTRL, FB_READY, FB_ABANDONED, FB_CLOSED, FB_POISONED, FB_FREE, FB_LIVE, FB_DETACHED
         FB_OK, FB_NO_CREDIT, FB_NO_RING, FB_NO_SLOT, FB_GONE, FB_BAD_PEER, FB_WOKEN, FB_TIMED_OUT, FB_INTERRUPTED
         FB_BY_FUTEX, FB_BY_EVENTFD, FB_WANT_CREDIT, FB_WANT_RING, FB_WANT_SLOTS, FB_WANT_ANY
@@ -65,7 +65,7 @@ cdef extern from "slots.h" nogil:
         uint32_t count
     struct fb_geometry:
         uint64_t magic
-        uint16_t major
+        uint16_t major, minor
         uint32_t endian
         uint64_t total_bytes
         uint8_t uuid[16]
@@ -73,12 +73,15 @@ cdef extern from "slots.h" nogil:
         uint64_t creator_start, ring_offset, ring_bytes, completion_offset, completion_items
         uint64_t pool_bytes, window_items
         uint32_t inline_bytes_max, classes, high_permille, low_permille
+        uint64_t lease_offset
         fb_class_shape shape[16]
         uint32_t crc32c
     struct fb_super:
         fb_geometry geometry
         atomic_u32 state
         atomic_u64 epoch
+        uint64_t pool_inode
+        char name[128]
     struct fb_producer_page:
         atomic_u64 tail
         atomic_u64 tail_seq
@@ -99,13 +102,15 @@ cdef extern from "slots.h" nogil:
         atomic_u64 counter[64]
     struct fb_slots:
         uint64_t slot_bytes
-        uint32_t count, free_count
+        uint32_t count, free_count, reserved_count
+        uint8_t *reserved
     struct fb_pool:
         unsigned char *base
         uint32_t classes
         fb_slots of[16]
         fb_tx *tx[64]
         uint64_t bogus_returns
+        int fd
     struct fb_tx:
         unsigned char *chan
         fb_geometry g
@@ -145,6 +150,8 @@ cdef extern from "slots.h" nogil:
     void fb_rx_publish(fb_rx *)
     void fb_rx_wake(fb_rx *, uint32_t)
     void fb_rx_return(fb_rx *, uint32_t, uint32_t)
+    void fb_rx_place_leases(fb_rx *)
+    void fb_rx_note(fb_rx *, uint32_t, int64_t)
     bint fb_rx_current(fb_rx *)
     bint fb_rx_arm(fb_rx *, uint32_t)
     int fb_rx_wait(fb_rx *, int64_t, int64_t)
@@ -154,6 +161,7 @@ cdef extern from "slots.h" nogil:
     void fb_pool_free(fb_pool *)
     void fb_pool_drain(fb_pool *)
     uint32_t fb_pool_take(fb_pool *, uint64_t)
+    bint fb_pool_never(const fb_pool *, uint64_t)
     uint64_t fb_pool_largest(const fb_pool *)
     void fb_slot_free(fb_pool *, uint32_t)
     unsigned char *fb_slot_at(fb_pool *, uint32_t)

@@ -29,7 +29,7 @@ cdef class Lease:
     cdef void give_back(self) noexcept:
         cdef ConsumerCore c = self.consumer
         self.consumer = None
-        c.give_back(self.r.slot, self.r.gen)
+        c.give_back(self.r.slot, self.r.gen, True)
 
     def __getbuffer__(self, Py_buffer *view, int flags):
         if self.released:
@@ -131,6 +131,7 @@ cdef class ConsumerCore:
         for i in range(rx.g.classes):
             slots += rx.g.shape[i].count
         rx.chan = chan.base
+        fb_rx_place_leases(rx)
         rx.low_items = rx.g.window_items * rx.g.low_permille // 1000
         rx.low_bytes = rx.g.ring_bytes * rx.g.low_permille // 1000
         c = consumer_of(chan.base)
@@ -205,9 +206,11 @@ cdef class ConsumerCore:
             raise RemoteProtocolError(f"{self.name}: the producer found the channel damaged and poisoned it")
         raise BrokenError(f"{self.name}: the producer vanished after {self.rx.head_seq} messages")
 
-    cdef void give_back(self, uint32_t slot, uint32_t gen) noexcept:
+    cdef void give_back(self, uint32_t slot, uint32_t gen, bint noted) noexcept:
         self.leases -= 1
         if self.forks == fb_forks and self.rx.problem == NULL:
+            if noted:
+                fb_rx_note(&self.rx, slot, 0)
             fb_rx_return(&self.rx, slot, gen)
 
     cdef bytes copy_slot(self, fb_record *r, const unsigned char *at):
@@ -219,7 +222,7 @@ cdef class ConsumerCore:
         finally:
             self.busy -= 1
             self.leases += 1
-            self.give_back(mine.slot, mine.gen)
+            self.give_back(mine.slot, mine.gen, False)
 
     cdef Lease lease(self, fb_record *r, const unsigned char *at):
         cdef Lease lease = Lease.__new__(Lease)
@@ -236,6 +239,8 @@ cdef class ConsumerCore:
         if lease.data is not None:
             lease.at = <const unsigned char *> PyBytes_AS_STRING(lease.data)
         lease.held_since_ns = fb_now_ns()
+        if lease.data is None:
+            fb_rx_note(&self.rx, r.slot, lease.held_since_ns)
         return lease
 
     cdef object take(self, bint as_bytes):

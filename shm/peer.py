@@ -8,7 +8,9 @@ another namespace it means another process.
 from __future__ import annotations
 
 import os
-from typing import Final
+from typing import Final, Literal
+
+ProcessState = Literal["running", "stopped", "dead", "unknown"]
 
 TICKS_BITS: Final = 40
 NAMESPACE_BITS: Final = 24
@@ -21,14 +23,19 @@ def _namespace() -> int:
         return 0
 
 
-def _start_ticks(pid: int) -> int | None:
-    """When a process started; None when there is none, or only its corpse (a zombie)."""
+def _stat(pid: int) -> tuple[bytes, int] | None:
+    """The state letter and the start of a process; None when there is none, or only its corpse (a zombie)."""
     try:
         with open(f"/proc/{pid}/stat", "rb") as stat:
             fields = stat.read().rpartition(b")")[2].split()  # the name before it may contain anything
     except (FileNotFoundError, ProcessLookupError):
         return None
-    return None if fields[0] in {b"Z", b"X"} else int(fields[19]) & ((1 << TICKS_BITS) - 1)
+    return None if fields[0] in {b"Z", b"X"} else (fields[0], int(fields[19]) & ((1 << TICKS_BITS) - 1))
+
+
+def _start_ticks(pid: int) -> int | None:
+    found = _stat(pid)
+    return None if found is None else found[1]
 
 
 def own_process() -> tuple[int, int]:
@@ -49,3 +56,23 @@ def may_live(pid: int, stamp: int) -> bool:
         return _start_ticks(pid) == ticks
     except OSError:
         return True
+
+
+def process_state(pid: int, stamp: int | None = None) -> ProcessState:
+    """What a process does now; `unknown` when it is of a namespace or a system that we cannot look into.
+
+    Without a stamp it is the process that has this id now.
+    """
+    try:
+        found = _stat(pid)
+    except OSError:
+        return "unknown"
+    if stamp is not None:
+        ticks = stamp & ((1 << TICKS_BITS) - 1)
+        if ticks == 0 or stamp >> TICKS_BITS != _namespace():
+            return "unknown"
+        if found is not None and found[1] != ticks:
+            return "dead"
+    if found is None:
+        return "dead"
+    return "stopped" if found[0] in {b"T", b"t"} else "running"

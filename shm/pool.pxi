@@ -2,16 +2,25 @@
 
 
 cdef class PoolCore:
-    """The books of a slot pool, which may serve several channels; `mapping` is None for a pool without slots."""
+    """The books of a slot pool, which may serve several channels; `mapping` is None for a pool without slots.
+
+    The descriptor is owned from here on, unless this fails. Without `retire` it is closed with the last reference,
+    after it with the last open producer. The memory of the first slot is reserved, or all of it; that of other slots
+    is when they are first used. `full_error` makes the error for so many bytes that cannot be had.
+    """
 
     cdef fb_pool pool
     cdef fb_geometry shape
     cdef Mapping mapping
     cdef list lingering
+    cdef object full_error
+    cdef int ports  # open producers
+    cdef bint retired
 
-    def __cinit__(self, Mapping mapping, classes):
+    def __cinit__(self, Mapping mapping, classes, int fd, bint is_reserved, full_error):
         cdef uint64_t offset = 0
         cdef uint32_t i = 0
+        self.pool.fd = -1
         memset(&self.shape, 0, sizeof(fb_geometry))
         for slot_bytes, count in classes:
             self.shape.shape[i].slot_bytes = slot_bytes
@@ -27,9 +36,40 @@ cdef class PoolCore:
         self.lingering = []
         if fb_pool_init(&self.pool, NULL if mapping is None else mapping.base, &self.shape) != 0:
             raise MemoryError
+        self.full_error = full_error
+        self.pool.fd = fd
+        for i in range(self.pool.classes):
+            if is_reserved:
+                self.pool.of[i].reserved_count = self.pool.of[i].count
+                memset(self.pool.of[i].reserved, 1, self.pool.of[i].count)
+            elif i == 0:  # whoever made the segment saw to it, so that a pool which is there can send something
+                self.pool.of[0].reserved_count = self.pool.of[0].reserved[0] = 1
 
     def __dealloc__(self):
+        self.close_descriptor()
         fb_pool_free(&self.pool)
+
+    cdef void close_descriptor(self) noexcept:
+        if self.pool.fd >= 0:
+            close(self.pool.fd)
+            self.pool.fd = -1
+
+    def retire(self):
+        """Take no more producers, and close the descriptor with the last one."""
+        self.retired = True
+        if self.ports == 0:
+            self.close_descriptor()
+
+    cdef void leave(self) noexcept:
+        """A producer is closed."""
+        self.ports -= 1
+        if self.retired and self.ports == 0:
+            self.close_descriptor()
+
+    @property
+    def reserved_slots(self):
+        """Slots whose memory is there, by class."""
+        return tuple([self.pool.of[i].reserved_count for i in range(self.pool.classes)])
 
     @property
     def bogus_returns(self):
@@ -79,7 +119,7 @@ cdef class PoolCore:
             if r.kind == FB_SLOT and producers:
                 slot = fb_pool_take(&self.pool, r.length)
                 if slot == FB_NOWHERE:
-                    return fb_tx_blocked(&(<ProducerCore> producers[0]).tx, FB_NO_SLOT, FB_ALIGN, r.length)
+                    return (<ProducerCore> producers[0]).no_slot(r.length)
                 r.slot = slot
                 r.gen = fb_slot_gen(&self.pool, slot)
                 copy_in(fb_slot_at(&self.pool, slot), &view)

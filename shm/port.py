@@ -8,11 +8,16 @@ read-only. The *channel*, one for each consumer, is mapped for writing by both::
     0x2000  consumer page    head, messages taken, credit, futex word for space, wait word for data, 64 counters
     0x3000  ring             records: a 64-byte header, for small payloads the bytes behind it, multiples of 64 bytes
     then    completion ring  u64 for each slot given back: generation << 32 | class << 28 | index
+    then    lease table      u64 for each slot of the pool: since when the consumer has it, monotonic ns; 0: not now
 
 Sending. A payload of at most `inline_bytes_max` bytes is copied into the ring. A larger one goes to a slot, the
 smallest that fits and is free, the last one returned first because its bytes are still in the cache; the ring then
 carries only the header. One store of the tail publishes a record, so that a producer killed at any moment leaves
 either all of a message or nothing. Order is the order of the ring: inline, slot and control records alike.
+
+Memory. The pool's segment is sparse: the memory of a slot is reserved when the slot is first used, and stays. When the
+system has no more, slots that have memory go on being used; a payload for which not one of them fits is refused with
+ShmFullError. What is not reserved is never touched.
 
 Receiving. Inline payloads are copied out, and the place in the ring is free again. A slot is lent (`Lease`) until its
 last view is gone, in any order, from any thread. A consumer that holds `max_leases` slots gets private copies from
@@ -41,6 +46,7 @@ import os
 import uuid
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 from flowbridge.errors import BrokenError, LocalProtocolError, NativeUnavailableError, RemoteProtocolError, WouldBlock
@@ -90,7 +96,7 @@ class ShmSpec:
 
     `classes` are pairs of slot bytes and number of slots; none at all makes a channel of the ring alone. `ring_bytes`
     is a power of two. A `window_items` of 0 means that the consumer grants credit explicitly. `high` and `low` are
-    parts of one. `prefault` touches all memory now instead of with the first messages.
+    parts of one. `prefault` reserves and touches all memory now instead of with the first messages.
     """
 
     classes: tuple[tuple[int, int], ...] = ((64 * 1024, 64), (1024 * 1024, 16), (16 * 1024 * 1024, 4))
@@ -136,12 +142,17 @@ class ShmSpec:
     @property
     def completion_items(self) -> int:
         """Places for returned slots: as many as there are slots, rounded up to a power of two."""
-        return 1 << max(sum(count for _, count in self.classes) - 1, 0).bit_length()
+        return 1 << max(self.slots - 1, 0).bit_length()
+
+    @property
+    def slots(self) -> int:
+        """How many slots there are, of all sizes."""
+        return sum(count for _, count in self.classes)
 
     @property
     def channel_bytes(self) -> int:
         """The memory of one channel."""
-        return _rounded(RING_OFFSET + self.ring_bytes + 8 * self.completion_items, PAGE_BYTES)
+        return _rounded(RING_OFFSET + self.ring_bytes + 8 * (self.completion_items + self.slots), PAGE_BYTES)
 
 
 def _within(what: str, value: int, least: int, most: int) -> None:
@@ -192,7 +203,7 @@ class SlotPool:
     """Slots that serve the channels of several consumers: a message sent to all of them is copied once."""
 
     def __init__(self, spec: ShmSpec, *, name: str = "pool") -> None:
-        """Reserve the memory.
+        """Make the segment, and reserve its smallest slot.
 
         Raises:
             ShmFullError: it does not fit.
@@ -201,17 +212,23 @@ class SlotPool:
         self.spec: Final = spec
         self.name: Final = name
         self._descriptor: int | None = None
-        mapping = None
-        if spec.classes:
-            with ExitStack() as undo:
-                descriptor = segment.create_segment(name, spec.pool_bytes, spec.backing)
+        full_error = partial(segment.full_error, name, spec.backing)
+        with ExitStack() as undo:
+            descriptor, mapping, self.inode = -1, None, 0
+            if spec.classes:
+                reserved = spec.pool_bytes if spec.prefault else spec.slot_classes[0][0]
+                descriptor = segment.create_segment(
+                    name, "pool", spec.pool_bytes, spec.backing, reserved_bytes=reserved
+                )
                 undo.callback(os.close, descriptor)
                 mapping = _mapped(name, descriptor, spec.pool_bytes, writable=True, prefault=spec.prefault)
                 if spec.backing == "memfd":
                     segment.seal(descriptor, read_only_for_others=True)
-                undo.pop_all()
-                self._descriptor = descriptor
-        self.core: Final = PoolCore(mapping, spec.slot_classes)
+                self.inode = os.fstat(descriptor).st_ino
+            self.core: Final = PoolCore(mapping, spec.slot_classes, descriptor, spec.prefault, full_error)
+            undo.pop_all()
+        if descriptor >= 0:
+            self._descriptor = descriptor
 
     def producer(self, *, name: str = "shm") -> ShmProducer:
         """A channel to one more consumer, at most 64 at a time."""
@@ -227,6 +244,7 @@ class SlotPool:
         Raises:
             WouldBlock: one of them lacks credit, or place, or there is no slot.
             BrokenError: one of them is.
+            ShmFullError: no slot that is large enough has memory.
         """
         code = self.core.try_fan_send(list(producers), payload, **meta)
         if code:
@@ -247,15 +265,15 @@ class SlotPool:
         """Slots that a consumer gave back without having them; they were ignored."""
         return self.core.bogus_returns
 
-    def close(self) -> None:
-        """Let go of the descriptor; the memory goes with the last producer and the last loan."""
-        descriptor, self._descriptor = self._descriptor, None
-        if descriptor is not None:
-            os.close(descriptor)
+    @property
+    def reserved_slots(self) -> tuple[int, ...]:
+        """Slots that have been used once, whose memory is therefore there, by class."""
+        return self.core.reserved_slots
 
-    def __del__(self) -> None:
-        if getattr(self, "_descriptor", None) is not None:
-            self.close()
+    def close(self) -> None:
+        """Take no more producers. The descriptor goes with the last open one, the memory with the last loan."""
+        self._descriptor = None
+        self.core.retire()
 
 
 class ShmProducer(ProducerCore):
@@ -277,7 +295,7 @@ class ShmProducer(ProducerCore):
             if self._own_pool is not None:
                 undo.callback(self._own_pool.close)
             self.pool: Final = pool or self._own_pool or SlotPool(spec, name=name)
-            channel = segment.create_segment(name, spec.channel_bytes, spec.backing)
+            channel = segment.create_segment(name, "channel", spec.channel_bytes, spec.backing)
             undo.callback(os.close, channel)
             mapping = _mapped(name, channel, spec.channel_bytes, writable=True, prefault=spec.prefault)
             if spec.backing == "memfd":
@@ -304,6 +322,7 @@ class ShmProducer(ProducerCore):
             pid=pid,
             start=start,
             flags=FLAG_SEALED if spec.backing == "memfd" else 0,
+            pool_inode=self.pool.inode,
         )
 
     def _peer_may_live(self) -> bool:
@@ -331,6 +350,7 @@ class ShmProducer(ProducerCore):
             LocalProtocolError: the payload fits in no slot.
             BrokenError: the consumer closed or vanished.
             RemoteProtocolError: the consumer damaged the channel.
+            ShmFullError: no slot that is large enough has memory, and there is none to be had.
         """
         code = self.try_send(payload, **meta)
         if code:
@@ -342,6 +362,7 @@ class ShmProducer(ProducerCore):
         Raises:
             WouldBlock: credit, ring or slots are missing.
             LocalProtocolError: no slot is that large.
+            ShmFullError: no slot that is large enough has memory, and there is none to be had.
         """
         loan = self.try_loan(nbytes)
         if loan is None:

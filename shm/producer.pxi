@@ -1,6 +1,11 @@
 # The sending end.
 
 
+cdef bytes label_of(str name):
+    """The name as it stands in the channel: UTF-8, cut between characters."""
+    return name.encode(errors="replace")[:FB_NAME_BYTES].decode(errors="ignore").encode()
+
+
 @cython.no_gc_clear
 cdef class ProducerCore:
     """The sending end of a channel: cursors, credit, wake-ups."""
@@ -21,14 +26,15 @@ cdef class ProducerCore:
         self.forks = fb_forks
         self.name = "channel"
 
-    cdef void open(self, PoolCore owner, Mapping chan, fb_geometry *g, int data_fd, int space_fd):
+    cdef void open(self, PoolCore owner, Mapping chan, fb_geometry *g, int data_fd, int space_fd, bytes label):
         cdef fb_super *s = super_of(chan.base)
         cdef fb_tx *tx = &self.tx
         g.magic = FB_MAGIC
-        g.major = FB_MAJOR
+        g.major, g.minor = FB_MAJOR, FB_MINOR
         g.endian = FB_ENDIAN
         g.ring_offset = FB_RING
         g.completion_offset = FB_RING + g.ring_bytes
+        g.lease_offset = g.completion_offset + g.completion_items * 8
         g.classes = owner.shape.classes
         g.pool_bytes = owner.shape.pool_bytes
         memcpy(g.shape, owner.shape.shape, sizeof(g.shape))
@@ -43,10 +49,12 @@ cdef class ProducerCore:
         tx.high_bytes = g.ring_bytes * g.high_permille // 1000
         tx.low_bytes = g.ring_bytes * g.low_permille // 1000
         self.owner, self.chan, self.space_fd = owner, chan, space_fd
+        memcpy(s.name, <const char *> label, len(label))
         store32(&s.state, FB_READY, memory_order_release)
 
     def _open(self, PoolCore pool, Mapping chan, int data_fd, int space_fd, *, str name, bytes uuid, ring_bytes,
-              completion_items, window_items, inline_bytes_max, high_permille, low_permille, pid, start, flags):
+              completion_items, window_items, inline_bytes_max, high_permille, low_permille, pid, start, flags,
+              pool_inode):
         """Lay out a new channel. The two event descriptors are owned from here on, even when this fails."""
         cdef fb_geometry g
         cdef const char *problem
@@ -62,12 +70,14 @@ cdef class ProducerCore:
         bit = next((i for i in range(FB_PORTS) if pool.pool.tx[i] == NULL), FB_PORTS)
         if bit == FB_PORTS:
             raise LocalProtocolError(f"{name}: the pool serves {FB_PORTS} channels, the most that it can")
-        self.open(pool, chan, &g, data_fd, space_fd)
+        super_of(chan.base).pool_inode = pool_inode
+        self.open(pool, chan, &g, data_fd, space_fd, label_of(name))
         problem = fb_geometry_problem(&g, chan.nbytes, pool.shape.pool_bytes)
         if problem != NULL:
             raise LocalProtocolError(f"{name}: {problem.decode()}")
         self.tx.bit = bit
         pool.pool.tx[bit] = &self.tx
+        pool.ports += 1
         self.registered = True
 
     cdef void detach(self):
@@ -80,6 +90,8 @@ cdef class ProducerCore:
             self.leave(FB_ABANDONED)
         if self.registered:
             self.owner.pool.tx[self.tx.bit] = NULL
+            if not self.is_closed:
+                self.owner.leave()
         if self.space_fd >= 0:
             close(self.space_fd)
         if self.tx.data_fd >= 0:
@@ -116,6 +128,12 @@ cdef class ProducerCore:
                 f"bytes fits, this one has {length}"
             )
         return 0
+
+    cdef int no_slot(self, uint64_t length) except -1:
+        """The code for a message that has no slot now; an error if there is no memory for any that would fit."""
+        if fb_pool_never(self.tx.pool, length):
+            raise self.owner.full_error(length)
+        return fb_tx_blocked(&self.tx, FB_NO_SLOT, FB_ALIGN, length)
 
     cdef void notice(self) noexcept:
         cdef int edge = fb_tx_watermark(&self.tx)
@@ -167,7 +185,7 @@ cdef class ProducerCore:
                 return self.refuse(code) if code < 0 else code
             slot = fb_pool_take(self.tx.pool, r.length)
             if slot == FB_NOWHERE:
-                return fb_tx_blocked(&self.tx, FB_NO_SLOT, FB_ALIGN, r.length)
+                return self.no_slot(r.length)
             r.slot = slot
             r.gen = fb_slot_gen(self.tx.pool, slot)
             r.kind = FB_SLOT
@@ -256,7 +274,7 @@ cdef class ProducerCore:
         loan = Loan.__new__(Loan)
         slot = fb_pool_take(self.tx.pool, nbytes)
         if slot == FB_NOWHERE:
-            fb_tx_blocked(&self.tx, FB_NO_SLOT, FB_ALIGN, nbytes)
+            self.no_slot(nbytes)
             return None
         loan.producer = self
         loan.slot = slot
@@ -407,6 +425,8 @@ cdef class ProducerCore:
         if self.is_closed or self.chan is None:
             return
         self.is_closed = True
+        if self.registered:
+            self.owner.leave()
         if self.forks == fb_forks:
             store_int(&self.tx.stop, 1, memory_order_relaxed)
             self._rouse()

@@ -1,9 +1,13 @@
 """Segments: anonymous pieces of shared memory, reached by their descriptor alone.
 
+Two kinds: `channel` and `pool`; the kind stands in the name that /proc shows for an open segment.
+
 `posix` opens a name in /dev/shm and unlinks it at once, so that nothing is left behind whoever dies. `memfd` is the
 hardened form: its seals (fcntl(2)) keep the other side from truncating what we have mapped, which would end us with
-SIGBUS, and from mapping the pool for writing. Both are reserved in full when they are made (posix_fallocate), since
-memory that is missing later ends the process that touches it.
+SIGBUS, and from mapping the pool for writing.
+
+Memory that is missing when it is touched ends the process, so what is touched is reserved before (posix_fallocate): a
+channel in full when it is made, a slot of a pool when it is first used.
 """
 
 from __future__ import annotations
@@ -13,64 +17,76 @@ import fcntl
 import os
 import stat
 import uuid
+from contextlib import suppress
 from typing import Final, Literal
 
 from flowbridge.errors import BrokenError, RemoteProtocolError, ShmFullError
 
 Backing = Literal["posix", "memfd"]
+Kind = Literal["channel", "pool"]
 
 SEAL_FUTURE_WRITE: Final = 0x0010  # F_SEAL_FUTURE_WRITE of linux/fcntl.h, Linux 5.1; not in the fcntl module of 3.11
+MEMFD_PREFIX: Final = "flowbridge."
 SHM_FOLDER: Final = "/dev/shm"  # noqa: S108 - not a temporary file: where shm_open(3) keeps its names
 
 
-def create_segment(what: str, nbytes: int, backing: Backing) -> int:
-    """The descriptor of a new segment of that many bytes, zeroed and reserved.
+def posix_prefix() -> str:
+    """How the names of this user's segments begin in /dev/shm."""
+    return f"fb.{os.getuid()}."
+
+
+def create_segment(what: str, kind: Kind, nbytes: int, backing: Backing, *, reserved_bytes: int | None = None) -> int:
+    """The descriptor of a new segment of that many bytes, zeroed; the first of them, or all, are reserved.
 
     Raises:
         ShmFullError: it does not fit.
         BrokenError: the system refuses for another reason, such as too many descriptors.
     """
     try:
-        descriptor = _open_memfd(what) if backing == "memfd" else _open_posix()
+        descriptor = _open_memfd(what, kind) if backing == "memfd" else _open_posix(kind)
     except OSError as error:
         raise BrokenError(f"{what}: no segment of {nbytes} bytes: {error}") from error
     try:
-        os.posix_fallocate(descriptor, 0, nbytes)
+        os.ftruncate(descriptor, nbytes)
+        os.posix_fallocate(descriptor, 0, nbytes if reserved_bytes is None else reserved_bytes)
     except OSError as error:
         os.close(descriptor)
-        if error.errno in {errno.ENOSPC, errno.EFBIG, errno.ENOMEM}:
-            raise _full(what, nbytes, backing, error) from error
+        if error.errno == errno.EFBIG:
+            raise ShmFullError(what, nbytes, None, "raise the limit on file sizes: ulimit -f") from error
+        if error.errno in {errno.ENOSPC, errno.ENOMEM}:
+            raise full_error(what, backing, nbytes if reserved_bytes is None else reserved_bytes) from error
         raise BrokenError(f"{what}: no segment of {nbytes} bytes: {error}") from error
     return descriptor
 
 
-def _open_memfd(what: str) -> int:
-    return os.memfd_create(f"flowbridge.{what}"[:200], os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+def _open_memfd(what: str, kind: Kind) -> int:
+    label = what.encode(errors="replace")[:200].decode(errors="ignore")  # 249 bytes in all: memfd_create(2)
+    return os.memfd_create(f"{MEMFD_PREFIX}{kind}.{label}", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
 
 
-def _open_posix() -> int:
+def _open_posix(kind: Kind) -> int:
     import posix_ipc
 
-    name = f"/fb.{os.getuid()}.{uuid.uuid4().hex}"
+    name = f"/{posix_prefix()}{kind}.{uuid.uuid4().hex}"
     try:
         segment = posix_ipc.SharedMemory(name, posix_ipc.O_CREX, mode=0o600)
     except posix_ipc.Error as error:  # some of them are no OSError
         raise OSError(errno.EACCES, str(error)) from error
-    segment.unlink()  # the name lives for microseconds, so that nobody has to clean up
+    with suppress(posix_ipc.ExistentialError):  # whoever cleans up was faster, which does no harm
+        segment.unlink()  # the name lives for microseconds
     return int(segment.fd)
 
 
-def _full(what: str, nbytes: int, backing: Backing, error: OSError) -> ShmFullError:
-    free = None
-    if error.errno == errno.EFBIG:
-        hint = "raise the limit on file sizes: ulimit -f"
-    elif backing == "memfd":
-        hint = "give the machine or the container more memory"
-    else:
-        hint = "enlarge /dev/shm: mount -o remount,size=... /dev/shm, or --shm-size of the container"
+def full_error(what: str, backing: Backing, nbytes: int) -> ShmFullError:
+    """What to raise when the system has no memory for so many bytes."""
+    if backing == "memfd":
+        return ShmFullError(what, nbytes, None, "give the machine or the container more memory")
+    hint = "enlarge /dev/shm: mount -o remount,size=... /dev/shm, or --shm-size of the container"
+    try:
         found = os.statvfs(SHM_FOLDER)
-        free = found.f_bavail * found.f_frsize
-    return ShmFullError(what, nbytes, free, hint)
+    except OSError:
+        return ShmFullError(what, nbytes, None, hint)
+    return ShmFullError(what, nbytes, found.f_bavail * found.f_frsize, hint)
 
 
 def seal(descriptor: int, *, read_only_for_others: bool) -> None:

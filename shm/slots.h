@@ -2,23 +2,29 @@
  *
  * A pool serves up to 64 channels; holders is a bit for each channel whose consumer has the slot. A consumer can only
  * give back what it was given, once: class, index, generation and bit are checked, the rest is counted and ignored.
+ *
+ * The segment is sparse. A slot's memory is reserved when the slot is first lent, because memory that is missing when it
+ * is touched ends the process (SIGBUS). It stays reserved. The stack of free slots has the reserved ones on top.
  */
 #ifndef FLOWBRIDGE_SLOTS_H
 #define FLOWBRIDGE_SLOTS_H
 
 #include "ring.h"
+#include <fcntl.h>
 #include <stdlib.h>
 
 #define FB_PORTS 64
 #define FB_NOWHERE UINT32_MAX
+#define FB_SHORT_NS 100000000 /* after memory was refused, nobody asks for more for so long: asking costs milliseconds */
 
 struct fb_slots {
     uint64_t slot_bytes, offset;
-    uint32_t count, free_count;
+    uint32_t count, free_count, reserved_count;
     uint32_t *free_index; /* a stack: the slot returned last is the one still in the cache */
     uint32_t *gen;
     uint64_t *holders;
-    uint8_t *out; /* loaned or published */
+    uint8_t *out;      /* loaned or published */
+    uint8_t *reserved; /* its memory is there */
 };
 
 struct fb_tx;
@@ -29,6 +35,8 @@ struct fb_pool {
     struct fb_slots of[FB_CLASSES];
     struct fb_tx *tx[FB_PORTS];
     uint64_t bogus_returns;
+    int64_t short_until_ns; /* memory was refused, and is not asked for before */
+    int fd;                 /* the segment; -1 when everything is reserved or nothing can be any more */
 };
 
 struct fb_tx {
@@ -60,7 +68,8 @@ static inline int fb_pool_init(struct fb_pool *pool, unsigned char *base, const 
         s->gen = calloc(s->count, sizeof *s->gen);
         s->holders = calloc(s->count, sizeof *s->holders);
         s->out = calloc(s->count, 1);
-        if (!s->free_index || !s->gen || !s->holders || !s->out) return -1;
+        s->reserved = calloc(s->count, 1);
+        if (!s->free_index || !s->gen || !s->holders || !s->out || !s->reserved) return -1;
         for (uint32_t k = 0; k < s->count; k++) s->free_index[k] = s->count - 1 - k;
     }
     return 0;
@@ -72,6 +81,7 @@ static inline void fb_pool_free(struct fb_pool *pool) {
         free(pool->of[i].gen);
         free(pool->of[i].holders);
         free(pool->of[i].out);
+        free(pool->of[i].reserved);
     }
     memset(pool, 0, sizeof *pool);
 }
@@ -139,12 +149,38 @@ static inline void fb_pool_drain(struct fb_pool *pool) {
         if (pool->tx[i] && pool->tx[i]->held && !pool->tx[i]->problem) fb_tx_drain(pool->tx[i]);
 }
 
+/* Whether the memory of a slot is there, which it asks for when it is not. See fallocate(2). */
+static inline int fb_slot_reserve(struct fb_pool *pool, struct fb_slots *s, uint32_t index) {
+    int done;
+    if (s->reserved[index]) return 1;
+    if (pool->fd < 0 || (pool->short_until_ns && fb_now_ns() < pool->short_until_ns)) return 0;
+    do {
+        done = fallocate(pool->fd, 0, (off_t)(s->offset + index * s->slot_bytes), (off_t)s->slot_bytes);
+    } while (done != 0 && errno == EINTR);
+    if (done != 0) {
+        pool->short_until_ns = fb_now_ns() + FB_SHORT_NS;
+        return 0;
+    }
+    pool->short_until_ns = 0;
+    s->reserved[index] = 1;
+    s->reserved_count++;
+    return 1;
+}
+
+/* Whether no slot for so many bytes has memory, out or free: nothing can come back, so waiting does not help. */
+static inline int fb_pool_never(const struct fb_pool *pool, uint64_t length) {
+    for (uint32_t i = 0; i < pool->classes; i++)
+        if (pool->of[i].slot_bytes >= length && pool->of[i].reserved_count) return 0;
+    return 1;
+}
+
 /* The smallest class that fits and has a slot: class and index, or FB_NOWHERE. Classes stand in order of size. */
 static inline uint32_t fb_pool_take(struct fb_pool *pool, uint64_t length) {
     fb_pool_drain(pool);
     for (uint32_t i = 0; i < pool->classes; i++) {
         struct fb_slots *s = &pool->of[i];
         if (s->slot_bytes < length || s->free_count == 0) continue;
+        if (!fb_slot_reserve(pool, s, s->free_index[s->free_count - 1])) continue;
         uint32_t index = s->free_index[--s->free_count];
         s->out[index] = 1;
         s->holders[index] = 0;
@@ -156,8 +192,12 @@ static inline uint32_t fb_pool_take(struct fb_pool *pool, uint64_t length) {
 
 static inline int fb_pool_has(struct fb_pool *pool, uint64_t length) {
     fb_pool_drain(pool);
-    for (uint32_t i = 0; i < pool->classes; i++)
-        if (pool->of[i].slot_bytes >= length && pool->of[i].free_count) return 1;
+    for (uint32_t i = 0; i < pool->classes; i++) {
+        const struct fb_slots *s = &pool->of[i];
+        if (s->slot_bytes < length || s->free_count == 0) continue;
+        if (s->reserved[s->free_index[s->free_count - 1]]) return 1;
+        if (pool->fd >= 0 && (!pool->short_until_ns || fb_now_ns() >= pool->short_until_ns)) return 1;
+    }
     return 0;
 }
 
@@ -325,6 +365,12 @@ static inline uint32_t fb_tx_above_low(const struct fb_tx *tx) {
     return want;
 }
 
+static inline uint64_t fb_tx_slots(const struct fb_tx *tx) {
+    uint64_t slots = 0;
+    for (uint32_t i = 0; i < tx->g.classes; i++) slots += tx->g.shape[i].count;
+    return slots;
+}
+
 /* Forgets a consumer that is dead: its slots, its place in the ring. Gives the messages that it had not released. */
 static inline uint64_t fb_tx_reclaim(struct fb_tx *tx) {
     struct fb_consumer_page *c = fb_consumer(tx->chan);
@@ -343,6 +389,7 @@ static inline uint64_t fb_tx_reclaim(struct fb_tx *tx) {
     atomic_store_explicit(&fb_producer(tx->chan)->space_wait, 0, memory_order_relaxed);
     atomic_store_explicit(&c->completion_tail, tx->completion_head, memory_order_relaxed);
     atomic_store_explicit(&c->data_wait, 0, memory_order_relaxed);
+    memset(tx->chan + tx->g.lease_offset, 0, 8 * (size_t)fb_tx_slots(tx));
     atomic_store_explicit(&c->head_seq, tx->head_seq, memory_order_relaxed);
     atomic_store_explicit(&c->credit_seq, tx->credit_seq, memory_order_relaxed);
     atomic_store_explicit(&c->head, tx->head, memory_order_release);

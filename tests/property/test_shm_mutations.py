@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import mmap
+import os
 import struct
 from typing import TYPE_CHECKING
 
@@ -12,6 +13,7 @@ from hypothesis import strategies as st
 from shm_scene import ShmConsumer, ShmProducer, ShmSpec
 
 from flowbridge.errors import FlowbridgeError
+from flowbridge.shm.superblock import NoChannelError, crc32c, read_channel
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -40,6 +42,32 @@ def test_a_damaged_channel_is_joined_or_refused(damage: list[tuple[int, int]]) -
         with contextlib.suppress(FlowbridgeError), ShmConsumer.attach(producer.descriptors()) as consumer:
             for record in consumer.take_records(99):
                 assert len(bytes(record[9])) <= max(4096 // 2, 512)
+
+
+SUPERBLOCK = st.lists(
+    st.tuples(st.integers(0, 0x240 // 8 - 1) | PLACES | RECORD_PLACES, WORDS | st.integers(0, 1 << 20)), max_size=6
+)
+
+
+@settings(max_examples=300, deadline=None)
+@given(damage=DAMAGE | SUPERBLOCK, is_signed=st.booleans())
+def test_a_damaged_channel_is_looked_at_or_shown_as_damaged(damage: list[tuple[int, int]], is_signed: bool) -> None:
+    with ShmProducer(SPEC) as producer, ShmConsumer.attach(producer.descriptors()) as consumer:
+        producer.send_many([b"a" * 100, b"b" * 500, b"c" * 500])
+        held = consumer.receive_many(2)
+        with mmap.mmap(producer.descriptors()[0], SPEC.channel_bytes) as memory:
+            spoil(memory, damage)
+            if is_signed:
+                struct.pack_into("<I", memory, 0x200, crc32c(memory[:0x200]))
+        before = os.pread(producer.descriptors()[0], SPEC.channel_bytes, 0)
+        with contextlib.suppress(NoChannelError):
+            sight = read_channel(producer.descriptors()[0], SPEC.channel_bytes)
+            assert sight.name.isprintable()
+            assert 0 <= sight.ring_used_bytes <= sight.ring_bytes
+            assert 0 <= sight.waiting_items <= sight.ring_bytes // 64
+            assert sight.slots_out <= 3 * SPEC.channel_bytes // 8
+        assert os.pread(producer.descriptors()[0], SPEC.channel_bytes, 0) == before
+        held.clear()
 
 
 @settings(max_examples=300, deadline=None)

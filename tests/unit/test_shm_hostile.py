@@ -125,7 +125,16 @@ def test_wait_words_may_hold_anything(ends: Ends) -> None:
         assert consumer.receive_bytes_nowait() == b"x"
 
 
-@pytest.mark.parametrize("at", [0x0, 0x8, 0xC, 0x10, 0x38, 0x40, 0x48, 0x50, 0x58, 0x68, 0x6C, 0x70, 0x80, 0x90, 0x200])
+def test_a_superblock_of_an_older_layout_is_not_joined() -> None:
+    with ShmProducer(SMALL) as producer, mmap.mmap(producer.descriptors()[0], SMALL.channel_bytes) as memory:
+        poke(memory, 0xA, 0, "<H")
+        with pytest.raises(RemoteProtocolError, match="another version"):
+            ShmConsumer.attach(producer.descriptors())
+
+
+@pytest.mark.parametrize(
+    "at", [0x0, 0x8, 0xC, 0x10, 0x38, 0x40, 0x48, 0x50, 0x58, 0x68, 0x6C, 0x70, 0x78, 0x80, 0x90, 0x200]
+)
 def test_a_damaged_superblock_is_not_joined(at: int) -> None:
     with ShmProducer(SMALL) as producer, mmap.mmap(producer.descriptors()[0], SMALL.channel_bytes) as memory:
         memory[at] ^= 0x10
@@ -141,3 +150,13 @@ def test_a_superblock_that_changes_later_changes_nothing(ends: Ends) -> None:
         memory[at] = 0xFF
     producer.send_many([b"x", b"y" * 60000])
     assert [bytes(lease) for lease in consumer.receive_many(9)] == [b"x", b"y" * 60000]
+
+
+def test_what_the_lease_table_holds_changes_nothing(ends: Ends) -> None:
+    producer, consumer, memory = ends
+    table = COMPLETIONS + 8 * SMALL.completion_items
+    memory[table : table + 8 * SMALL.slots] = b"\xff" * 8 * SMALL.slots
+    for _ in range(5):
+        producer.send_many([b"x" * 3000] * 2)
+        assert [bytes(lease) for lease in consumer.receive_many(9)] == [b"x" * 3000] * 2
+    assert producer.pool.free_slots == (4, 2)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import gc
+import os
+import struct
 import threading
 
 import numpy as np
@@ -167,3 +169,43 @@ def test_nobody_makes_a_lease_or_a_loan_of_his_own() -> None:
     for kind in (Lease, Loan):
         with pytest.raises(TypeError, match="comes from"):
             kind()
+
+
+def lease_table(producer: ShmProducer) -> list[int]:
+    """Since when each slot is lent, as anybody sees it who can read the channel."""
+    spec = producer.spec
+    at = 0x3000 + spec.ring_bytes + 8 * spec.completion_items
+    return list(struct.unpack(f"<{spec.slots}Q", os.pread(producer.descriptors()[0], 8 * spec.slots, at)))
+
+
+def test_the_lease_table_shows_since_when_each_slot_is_lent() -> None:
+    with channel() as (producer, consumer):
+        producer.send_many([b"a" * 300, b"b" * 5000, b"c" * 300, b"small"])
+        assert lease_table(producer) == [0] * 6
+        first, second, third, _ = consumer.receive_many(9)
+        since = [lease.held_since_ns for lease in (first, second, third)]
+        assert 0 < since[0] <= since[1] <= since[2]
+        assert lease_table(producer) == [since[0], since[2], 0, 0, since[1], 0]
+        first.release()
+        assert lease_table(producer) == [0, since[2], 0, 0, since[1], 0]
+        view = memoryview(second)
+        del second, third
+        assert lease_table(producer) == [0, 0, 0, 0, since[1], 0]
+        view.release()
+        del view
+        assert lease_table(producer) == [0] * 6
+
+
+def test_a_channel_that_is_taken_back_has_an_empty_lease_table() -> None:
+    with channel() as (producer, consumer):
+        producer.send_many([b"a" * 300] * 2)
+        leases = consumer.receive_many(9)
+        assert sum(map(bool, lease_table(producer))) == 2
+        producer.reclaim()
+        assert lease_table(producer) == [0] * 6
+        with ShmConsumer.attach(producer.descriptors()) as heir:
+            producer.send_nowait(b"b" * 300)
+            held = heir.receive_nowait()
+            assert held is not None
+            leases.clear()  # of the old consumer: they are not its any more
+            assert sum(map(bool, lease_table(producer))) == 1

@@ -7,9 +7,10 @@ import mmap
 import os
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
-from shm_scene import SMALL, ShmConsumer, ShmProducer, ShmSpec, _core, channel, open_descriptors
+from shm_scene import SMALL, ShmConsumer, ShmProducer, ShmSpec, SlotPool, _core, channel, open_descriptors
 
 from flowbridge.errors import NativeUnavailableError, RemoteProtocolError, ResourceError
 from flowbridge.shm import native_problem, segment
@@ -24,7 +25,7 @@ def names() -> set[str]:
 
 
 def test_a_segment_has_no_name_and_its_full_size() -> None:
-    descriptor = segment.create_segment("test", 10_000, "posix")
+    descriptor = segment.create_segment("test", "channel", 10_000, "posix")
     try:
         assert names() == set()
         found = os.fstat(descriptor)
@@ -33,6 +34,46 @@ def test_a_segment_has_no_name_and_its_full_size() -> None:
         assert not os.get_inheritable(descriptor)
     finally:
         os.close(descriptor)
+
+
+@pytest.mark.parametrize("spec", [SMALL, replace(SEALED, prefault=False)], ids=["posix", "sealed"])
+def test_the_memory_of_a_slot_is_reserved_when_it_is_first_used(spec: ShmSpec) -> None:
+    with channel(spec) as (producer, consumer):
+        pool = producer.descriptors()[1]
+        expected = [1, *[0 for _ in spec.classes[1:]]]
+        assert producer.pool.reserved_slots == tuple(expected)
+        for _ in range(3):
+            producer.send_nowait(b"x" * 4000)
+            consumer.receive_many(9).clear()
+        assert producer.pool.reserved_slots == tuple(expected), "the slot that came back is used again"
+        first = producer.loan(4000), producer.loan(4000)
+        expected[0] = 2
+        assert producer.pool.reserved_slots == tuple(expected)
+        found = os.fstat(pool)
+        assert (found.st_size, found.st_blocks * 512) == (spec.pool_bytes, 2 * 4096)
+        del first
+
+
+def test_a_pool_that_is_prefaulted_is_reserved_at_once() -> None:
+    with channel(SEALED) as (producer, _):
+        assert producer.pool.reserved_slots == (4,)
+        assert os.fstat(producer.descriptors()[1]).st_blocks * 512 == SEALED.pool_bytes
+
+
+def test_a_pool_that_is_closed_serves_its_producers_to_the_end() -> None:
+    before = open_descriptors()
+    pool = SlotPool(SMALL)
+    with (
+        pool.producer() as producer,
+        pool.producer() as other,
+        ShmConsumer.attach(producer.descriptors()) as consumer,
+    ):
+        pool.close()
+        other.close()
+        producer.send_many([b"x" * 3000] * 3)
+        assert [bytes(lease) for lease in consumer.receive_many(9)] == [b"x" * 3000] * 3
+        assert pool.reserved_slots == (3, 0)
+    assert open_descriptors() == before
 
 
 def test_a_thousand_channels_leave_nothing() -> None:

@@ -1,7 +1,7 @@
 """A route over a ring in shared memory; its socket carries the descriptors, says who lives, and what fits no slot.
 
-A payload larger than any slot goes over the socket as a BODY frame, and a record in its place says so: the order of
-messages is that of the ring.
+A payload larger than any slot, or for which no slot has memory, goes over the socket as a BODY frame, and a record in
+its place says so: the order of messages is that of the ring.
 """
 
 from __future__ import annotations
@@ -14,7 +14,14 @@ from typing import TYPE_CHECKING, Any, Final
 from flowbridge.codec.arrays import INT_MAX, write_array
 from flowbridge.codec.route_frames import BODY, CODEC_END
 from flowbridge.envelope import Envelope, Priority
-from flowbridge.errors import BrokenError, EndOfStream, FlowbridgeError, RemoteProtocolError, ResourceError
+from flowbridge.errors import (
+    BrokenError,
+    EndOfStream,
+    FlowbridgeError,
+    RemoteProtocolError,
+    ResourceError,
+    ShmFullError,
+)
 from flowbridge.limits import LANES, STREAM_BYTES_HIGH
 from flowbridge.machines.outcome import COUNTS, NOTHING
 from flowbridge.shm._core import KIND_CTRL, KIND_INLINE, NO_SLOT
@@ -122,10 +129,13 @@ class RingNearLink:
             self.records.sent(control, envelope)
         if prepared.nbytes > self._slot_max and prepared.nbytes > self._inline_max:
             return self._push_on_socket(envelope, prepared, tag)
-        if prepared.data is not None or prepared.nbytes <= self._inline_max:
-            went = self._write([_record(envelope, prepared.to_bytes(), prepared.codec, tag, KIND_INLINE)])
-        else:
-            went = self._push_in_place(envelope, prepared, tag)
+        try:
+            if prepared.data is not None or prepared.nbytes <= self._inline_max:
+                went = self._write([_record(envelope, prepared.to_bytes(), prepared.codec, tag, KIND_INLINE)])
+            else:
+                went = self._push_in_place(envelope, prepared, tag)
+        except ShmFullError:  # no slot that is large enough has memory
+            return self._push_on_socket(envelope, prepared, tag)
         if went or prepared.nbytes <= self._inline_max or not self._is_starved():
             return went
         return self._push_on_socket(envelope, prepared, tag)

@@ -25,6 +25,7 @@ $(STAMP): pyproject.toml setup.py shm/_core.pyx $(wildcard shm/*.h shm/*.pxi)
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	    { echo "flowbridge needs Python 3.11 or later: make $(MAKECMDGOALS) PYTHON=python3.12, say" >&2; exit 1; }
 	@$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear $(VENV)
+	@rm -rf flowbridge.egg-info          # one of an earlier version would hide the entry points of this one
 	@echo "setting up $(VENV) (a minute or two the first time) ..."
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check \
 	    --config-settings editable_mode=compat --editable '.[dev]'
@@ -67,5 +68,5 @@ model:
 	@$(PYTHON) tests/native/model.py
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info .hypothesis .benchmarks .coverage
+	rm -rf $(VENV) build dist *.egg-info .hypothesis .benchmarks .coverage shm/_core.c shm/_core.*.so
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

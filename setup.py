@@ -5,6 +5,7 @@ FLOWBRIDGE_REQUIRE_NATIVE=1 in the environment a ring that cannot be built fails
 """
 
 import os
+from glob import glob
 
 from setuptools import Extension, setup
 
@@ -15,7 +16,7 @@ setup(
         Extension(
             "flowbridge.shm._core",
             ["shm/_core.pyx"],
-            depends=["shm/ring.h", "shm/slots.h", "shm/producer.pxi", "shm/consumer.pxi"],
+            depends=[*glob("shm/*.h"), *glob("shm/*.pxi")],
             extra_compile_args=["-O2", "-g0", "-std=gnu11", "-Wall", "-Wextra", "-fvisibility=hidden"],
             extra_link_args=["-s"],
             optional=not REQUIRED,

@@ -37,13 +37,36 @@ TOPICS_CACHED_MAX: Final = 4_096  # all are forgotten, and looked up again when 
 SUBSCRIPTIONS_MAX: Final = 65_536  # LocalProtocolError
 REQUESTS_PENDING_MAX: Final = 65_536  # WouldBlock
 
+# --- bus links: one process that uses the bus of another ----------------------------------------------------------
+BUS_LINK_SUBSCRIPTIONS_MAX: Final = 4_096  # of one link; LocalProtocolError, RemoteProtocolError from a peer
+BUS_LINK_TOPICS_MAX: Final = 4_096  # settings of topics made over one link; LocalProtocolError
+BUS_LINK_CALLS_MAX: Final = 4_096  # publishes, requests ... of one link that are not answered yet; WouldBlock
+BUS_LINK_BYTES_MAX: Final = 64 * 1024 * 1024  # ... and their payloads; WouldBlock, but one of any size goes
+BUS_LINK_BODY_BYTES_MAX: Final = 64 * 1024 * 1024  # of one payload; EncodeError here, RemoteProtocolError from a peer
+BUS_LINK_UNSENT_BYTES_MAX: Final = 128 * 1024 * 1024  # towards a client that does not read: its link is ended
+BUS_LINK_WINDOW_ITEMS: Final = 256  # on the way to a queue that drops, beyond its capacity; then it queues at the host
+BUS_LINK_WINDOW_BYTES: Final = 1024 * 1024  # ... and their bytes
+BUS_LINK_LIMIT_NS: Final = 5_000_000  # how long credit that came back may stay untold to a publisher found without
+
 # --- the control-plane header (RFC 8949 array) --------------------------------------------------------------------
 HEADER_BYTES_MAX: Final = 4_096  # EncodeError here, DecodeError from a peer
 BODY_BYTES_MAX: Final = 1024**3  # of one frame on a Unix socket: RemoteProtocolError; EncodeError here
 STREAM_BYTES_HIGH: Final = 1024 * 1024  # a sender waits while more than this is unsent
 STREAM_BYTES_LOW: Final = 256 * 1024  # ... until no more than this is
-STREAM_READ_BYTES: Final = 256 * 1024  # of one read
-DESCRIPTORS_MAX: Final = 16  # passed at once over a socket; RemoteProtocolError
+STREAM_READ_BYTES: Final = 64 * 1024  # of one read: larger ones are mapped anew each time, five times slower
+STREAM_WRITE_BYTES: Final = 1024 * 1024  # of one turn: the rest is written in the next one, after others ran
+STREAM_PARTS_MAX: Final = 64  # of one system call, below the kernel's IOV_MAX; the rest follows
+DESCRIPTORS_MAX: Final = 16  # passed with one frame: RemoteProtocolError from a peer, LocalProtocolError here
+
+# --- local sockets ------------------------------------------------------------------------------------------------
+SOCKET_PATH_BYTES_MAX: Final = 107  # sun_path without its closing zero (unix(7)); LocalProtocolError
+CONNECTIONS_MAX: Final = 1_024  # open ones of a listener; a further one is closed as soon as it is accepted
+BACKLOG_MAX: Final = 512  # not yet accepted ones; whoever connects then waits until its time is over
+ACCEPTS_PER_TURN_MAX: Final = 64  # the rest waits for the next turn of the loop, after others ran
+ACCEPT_PAUSE_NS: Final = 100_000_000  # after an accept that found no descriptor or memory left
+CONNECT_RETRY_NS: Final = 2_000_000  # between two tries while the backlog is full
+LOCK_TRIES_MAX: Final = 25  # a lock that is held for longer than these tries belongs to somebody alive
+LOCK_RETRY_NS: Final = 2_000_000  # between two of them
 
 # --- shared memory ------------------------------------------------------------------------------------------------
 SHM_RING_BYTES_DEFAULT: Final = 256 * 1024  # stays in a second-level cache; a larger ring is a slower one
@@ -65,7 +88,7 @@ PAYLOAD_SCHEMAS_MAX: Final = (
 )
 PAYLOAD_SCHEMA_BYTES_MAX: Final = 1024 * 1024  # EncodeError here, RemoteProtocolError from a peer
 PAYLOAD_VIEW_BYTES_MIN: Final = 4_096  # smaller bytes are copied, so that they do not hold the slot they came in
-PAYLOAD_IN_PLACE_BYTES_MIN: Final = 262_144  # smaller batches are written aside and copied, which is faster
+PAYLOAD_IN_PLACE_BYTES_MIN: Final = 262_144  # smaller batches are written aside and copied, which takes fewer calls
 
 # --- reports ------------------------------------------------------------------------------------------------------
 PATHS_MAX: Final = 1_000  # further paths are counted under one entry named "(others)"
@@ -78,4 +101,5 @@ assert QUEUE_ITEMS_DEFAULT <= QUEUE_ITEMS_MAX
 assert QUEUE_BYTES_DEFAULT <= QUEUE_BYTES_MAX
 assert HEADER_BYTES_MAX < BODY_BYTES_MAX
 assert STREAM_BYTES_LOW < STREAM_BYTES_HIGH
+assert BUS_LINK_BODY_BYTES_MAX + STREAM_BYTES_HIGH < BUS_LINK_UNSENT_BYTES_MAX
 assert SLICE_ITEMS_MAX <= QUEUE_ITEMS_MAX

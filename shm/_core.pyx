@@ -9,9 +9,6 @@ cimport cython
 from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_FillInfo, PyBuffer_Release, PyObject_GetBuffer
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_CheckExact, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from cpython.exc cimport PyErr_CheckSignals
-from cpython.list cimport PyList_GET_ITEM, PyList_GET_SIZE
-from cpython.ref cimport Py_INCREF, PyObject
-from cpython.tuple cimport PyTuple_New, PyTuple_SET_ITEM
 from libc.errno cimport errno
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memcpy, memset
@@ -126,7 +123,7 @@ cdef extern from "slots.h" nogil:
         const unsigned char *pool
         fb_geometry g
         uint64_t head, head_seq, published, tail, completion_tail, credit_seq, epoch, low_items, low_bytes
-        uint64_t returns_lost, wakes
+        uint64_t returns_lost, wakes, late_wakes
         uint64_t counter[64]
         const char *problem
         int space_fd
@@ -232,5 +229,15 @@ cdef object forked_error(str name):
     return ClosedError(f"{name}: this handle belongs to the process that made it, not to its child")
 
 
+cdef int64_t moment(timeout_ns) except? -1:
+    """When a time-out that starts now is over."""
+    cdef int64_t now = fb_now_ns()
+    if timeout_ns > NO_DEADLINE - now:
+        return NO_DEADLINE
+    return now if timeout_ns <= 0 else now + <int64_t> timeout_ns
+
+
+include "pool.pxi"
 include "producer.pxi"
+include "loan.pxi"
 include "consumer.pxi"

@@ -86,6 +86,11 @@ cdef class Lease:
     def tag(self): return self.r.tag
 
 
+cdef inline bytes inline_payload(fb_record *r, const unsigned char *at):
+    """Out of the ring, and in one go: another thread could give this part of the ring back."""
+    return PyBytes_FromStringAndSize(<const char *> at, r.length)
+
+
 @cython.no_gc_clear
 cdef class ConsumerCore:
     """The receiving end of a channel."""
@@ -191,6 +196,7 @@ cdef class ConsumerCore:
             raise BrokenError(f"{self.name}: the producer took the channel back after {self.rx.head_seq} messages")
         if state == FB_READY and not self.is_lost:
             return 0
+        # What was published before the end is received first.
         if load64(&producer_of(self.rx.chan).tail, memory_order_acquire) != self.rx.head:
             return 0
         if state == FB_CLOSED:
@@ -219,7 +225,7 @@ cdef class ConsumerCore:
         cdef Lease lease = Lease.__new__(Lease)
         lease.r = r[0]
         if r.kind != FB_SLOT:
-            lease.data = copy_out(at, r.length)
+            lease.data = inline_payload(r, at)
         elif self.leases >= self.max_leases:
             self.copies += 1
             lease.data = self.copy_slot(r, at)
@@ -249,7 +255,7 @@ cdef class ConsumerCore:
         elif r.kind == FB_SLOT:
             result = self.copy_slot(&r, at)
         else:
-            result = copy_out(at, r.length)
+            result = inline_payload(&r, at)
         fb_rx_publish(&self.rx)
         return result
 
@@ -260,7 +266,7 @@ cdef class ConsumerCore:
         result = self.take(as_bytes)
         if result is None:
             if timeout_ns is not None:
-                until = fb_now_ns() + <int64_t> timeout_ns
+                until = moment(timeout_ns)
             window = fb_rx_window(&self.rx, spin_ns) if spin_ns > 0 else 0
             left = SLEEP_NS_MAX
             while True:
@@ -320,7 +326,7 @@ cdef class ConsumerCore:
         self.check()
         while limit > 0 and fb_rx_next(&self.rx, &r, &at) == 1:
             if r.kind != FB_SLOT:
-                payload = copy_out(at, r.length)
+                payload = inline_payload(&r, at)
             elif self.leases < self.max_leases:
                 payload = self.lease(&r, at)
             else:
@@ -413,4 +419,4 @@ cdef class ConsumerCore:
         return self.is_closed
 
     def _stats(self):
-        return (self.rx.head_seq, self.leases, self.copies, self.rx.wakes, self.rx.returns_lost)
+        return (self.rx.head_seq, self.leases, self.copies, self.rx.wakes, self.rx.returns_lost, self.rx.late_wakes)

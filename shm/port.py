@@ -185,6 +185,7 @@ class ConsumerStats:
     copies: int  # slots copied out, because `max_leases` were held
     wakes: int  # system calls that woke the producer
     returns_lost: int  # slots that could not be given back; the producer is broken
+    late_wakes: int  # sleeps that the time-out ended with a message there: the producer died before its wake
 
 
 class SlotPool:
@@ -352,7 +353,10 @@ class ShmProducer(ProducerCore):
         return ProducerStats(*self._stats())
 
     def close(self) -> None:
-        """Finish: the consumer still gets what was sent, then EndOfStream. A second call does nothing."""
+        """Finish: the consumer still gets what was sent, then EndOfStream. A second call does nothing.
+
+        Slots of a shared pool stay out until the consumer gives them back; if it dies, call `reclaim`.
+        """
         self._close()
         channel, self._channel = self._channel, None
         if channel is not None:

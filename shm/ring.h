@@ -225,7 +225,7 @@ struct fb_rx {
     uint64_t head, head_seq, published, tail; /* tail: as last seen */
     uint64_t completion_tail, credit_seq, epoch;
     uint64_t low_items, low_bytes;
-    uint64_t returns_lost, wakes;
+    uint64_t returns_lost, wakes, late_wakes;
     uint64_t counter[FB_COUNTERS];
     int64_t gap_ns, arrived_ns; /* smoothed distance of arrivals, for the spin window */
     const char *problem;
@@ -247,6 +247,7 @@ static inline int fb_rx_current(struct fb_rx *rx) {
 /* The next record, copied to private memory, and its payload: 1, 0 when empty, or FB_BAD_PEER.
  * The payload of INLINE and CTRL stays valid until fb_rx_publish. */
 static inline int fb_rx_next(struct fb_rx *rx, struct fb_record *record, const unsigned char **payload) {
+    if (!fb_rx_current(rx)) return 0; /* reclaimed: what is there now is for another consumer */
     for (;;) {
         uint64_t cap = rx->g.ring_bytes, here = rx->head & (cap - 1), left = rx->tail - rx->head, bytes;
         union {
@@ -256,10 +257,7 @@ static inline int fb_rx_next(struct fb_rx *rx, struct fb_record *record, const u
         if (left == 0) {
             rx->tail = atomic_load_explicit(&fb_producer(rx->chan)->tail, memory_order_acquire);
             left = rx->tail - rx->head;
-            if (left == 0 || !fb_rx_current(rx)) {
-                rx->tail = rx->head; /* reclaimed: what comes now is for another consumer */
-                return 0;
-            }
+            if (left == 0) return 0;
             if (left > cap || left % FB_ALIGN) {
                 rx->tail = rx->head;
                 return fb_rx_bad(rx, "the tail is outside the ring");
@@ -378,7 +376,9 @@ static inline int fb_rx_wait(struct fb_rx *rx, int64_t wait_ns, int64_t spin_ns)
     if (!fb_rx_arm(rx, FB_BY_FUTEX)) return FB_WOKEN;
     int how = fb_futex_wait(&p->data_seq, seen, wait_ns);
     atomic_store_explicit(&fb_consumer(rx->chan)->data_wait, 0, memory_order_relaxed);
-    return fb_rx_ready(rx) ? FB_WOKEN : how;
+    if (!fb_rx_ready(rx)) return how;
+    if (how == FB_TIMED_OUT) rx->late_wakes++; /* something was there, and nobody said so */
+    return FB_WOKEN;
 }
 
 /* How long spinning pays: a window shorter than the distance of messages only burns a core. */

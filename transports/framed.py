@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from flowbridge.codec.framing import FrameReader, prefix
 from flowbridge.errors import EncodeError, RemoteProtocolError
-from flowbridge.limits import BODY_BYTES_MAX, HEADER_BYTES_MAX
+from flowbridge.limits import BODY_BYTES_MAX, DESCRIPTORS_MAX, HEADER_BYTES_MAX
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -43,9 +43,13 @@ class ByteStream(Protocol):
 class FramedLink:
     """Sends and receives frames over a stream that `connect` makes.
 
-    `on_frame(kind, header, body)` is called for each frame in order; when it raises RemoteProtocolError the connection
-    is ended. `on_lost(error)` is called once when the peer is gone: None when it ended its half properly and between
-    two frames. Descriptors that came with a frame are taken by `take_descriptors` while `on_frame` runs.
+    - `on_frame(kind, header, body)` is called for each frame in order. When it raises RemoteProtocolError the
+      connection is ended with that; anything else it raises is our fault, goes to the loop's exception handler, and
+      ends the connection too, as frames behind it would otherwise be lost unseen.
+    - `on_lost(error)` is called once when nothing more will come: None when the bytes stopped between two frames. A
+      process that was killed ends its bytes like one that closed: only a frame can say that the end was meant.
+    - Descriptors that came with a frame are taken by `take_descriptors` while its `on_frame` runs. Those that it leaves
+      are closed when the next frame comes or the stream stands between two frames.
     """
 
     def __init__(
@@ -61,7 +65,8 @@ class FramedLink:
         self._on_lost = on_lost
         self._reader = FrameReader(body_bytes_max=body_bytes_max)
         self._body_bytes_max = body_bytes_max
-        self._descriptors: deque[int] = deque()
+        self._descriptors: deque[int] = deque()  # of the frame that is being handled or is not complete yet
+        self._descriptors_next: deque[int] = deque()  # of a frame behind it
         self.stream = connect(on_data=self._arrived, on_lost=self._lost, descriptors=descriptors)
 
     @property
@@ -93,11 +98,37 @@ class FramedLink:
         return tuple(self._descriptors.popleft() for _ in range(count))
 
     def _arrived(self, data: bytes, descriptors: Sequence[int]) -> None:
-        self._descriptors.extend(descriptors)
+        if descriptors or self._descriptors:
+            self._arrived_with(data, descriptors)
+            return
         for kind, header, body in self._reader.feed(data):
             self._on_frame(kind, header, body)
             if self.stream.is_lost:
                 return
+        if (failure := self._reader.failure) is not None:
+            raise failure
+
+    def _arrived_with(self, data: bytes, descriptors: Sequence[int]) -> None:
+        # Descriptors travel with the first byte of their frame, and a read ends with the piece that carried them
+        # (unix(7)). So what an earlier read brought is of the frame that this one completes first; what this one
+        # brought is of that frame only if nothing is waiting.
+        is_first = bool(self._descriptors)
+        (self._descriptors_next if is_first else self._descriptors).extend(descriptors)
+        for kind, header, body in self._reader.feed(data):
+            self._on_frame(kind, header, body)
+            if self.stream.is_lost:
+                self._close_descriptors()
+                return
+            if is_first:
+                is_first = False
+                self._close_descriptors_of_frame()
+                self._descriptors, self._descriptors_next = self._descriptors_next, self._descriptors
+        if (failure := self._reader.failure) is not None:
+            raise failure
+        if not self._reader.held_bytes:
+            self._close_descriptors()
+        elif (waiting := len(self._descriptors) + len(self._descriptors_next)) > DESCRIPTORS_MAX:
+            raise RemoteProtocolError(f"{self.peer}: at most {DESCRIPTORS_MAX} descriptors go with a frame: {waiting}")
 
     def _lost(self, error: Exception | None) -> None:
         self._close_descriptors()
@@ -111,6 +142,11 @@ class FramedLink:
         self.stream.close()
 
     def _close_descriptors(self) -> None:
+        self._close_descriptors_of_frame()
+        while self._descriptors_next:
+            os.close(self._descriptors_next.popleft())
+
+    def _close_descriptors_of_frame(self) -> None:
         while self._descriptors:
             os.close(self._descriptors.popleft())
 

@@ -15,6 +15,7 @@ from flowbridge.errors import EncodeError, RemoteProtocolError
 from flowbridge.limits import BODY_BYTES_MAX, HEADER_BYTES_MAX
 
 _TYPE_MAX: Final = 0x3FFF
+_PIECE_BYTES_MIN: Final = 4096
 _LENGTHS: Final = (1, 2, 4, 8)
 _LEAST: Final = (0, 0x40, 0x4000, 0x4000_0000)  # the smallest value that needs so many bytes
 
@@ -33,64 +34,127 @@ def varint(value: int) -> bytes:
 
 
 def prefix(kind: int, header_bytes: int, body_bytes: int) -> bytes:
-    """What stands in front of header and body."""
-    if kind < 0x40 and header_bytes < 0x40 and body_bytes < 0x40:
+    """What stands in front of header and body. Raises: EncodeError for a type outside 0..0x3fff."""
+    if 0 <= kind < 0x40 and 0 <= header_bytes < 0x40 and 0 <= body_bytes < 0x40:
         return bytes((kind, header_bytes, body_bytes))
+    if kind > _TYPE_MAX:
+        raise EncodeError(f"frame type {kind:#x} exceeds {_TYPE_MAX:#x}")
     return varint(kind) + varint(header_bytes) + varint(body_bytes)
 
 
 class FrameReader:
-    """Cuts a stream into frames. Holds at most one incomplete frame.
+    """Cuts a stream into frames. Holds at most one incomplete frame, and of it only what has come.
 
-    A length beyond its limit is refused as soon as it is read, before any of what it announces is kept.
+    A length beyond its limit is refused as soon as it is read, before any of what it announces is kept. How the stream
+    is cut into pieces makes no difference: frames in front of a violation are still delivered, nothing behind it is.
     """
 
-    __slots__ = ("_body_max", "_chunks", "_have", "_header_max", "_need")
+    __slots__ = ("_body_max", "_failure", "_header_max", "_held", "_need", "_next", "_pieces", "_pieces_bytes")
 
     def __init__(self, *, header_bytes_max: int = HEADER_BYTES_MAX, body_bytes_max: int = BODY_BYTES_MAX) -> None:
         self._header_max = header_bytes_max
         self._body_max = body_bytes_max
-        self._chunks: list[bytes] = []
-        self._have = 0
-        self._need = 1  # with fewer bytes there is no use in looking
+        self._pieces: list[bytes] = []  # of an incomplete frame; then what came in small ones:
+        self._pieces_bytes = 0
+        self._held = bytearray()
+        self._need = 0  # the size of the incomplete frame; 0 while its lengths are not all here
+        self._next = (0, 0, 0)  # its type, where its header begins and where its body does
+        self._failure: str = ""
 
     @property
     def held_bytes(self) -> int:
         """How much of an incomplete frame is here."""
-        return self._have
+        return self._pieces_bytes + len(self._held)
+
+    @property
+    def failure(self) -> RemoteProtocolError | None:
+        """The violation behind the frames that the last `feed` returned; the next `feed` raises it."""
+        return RemoteProtocolError(self._failure) if self._failure else None
 
     def feed(self, data: bytes) -> list[tuple[int, bytes, bytes]]:
-        """The frames that `data` completes, as (type, header, body). Raises: RemoteProtocolError."""
-        if self._have:
-            self._chunks.append(data)
-            self._have += len(data)
-            if self._have < self._need:
-                return []
-            data = b"".join(self._chunks)
-            self._chunks.clear()
-            self._have = 0
+        """The frames that `data` completes, as (type, header, body).
+
+        Raises: RemoteProtocolError when the peer breaks the rules, and from then on; after frames that were in order,
+        it is left in `failure` instead.
+        """
+        if self._failure:
+            raise RemoteProtocolError(self._failure)
         frames: list[tuple[int, bytes, bytes]] = []
-        at, end = 0, len(data)
+        at = 0
+        if self._held or self._pieces:
+            if self._need:
+                at = self._need - self._pieces_bytes - len(self._held)
+                if len(data) < at:
+                    self._keep(data)
+                    return frames
+                self._keep(data[:at] if at < len(data) else data)
+                frames.append(self._complete())
+            else:
+                data = bytes(self._held) + data
+                self._held.clear()
+        try:
+            self._cut(data, at, frames)
+        except RemoteProtocolError as error:
+            self._failure = str(error)
+            if not frames:
+                raise
+        return frames
+
+    def _keep(self, data: bytes) -> None:
+        # Large pieces as they are: they are joined once. Small ones are put together first: a peer that sends single
+        # bytes must not cost 40 times what it sends.
+        if len(data) < _PIECE_BYTES_MIN:
+            self._held += data
+            if len(self._held) < _PIECE_BYTES_MIN:
+                return
+            data = b""
+        for piece in (bytes(self._held), data):
+            if piece:
+                self._pieces.append(piece)
+                self._pieces_bytes += len(piece)
+        self._held.clear()
+
+    def _complete(self) -> tuple[int, bytes, bytes]:
+        kind, header_at, body_at = self._next
+        self._pieces.append(bytes(self._held))
+        first = self._pieces[0]
+        if len(first) < body_at:
+            first = b"".join(self._pieces)
+            self._pieces = [first]
+        self._pieces[0] = first[body_at:]
+        frame = kind, first[header_at:body_at], b"".join(self._pieces)
+        self._pieces = []
+        self._pieces_bytes = 0
+        self._held = bytearray()
+        self._need = 0
+        return frame
+
+    def _cut(self, data: bytes, at: int, frames: list[tuple[int, bytes, bytes]]) -> None:
+        end = len(data)
         while at < end:
             start = at
-            kind, at = self._number(data, at, end)
-            header_bytes, at = self._number(data, at, end)
-            body_bytes, at = self._number(data, at, end)
-            if kind > _TYPE_MAX:
-                raise RemoteProtocolError(f"frame type {kind:#x} exceeds {_TYPE_MAX:#x}")
+            if end - at > 2 and data[at] < 0x40 and data[at + 1] < 0x40 and data[at + 2] < 0x40:
+                kind, header_bytes, body_bytes = data[at], data[at + 1], data[at + 2]
+                at += 3
+            else:
+                kind, at = self._number(data, at, end)
+                if kind > _TYPE_MAX:
+                    raise RemoteProtocolError(f"frame type {kind:#x} exceeds {_TYPE_MAX:#x}")
+                header_bytes, at = self._number(data, at, end)
+                body_bytes, at = self._number(data, at, end)
             if header_bytes > self._header_max:
                 raise RemoteProtocolError(f"frame header exceeds {self._header_max} bytes: {header_bytes}")
             if body_bytes > self._body_max:
                 raise RemoteProtocolError(f"frame body exceeds {self._body_max} bytes: {body_bytes}")
-            if at < 0 or end - at < header_bytes + body_bytes:
-                self._chunks.append(data[start:])
-                self._have = end - start
-                self._need = self._have + 1 if at < 0 else at - start + header_bytes + body_bytes
-                break
             middle = at + header_bytes
-            at = middle + body_bytes
-            frames.append((kind, data[middle - header_bytes : middle], data[middle:at]))
-        return frames
+            stop = middle + body_bytes
+            if at < 0 or stop > end:
+                self._held += data[start:]
+                self._need = 0 if at < 0 else stop - start
+                self._next = kind, at - start, middle - start
+                return
+            frames.append((kind, data[at:middle], data[middle:stop]))
+            at = stop
 
     @staticmethod
     def _number(data: bytes, at: int, end: int) -> tuple[int, int]:
@@ -109,4 +173,4 @@ class FrameReader:
         return value, at + size
 
     def __repr__(self) -> str:
-        return f"<FrameReader {self._have} bytes held>"
+        return f"<FrameReader {self.held_bytes} bytes held>"

@@ -24,7 +24,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Final
 
 from flowbridge.codec.tree import tree_from_bytes, tree_to_bytes
-from flowbridge.errors import EncodeError, RemoteProtocolError
+from flowbridge.errors import EncodeError, LocalProtocolError, RemoteProtocolError
 from flowbridge.limits import PAYLOAD_SCHEMA_BYTES_MAX, PAYLOAD_SCHEMAS_MAX, PAYLOAD_VIEW_BYTES_MIN
 
 if TYPE_CHECKING:
@@ -64,11 +64,12 @@ class Prepared:
     def write_into(self, target: memoryview) -> None:
         """Fill the first `nbytes` of a writable target, which should start at a multiple of 64.
 
-        Raises: EncodeError when the target is too short.
+        Raises: EncodeError when the target is too short; LocalProtocolError for a template, whose views write.
         """
+        if self.data is None:
+            raise LocalProtocolError("the record of a template is written through its views")
         if target.nbytes < self.nbytes:
             raise EncodeError(f"a record of {self.nbytes} bytes does not fit into {target.nbytes}")
-        assert self.data is not None
         target.cast("B")[: self.nbytes] = self.data
 
     def to_bytes(self) -> BytesLike:
@@ -95,11 +96,15 @@ class _PreparedBatch(Prepared):
 
 
 class PayloadWriter:
-    """The sending end of one route: remembers which schemas the other end has."""
+    """The sending end of one route: remembers which schemas the other end has.
 
-    __slots__ = ("_announced", "_last", "_schemas")
+    With ``alone=True`` every record stands by itself: batches travel with their schema, and nothing goes before them.
+    """
 
-    def __init__(self) -> None:
+    __slots__ = ("_alone", "_announced", "_last", "_schemas")
+
+    def __init__(self, *, alone: bool = False) -> None:
+        self._alone = alone
         self._schemas: list[tuple[BatchSchema, int, bytes]] = []
         self._last: tuple[BatchSchema, int, bytes] | None = None
         self._announced: set[int] = set()
@@ -109,7 +114,7 @@ class PayloadWriter:
 
         Raises: EncodeError that says what in it cannot leave the process, and what to send instead.
         """
-        kind = type(payload)
+        kind: Any = type(payload)  # pyright: ignore[reportUnknownVariableType]
         if kind is bytes:
             return Prepared(RAW, _BYTES, payload, len(payload))
         if kind is dict or kind is list or kind is str:
@@ -168,7 +173,7 @@ class PayloadWriter:
             if entry[0].schema.equals(schema, check_metadata=True):
                 self._last = entry
                 return entry
-        if len(self._schemas) >= PAYLOAD_SCHEMAS_MAX:
+        if self._alone or len(self._schemas) >= PAYLOAD_SCHEMAS_MAX:
             return None
         known = BatchSchema(schema)
         entry = known, len(self._schemas), known.to_bytes()

@@ -1,17 +1,17 @@
 """Trees of plain values as CBOR (RFC 8949): what comes back is equal and of the same types, or it is refused.
 
     None, bool, int, float, str, bytes      as CBOR has them; an int beyond 64 bits is a bignum (tags 2 and 3)
-    list, dict with str keys                array, map; the order of a dict is kept
+    list, dict with str or bytes keys       array, map; the order of a dict is kept
     dict with int keys                      tag 0x666C6F70 of an array: key, value, key, value ...; keys of 64 bits
     tuple                                   tag 0x666C6F74 of an array
-    datetime                                with a fixed offset: tag 0, text; naive: tag 0x666C6F6E, text
+    datetime                                with a fixed offset: tag 0, text; naive: tag 0x666C6F6E, text; fold 0
     date                                    tag 1004 (RFC 8943), text
     Decimal                                 tag 0x666C6F64, text: sign of zero, exponent and NaN are kept
     UUID                                    tag 37, 16 bytes
 
 The four tags that are not of the registry spell ``flop``, ``flot``, ``flon`` and ``flod``; a reader that does not know
 them still sees the array or text below. A map with int keys is not used as such, since a peer could choose keys that
-collide; text keys have a hash that nobody outside can foresee.
+collide; text and bytes have a hash that nobody outside can foresee.
 
 Subclasses count as other types, so a `numpy.float64` or an `IntEnum` is refused. Does not promise: that two references
 to one list are still one list, or the bits of a NaN.
@@ -36,8 +36,8 @@ if TYPE_CHECKING:
     from flowbridge.contracts import BytesLike
 
 _SCALARS: Final = frozenset((type(None), bool, int, float, str, bytes))
-_TEXT_KEYS: Final = frozenset((str,))
-_KEYS: Final = frozenset((str, int))
+_MAP_KEYS: Final = frozenset((str, bytes))
+_KEYS: Final = frozenset((str, bytes, int))
 _TAG_DATETIME: Final = 0
 _TAG_UUID: Final = 37
 _TAG_DATE: Final = 1004
@@ -86,12 +86,12 @@ def tree_from_bytes(buffer: BytesLike) -> Any:
             semantic_decoders=_DECODERS,
         )
     except (cbor2.CBORError, ArithmeticError, ValueError, TypeError, MemoryError, RecursionError) as error:
-        raise DecodeError(f"a payload is not CBOR as agreed: {str(error)[:200]}") from error
+        raise DecodeError(f"a payload is not CBOR as agreed: {str(error.__cause__ or error)[:200]}") from error
     value, found = cast(list[Any], pair)
     if type(found) is not int or found != mark:
         raise DecodeError("a payload ends before its bytes do, or after them")
-    if not _is_known(value):
-        raise DecodeError("a payload has a simple value or a map key that is not agreed on")
+    if len(data.translate(None, _SIMPLE_VALUES)) != len(data) and not _is_known(value):
+        raise DecodeError("a payload has a simple value that is not agreed on")
     return value
 
 
@@ -100,10 +100,10 @@ def tree_from_bytes(buffer: BytesLike) -> Any:
 
 def _is_plain(value: Any, depth_left: int) -> bool:
     """Whether cbor2 alone writes the value so that it comes back the same. Looks at types by the container."""
-    kind = type(value)
+    kind: Any = type(value)  # pyright: ignore[reportUnknownVariableType]
     items: Iterable[Any]
     if kind is dict:
-        if not _TEXT_KEYS.issuperset(map(type, value)):
+        if not _MAP_KEYS.issuperset(map(type, value)):
             return False
         items = value.values()
     elif kind is list:
@@ -119,12 +119,12 @@ def _is_plain(value: Any, depth_left: int) -> bool:
 
 def _outward(value: Any, path: str, depth: int) -> Any:
     """The same tree of what cbor2 writes by itself. Raises: EncodeError with the path."""
-    kind = type(value)
+    kind: Any = type(value)  # pyright: ignore[reportUnknownVariableType]
     if kind is str:
         return _text_out(value, path)
     if kind in _SCALARS:
         return value
-    leaf = _LEAVES.get(kind)
+    leaf = _LEAVES.get(kind)  # pyright: ignore[reportUnknownArgumentType]
     if leaf is not None:
         return leaf(value, path)
     if kind not in (dict, list, tuple):
@@ -143,14 +143,14 @@ def _dict_out(value: dict[Any, Any], path: str, depth: int) -> Any:
     for key in value:
         if type(key) not in _KEYS:
             raise EncodeError(
-                f"{path}: a key is of type {type(key).__name__}; only str and int leave a process as keys"
+                f"{path}: a key is of type {type(key).__name__}; only str, bytes and int leave a process as keys"
             )
         if type(key) is int and not _KEY_MIN <= key <= _KEY_MAX:
             raise EncodeError(f"{path}: a key of {key.bit_length()} bits does not fit into a signed 64-bit integer")
         if type(key) is str:
             _text_out(key, path)
     items = {key: _outward(item, path + _step(key), depth + 1) for key, item in value.items()}
-    if _TEXT_KEYS.issuperset(map(type, items)):
+    if _MAP_KEYS.issuperset(map(type, items)):
         return items
     return cbor2.CBORTag(_TAG_PAIRS, [part for pair in items.items() for part in pair])
 
@@ -175,7 +175,7 @@ def _datetime_out(value: dt.datetime, path: str) -> Any:
     text = value.isoformat()
     back = dt.datetime.fromisoformat(text)
     if repr(back) != repr(value):  # a named zone, or the second of two equal hours
-        raise EncodeError(f"{path}: the zone of a datetime must be a fixed offset: send .astimezone(datetime.UTC)")
+        raise EncodeError(f"{path}: a datetime needs a zone of fixed offset and fold 0: send .astimezone(datetime.UTC)")
     return cbor2.CBORTag(_TAG_NAIVE if value.tzinfo is None else _TAG_DATETIME, text)
 
 
@@ -257,7 +257,7 @@ def _text_in(content: object, characters_max: int = 64) -> str:
 def _tuple_in(content: object, _immutable: bool) -> Any:
     if type(content) is not list:
         raise _Refused("a tuple is no array")
-    return tuple(content)
+    return tuple(cast("list[object]", content))
 
 
 def _pairs_in(content: object, _immutable: bool) -> Any:
@@ -266,7 +266,7 @@ def _pairs_in(content: object, _immutable: bool) -> Any:
         raise _Refused("a dict with int keys is no array of pairs")
     keys = items[::2]
     if not _KEYS.issuperset(map(type, keys)):
-        raise _Refused("a key is neither text nor an int")
+        raise _Refused("a key is neither text, bytes nor an int")
     if any(type(key) is int and not _KEY_MIN <= key <= _KEY_MAX for key in keys):
         raise _Refused("a key does not fit into 64 bits")
     found = dict(zip(keys, items[1::2], strict=True))
@@ -314,15 +314,16 @@ _DECODERS: Final[dict[int, Callable[[Any, bool], Any]]] = {
     _TAG_TUPLE: _tuple_in,
 }
 _KNOWN: Final = _SCALARS | _LEAVES.keys()
+_SIMPLE_VALUES: Final = bytes(
+    (*range(0xE0, 0xF4), 0xF7, 0xF8)
+)  # heads of major type 7 other than bools, null and floats
 
 
 def _is_known(value: Any) -> bool:
     """Whether all that was read is of the types above: CBOR has simple values that no tag guards."""
-    kind = type(value)
+    kind: Any = type(value)  # pyright: ignore[reportUnknownVariableType]
     items: Iterable[Any]
     if kind is dict:
-        if not _KEYS.issuperset(map(type, value)):
-            return False
         items = value.values()
     elif kind is list or kind is tuple:
         items = value

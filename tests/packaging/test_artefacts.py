@@ -24,10 +24,15 @@ PROJECT: Final = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf
 BUILD: Final = "import sys; from setuptools import build_meta; print(getattr(build_meta, sys.argv[1])(sys.argv[2]))"
 
 
+def attempt(*command: str, folder: Path, **more: str) -> subprocess.CompletedProcess[str]:
+    """Run a command, with `more` in its environment."""
+    kept = {key: value for key, value in os.environ.items() if not key.startswith(("PYTHON", "GIT_", "FLOWBRIDGE_"))}
+    return subprocess.run(command, cwd=folder, env=kept | more, capture_output=True, text=True, check=False)
+
+
 def run(*command: str, folder: Path) -> str:
     """Run a command and give what it printed; fail with all it said."""
-    environment = {key: value for key, value in os.environ.items() if not key.startswith(("PYTHON", "GIT_"))}
-    result = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+    result = attempt(*command, folder=folder)
     assert result.returncode == 0, f"{command}\n{result.stdout}\n{result.stderr}"
     return result.stdout.strip()
 
@@ -40,11 +45,29 @@ def build(what: str, source: Path, target: Path) -> Path:
 
 def project_files() -> list[str]:
     """What belongs to an artefact's source, links included, caches and remains of builds not."""
-    tops = ["pyproject.toml", "README.md", "LICENSE", "flowbridge", *HOMES]
+    tops = ["pyproject.toml", "setup.py", "MANIFEST.in", "README.md", "LICENSE", "flowbridge", *HOMES]
     found = [ROOT / top for top in tops if (ROOT / top).is_file()]
     for top in tops:
         found += [path for path in (ROOT / top).rglob("*") if path.is_symlink() or path.is_file()]
-    return [path.relative_to(ROOT).as_posix() for path in found if "__pycache__" not in path.parts]
+    built = {ROOT / "shm" / "_core.c", *(ROOT / "shm").glob("_core.*.so")}
+    return [
+        path.relative_to(ROOT).as_posix() for path in found if "__pycache__" not in path.parts and path not in built
+    ]
+
+
+def compiled(name: str) -> bool:
+    """Whether a file of a wheel is the native ring: it is the same, but for what the machine that built it adds."""
+    return name.startswith("flowbridge/shm/_core.") and name.endswith(".so")
+
+
+def has_compiler() -> bool:
+    """Whether the native ring can be built here."""
+    return shutil.which("cc") is not None or shutil.which("gcc") is not None
+
+
+def source_of_native(name: str) -> bool:
+    """Whether a file is only there to be compiled."""
+    return name.endswith((".pyx", ".pxi", ".h"))
 
 
 def code_in(names: list[str]) -> set[str]:
@@ -102,7 +125,8 @@ def test_the_sdist_holds_every_source_file_once(sdist: Path) -> None:
     inside = code_in([name for name in names if name.split("/")[0] in {"flowbridge", *HOMES}])
     assert inside == code_in(project_files())
     assert not [name for name in names if name.startswith(tuple(f"flowbridge/{home}/" for home in HOMES))]
-    assert {"pyproject.toml", "README.md", "LICENSE"} <= set(names)
+    assert {"pyproject.toml", "setup.py", "README.md", "LICENSE"} <= set(names)
+    assert not [name for name in names if name.endswith((".so", "_core.c"))]
 
 
 def test_the_wheel_installs_one_name_and_nothing_generic(wheel: Path) -> None:
@@ -111,9 +135,11 @@ def test_the_wheel_installs_one_name_and_nothing_generic(wheel: Path) -> None:
 
 
 def test_the_wheel_holds_every_file_of_the_packages_once(wheel: Path) -> None:
-    inside = {name for name in content(wheel) if name.startswith("flowbridge/")}
-    assert inside == code_in(project_files())
-    assert "flowbridge/py.typed" in inside
+    inside = {name for name in content(wheel) if name.startswith("flowbridge/") and not compiled(name)}
+    assert inside == {name for name in code_in(project_files()) if not source_of_native(name)}
+    assert {"flowbridge/py.typed", "flowbridge/shm/_core.pyi"} <= inside
+    native = [name for name in content(wheel) if compiled(name)]
+    assert len(native) == has_compiler(), "the native ring was not built"
     assert {f"flowbridge/{home}/__init__.py" for home in HOMES} <= inside
 
 
@@ -153,10 +179,27 @@ def test_an_installed_wheel_imports_where_nothing_else_is(wheel: Path, tmp_path:
             "assert flowbridge.Plan.__module__ == 'flowbridge.plan'",
             "from importlib.util import find_spec",
             "assert not any(find_spec(name) for name in ('transports', 'shm', 'adapters', 'wit'))",
+            "print(flowbridge.shm.native_problem() or 'native')",
             "print(flowbridge.__file__)",
             "print(flowbridge.__version__)",
         ]
     )
-    file, installed = run(python, "-c", script, folder=tmp_path).splitlines()
+    native, file, installed = run(python, "-c", script, folder=tmp_path).splitlines()
+    assert native == "native" or not has_compiler()
     assert Path(file).is_relative_to(tmp_path / "venv")
     assert installed == PROJECT["version"]
+
+
+@pytest.mark.parametrize("required", ["0", "1"])
+def test_a_machine_without_a_compiler_gets_a_wheel_unless_the_ring_is_required(
+    source: Path, tmp_path: Path, required: str
+) -> None:
+    shutil.copytree(source, tmp_path / "source", symlinks=True)
+    (tmp_path / "dist").mkdir()
+    command = (sys.executable, "-c", BUILD, "build_wheel", str(tmp_path / "dist"))
+    nothing = str(tmp_path / "no-compiler")
+    result = attempt(*command, folder=tmp_path / "source", CC=nothing, FLOWBRIDGE_REQUIRE_NATIVE=required)
+    assert (result.returncode != 0) == (required == "1"), result.stderr
+    wheels = list((tmp_path / "dist").glob("*.whl"))
+    assert len(wheels) == (required == "0")
+    assert not [name for file in wheels for name in content(file) if compiled(name)]

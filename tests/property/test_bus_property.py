@@ -16,7 +16,7 @@ from flowbridge.machines.topics import covers
 from flowbridge.plan import Policy, Qos
 from flowbridge.testing.clock import ManualClock
 from flowbridge.testing.quiet import quiet
-from flowbridge.transports.inproc.bus import InprocEventBus
+from flowbridge.transports.bus import LocalEventBus
 
 if TYPE_CHECKING:
     from flowbridge.contracts import Subscription
@@ -60,7 +60,7 @@ class Play:
     """Plays the steps on a real bus and keeps the books of its own that `judge` compares."""
 
     def __init__(self) -> None:
-        self.bus = InprocEventBus(ManualClock())
+        self.bus = LocalEventBus(ManualClock())
         self.seen: list[Seen] = []
         self.tasks: dict[int, asyncio.Task[int]] = {}
         self.topics: dict[int, str] = {}
@@ -185,7 +185,7 @@ def test_everything_arrives_once_in_order_and_nobody_waits_for_ever(steps: list[
 )
 def test_a_group_always_uses_a_member_that_has_room(capacities: list[int], settles: list[int]) -> None:
     async def main() -> None:
-        bus = InprocEventBus(ManualClock())
+        bus = LocalEventBus(ManualClock())
         async with AsyncExitStack() as stack:
             members: list[Subscription] = []
             for capacity in capacities:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from flowbridge.plan import Policy, Qos
 from flowbridge.testing.clock import ManualClock
-from flowbridge.transports.inproc.bus import InprocEventBus
+from flowbridge.transports.bus import LocalEventBus
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
@@ -25,12 +25,12 @@ def qos(items: int = 1, policy: Policy = Policy.BLOCK, **more: Any) -> Qos:
     return Qos(policy=policy, capacity_items=items, high_items=items, low_items=max(items - 1, 0), **more)
 
 
-def run(scenario: Callable[[InprocEventBus, ManualClock], Coroutine[Any, Any, None]]) -> None:
+def run(scenario: Callable[[LocalEventBus, ManualClock], Coroutine[Any, Any, None]]) -> None:
     """Run a scenario on a new bus; afterwards no task is left, no alarm, and all books balance."""
 
     async def main() -> None:
         clock = ManualClock(START)
-        bus = InprocEventBus(clock)
+        bus = LocalEventBus(clock)
         await asyncio.wait_for(scenario(bus, clock), 60)
         await bus.aclose()
         await bus.aclose()

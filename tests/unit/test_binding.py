@@ -18,7 +18,7 @@ from flowbridge.runtime.binding import Bound, bind
 from flowbridge.runtime.context import Context, Outbox
 from flowbridge.runtime.record import per_record
 from flowbridge.testing.clock import ManualClock
-from flowbridge.transports.inproc.bus import InprocEventBus
+from flowbridge.transports.bus import LocalEventBus
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator
@@ -31,7 +31,7 @@ async def _unused(value: Any, port: str) -> None:
 CLOCK = ManualClock()
 ARTIFACT = Artifact(kind=ArtifactKind.PYTHON_OPERATOR, ref="python:x:y")
 CONTEXT = Context(
-    PluginManifest(node="n", artifact=ARTIFACT, origin=Origin.EXTERNAL), CLOCK, InprocEventBus(CLOCK), ".", None
+    PluginManifest(node="n", artifact=ARTIFACT, origin=Origin.EXTERNAL), CLOCK, LocalEventBus(CLOCK), ".", None
 )
 OUT = Outbox("n", _unused)
 

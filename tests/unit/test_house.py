@@ -80,7 +80,7 @@ def pyproject() -> dict[str, Any]:
 
 
 def module_name(name: str) -> str:
-    """``transports/inproc/bus.py`` is ``flowbridge.transports.inproc.bus``."""
+    """``transports/bus.py`` is ``flowbridge.transports.bus``."""
     parts = name.removesuffix(".py").removesuffix("/__init__").split("/")
     return ".".join(parts if parts[0] == "flowbridge" else ["flowbridge", *parts])
 

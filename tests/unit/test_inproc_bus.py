@@ -21,7 +21,7 @@ from flowbridge.transports.inproc import InprocTransport
 
 if TYPE_CHECKING:
     from flowbridge.contracts import EventBus, Subscription
-    from flowbridge.transports.inproc.bus import InprocEventBus
+    from flowbridge.transports.bus import LocalEventBus
 
 
 # --- what a subscriber sees -----------------------------------------------------------------------------------------
@@ -42,7 +42,7 @@ def test_the_bus_keeps_its_contract_for_the_type_checker() -> None:
 
 
 def test_a_published_envelope_is_not_changed_and_each_subscriber_has_its_own() -> None:
-    async def scenario(bus: InprocEventBus, _: ManualClock) -> None:
+    async def scenario(bus: LocalEventBus, _: ManualClock) -> None:
         async with bus.subscribe("a.>") as early, AsyncExitStack() as stack:
             assert await bus.publish("a.x", Envelope(0)) == 1
             late = await stack.enter_async_context(bus.subscribe("*.b"))
@@ -70,7 +70,7 @@ def test_a_published_envelope_is_not_changed_and_each_subscriber_has_its_own() -
 
 
 def test_numbers_count_per_subscription_and_have_no_gap_after_a_refusal() -> None:
-    async def scenario(bus: InprocEventBus, _: ManualClock) -> None:
+    async def scenario(bus: LocalEventBus, _: ManualClock) -> None:
         async with bus.subscribe("a", qos=qos(1, Policy.ERROR)) as source:
             assert await bus.publish("a", Envelope(0)) == 1
             assert await bus.publish("a", Envelope(1)) == 0
@@ -83,7 +83,7 @@ def test_numbers_count_per_subscription_and_have_no_gap_after_a_refusal() -> Non
 
 
 def test_a_subscription_has_priority_and_deadline_of_its_own() -> None:
-    async def scenario(bus: InprocEventBus, _: ManualClock) -> None:
+    async def scenario(bus: LocalEventBus, _: ManualClock) -> None:
         strict = qos(9, priority=Priority.BEST_EFFORT, deadline_ns=5 * MS)
         async with bus.subscribe("a", qos=strict) as own, bus.subscribe("a") as plain:
             await bus.publish("a", Envelope(1, Priority.HIGH))
@@ -98,7 +98,7 @@ def test_a_subscription_has_priority_and_deadline_of_its_own() -> None:
 
 
 def test_a_late_message_is_in_the_books_and_not_accepted() -> None:
-    async def scenario(bus: InprocEventBus, _: ManualClock) -> None:
+    async def scenario(bus: LocalEventBus, _: ManualClock) -> None:
         async with bus.subscribe("a", qos=qos(1)) as source:
             assert await bus.publish("a", Envelope(1, deadline_ns=START)) == 0
             assert bus.publish_nowait("a", Envelope(1, deadline_ns=START)) == 0
@@ -117,7 +117,7 @@ def test_a_late_message_is_in_the_books_and_not_accepted() -> None:
 
 
 def test_a_bad_topic_or_pattern_is_refused_at_once() -> None:
-    async def scenario(bus: InprocEventBus, _: ManualClock) -> None:
+    async def scenario(bus: LocalEventBus, _: ManualClock) -> None:
         for topic in ("", "a..b", "a.*", "a.>"):
             with pytest.raises(LocalProtocolError):
                 await bus.publish(topic, Envelope(1))
@@ -135,7 +135,7 @@ def test_a_bad_topic_or_pattern_is_refused_at_once() -> None:
 
 
 def test_a_subscription_is_entered_once() -> None:
-    async def scenario(bus: InprocEventBus, _: ManualClock) -> None:
+    async def scenario(bus: LocalEventBus, _: ManualClock) -> None:
         opening = bus.subscribe("a")
         async with opening:
             with pytest.raises(LocalProtocolError, match="second time"):
@@ -147,9 +147,9 @@ def test_a_subscription_is_entered_once() -> None:
 
 
 def test_more_subscriptions_than_the_limit_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("flowbridge.transports.inproc.bus.SUBSCRIPTIONS_MAX", 1)
+    monkeypatch.setattr("flowbridge.transports.bus.SUBSCRIPTIONS_MAX", 1)
 
-    async def scenario(bus: InprocEventBus, _: ManualClock) -> None:
+    async def scenario(bus: LocalEventBus, _: ManualClock) -> None:
         async with bus.subscribe("a"):
             with pytest.raises(LocalProtocolError, match="1 subscriptions"):
                 async with bus.subscribe("b"):
@@ -168,7 +168,7 @@ def test_more_subscriptions_than_the_limit_are_refused(monkeypatch: pytest.Monke
 
 
 def test_a_topic_has_a_deadline_that_only_tightens_and_a_priority_for_messages_that_ask_for_none() -> None:
-    async def scenario(bus: InprocEventBus, _: ManualClock) -> None:
+    async def scenario(bus: LocalEventBus, _: ManualClock) -> None:
         async with bus.subscribe(">") as source:
             bus.publish_nowait("alerts.a", Envelope("before"))
             bus.configure("alerts.>", Qos(priority=Priority.HIGH, deadline_ns=5 * MS))
@@ -191,7 +191,7 @@ def test_a_topic_has_a_deadline_that_only_tightens_and_a_priority_for_messages_t
 
 
 def test_a_topic_gives_its_queue_to_later_subscriptions_that_have_none() -> None:
-    async def scenario(bus: InprocEventBus, _: ManualClock) -> None:
+    async def scenario(bus: LocalEventBus, _: ManualClock) -> None:
         async with AsyncExitStack() as stack:
             before = await stack.enter_async_context(bus.subscribe("alerts.a"))
             bus.configure("alerts.>", qos(2, Policy.DROP_OLDEST, priority=Priority.HIGH))
@@ -208,7 +208,7 @@ def test_a_topic_gives_its_queue_to_later_subscriptions_that_have_none() -> None
 
 
 def test_the_low_priority_of_a_message_survives_the_topic_and_the_default_queue() -> None:
-    async def scenario(bus: InprocEventBus, _: ManualClock) -> None:
+    async def scenario(bus: LocalEventBus, _: ManualClock) -> None:
         bus.configure("a", qos(4, priority=Priority.REALTIME, deadline_ns=MS))
         async with bus.subscribe("a") as source:
             bus.publish_nowait("a", Envelope(1, Priority.BEST_EFFORT))
@@ -221,7 +221,7 @@ def test_the_low_priority_of_a_message_survives_the_topic_and_the_default_queue(
 
 
 def test_books_have_the_name_of_the_edge_and_open_ones_are_unique() -> None:
-    async def scenario(bus: InprocEventBus, _: ManualClock) -> None:
+    async def scenario(bus: LocalEventBus, _: ManualClock) -> None:
         async with (
             bus.subscribe("a.>"),
             bus.subscribe("a.>"),
@@ -237,7 +237,7 @@ def test_books_have_the_name_of_the_edge_and_open_ones_are_unique() -> None:
 
 
 def test_an_edge_opened_again_goes_on_with_its_books_and_starts_its_numbers_anew() -> None:
-    async def scenario(bus: InprocEventBus, _: ManualClock) -> None:
+    async def scenario(bus: LocalEventBus, _: ManualClock) -> None:
         for round_number in range(3):
             async with bus.subscribe("a", edge="e") as source:
                 bus.publish_nowait("a", Envelope(0))
@@ -252,9 +252,9 @@ def test_an_edge_opened_again_goes_on_with_its_books_and_starts_its_numbers_anew
 
 
 def test_books_of_closed_edges_are_bounded_and_nothing_is_lost(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("flowbridge.transports.inproc.bus_books.PATHS_MAX", 3)
+    monkeypatch.setattr("flowbridge.transports.bus_books.PATHS_MAX", 3)
 
-    async def scenario(bus: InprocEventBus, _: ManualClock) -> None:
+    async def scenario(bus: LocalEventBus, _: ManualClock) -> None:
         async with bus.subscribe("t", edge="lent") as source:
             bus.publish_nowait("t", Envelope(0))
             lent = source.take(1)
@@ -272,7 +272,7 @@ def test_books_of_closed_edges_are_bounded_and_nothing_is_lost(monkeypatch: pyte
 
 
 def test_closing_the_bus_wakes_everybody_who_waits() -> None:
-    async def scenario(bus: InprocEventBus, _: ManualClock) -> None:
+    async def scenario(bus: LocalEventBus, _: ManualClock) -> None:
         async with AsyncExitStack() as stack:
             for group in (None, "g"):
                 await stack.enter_async_context(bus.subscribe("full", qos=qos(1), group=group))
@@ -294,7 +294,7 @@ def test_closing_the_bus_wakes_everybody_who_waits() -> None:
 
 
 def test_a_closed_bus_says_so() -> None:
-    async def scenario(bus: InprocEventBus, _: ManualClock) -> None:
+    async def scenario(bus: LocalEventBus, _: ManualClock) -> None:
         async with bus.subscribe("a", edge="e") as source:
             bus.publish_nowait("a", Envelope(0))
             await bus.aclose()
@@ -320,9 +320,9 @@ def test_a_closed_bus_says_so() -> None:
 
 
 def test_the_bus_forgets_topics_rather_than_growing(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("flowbridge.transports.inproc.bus.TOPICS_CACHED_MAX", 4)
+    monkeypatch.setattr("flowbridge.transports.bus.TOPICS_CACHED_MAX", 4)
 
-    async def scenario(bus: InprocEventBus, _: ManualClock) -> None:
+    async def scenario(bus: LocalEventBus, _: ManualClock) -> None:
         async with bus.subscribe("t.*", group="g") as source:
             for number in range(50):
                 assert bus.publish_nowait(f"t.{number}", Envelope(number)) == 1

@@ -18,13 +18,13 @@ from flowbridge.testing.quiet import quiet
 
 if TYPE_CHECKING:
     from flowbridge.testing.clock import ManualClock
-    from flowbridge.transports.inproc.bus import InprocEventBus
+    from flowbridge.transports.bus import LocalEventBus
 
 # --- waiting for credit ---------------------------------------------------------------------------------------------
 
 
 def test_publish_waits_for_every_full_subscription_and_keeps_nothing_from_the_others() -> None:
-    async def scenario(bus: InprocEventBus, _: ManualClock) -> None:
+    async def scenario(bus: LocalEventBus, _: ManualClock) -> None:
         async with (
             bus.subscribe("a", qos=qos(1)) as one,
             bus.subscribe("a", qos=qos(1)) as two,
@@ -44,7 +44,7 @@ def test_publish_waits_for_every_full_subscription_and_keeps_nothing_from_the_ot
 
 
 def test_publishers_go_in_the_order_of_coming_at_every_subscription() -> None:
-    async def scenario(bus: InprocEventBus, _: ManualClock) -> None:
+    async def scenario(bus: LocalEventBus, _: ManualClock) -> None:
         async with bus.subscribe("a", qos=qos(1)) as one, bus.subscribe(">", qos=qos(1)) as two:
             await bus.publish("a", Envelope(0))
             publishers = [asyncio.create_task(bus.publish("a" if n % 2 else "b", Envelope(n))) for n in range(1, 9)]
@@ -57,7 +57,7 @@ def test_publishers_go_in_the_order_of_coming_at_every_subscription() -> None:
 
 
 def test_publish_nowait_gives_nobody_the_message_when_one_would_block() -> None:
-    async def scenario(bus: InprocEventBus, _: ManualClock) -> None:
+    async def scenario(bus: LocalEventBus, _: ManualClock) -> None:
         async with bus.subscribe("a") as roomy, bus.subscribe("a", qos=qos(1), edge="tight") as tight:
             assert bus.publish_nowait("a", Envelope(0)) == 2
             with pytest.raises(WouldBlock, match="tight") as caught:
@@ -71,7 +71,7 @@ def test_publish_nowait_gives_nobody_the_message_when_one_would_block() -> None:
 
 
 def test_publish_nowait_knows_byte_credit_and_those_who_wait() -> None:
-    async def scenario(bus: InprocEventBus, _: ManualClock) -> None:
+    async def scenario(bus: LocalEventBus, _: ManualClock) -> None:
         async with bus.subscribe("a") as roomy, bus.subscribe("a", qos=qos(9, capacity_bytes=100)) as tight:
             assert bus.publish_nowait("a", Envelope(0, size_bytes=1000)) == 2  # an empty lane takes any size
             assert len(tight.take(1)) == 1
@@ -84,7 +84,7 @@ def test_publish_nowait_knows_byte_credit_and_those_who_wait() -> None:
 
 
 def test_nobody_overtakes_a_large_message_that_waits_for_byte_credit() -> None:
-    async def scenario(bus: InprocEventBus, _: ManualClock) -> None:
+    async def scenario(bus: LocalEventBus, _: ManualClock) -> None:
         async with bus.subscribe("a", qos=qos(9, capacity_bytes=100)) as source:
             bus.publish_nowait("a", Envelope("first", size_bytes=60))
             large = asyncio.create_task(bus.publish("a", Envelope("large", size_bytes=80)))
@@ -100,7 +100,7 @@ def test_nobody_overtakes_a_large_message_that_waits_for_byte_credit() -> None:
 
 
 def test_a_full_lane_does_not_stop_another() -> None:
-    async def scenario(bus: InprocEventBus, _: ManualClock) -> None:
+    async def scenario(bus: LocalEventBus, _: ManualClock) -> None:
         async with bus.subscribe("a", qos=qos(1)) as source:
             await bus.publish("a", Envelope("first"))
             publisher = asyncio.create_task(bus.publish("a", Envelope("waits")))
@@ -114,7 +114,7 @@ def test_a_full_lane_does_not_stop_another() -> None:
 
 
 def test_a_publisher_above_the_watermark_goes_on_at_the_low_one() -> None:
-    async def scenario(bus: InprocEventBus, _: ManualClock) -> None:
+    async def scenario(bus: LocalEventBus, _: ManualClock) -> None:
         marked = Qos(capacity_items=8, high_items=4, low_items=1)
         async with bus.subscribe("a", qos=marked) as source:
             for number in range(4):
@@ -144,7 +144,7 @@ def test_a_publisher_above_the_watermark_goes_on_at_the_low_one() -> None:
     ],
 )
 def test_only_block_makes_a_publisher_wait(policy: Policy, kept: list[int], accepted: list[int]) -> None:
-    async def scenario(bus: InprocEventBus, _: ManualClock) -> None:
+    async def scenario(bus: LocalEventBus, _: ManualClock) -> None:
         async with bus.subscribe("a", qos=qos(2, policy)) as source:
             assert [bus.publish_nowait("a", Envelope(number)) for number in range(4)] == accepted
             assert drain(source) == kept
@@ -153,7 +153,7 @@ def test_only_block_makes_a_publisher_wait(policy: Policy, kept: list[int], acce
 
 
 def test_a_deadline_that_passes_while_waiting_is_counted_and_lets_the_next_go() -> None:
-    async def scenario(bus: InprocEventBus, clock: ManualClock) -> None:
+    async def scenario(bus: LocalEventBus, clock: ManualClock) -> None:
         async with bus.subscribe("a", qos=qos(1)) as source, bus.subscribe("a") as roomy:
             await bus.publish("a", Envelope(0))
             short = asyncio.create_task(bus.publish("a", Envelope(1, deadline_ns=START + 5 * MS)))
@@ -170,7 +170,7 @@ def test_a_deadline_that_passes_while_waiting_is_counted_and_lets_the_next_go() 
 
 
 def test_the_deadline_of_a_subscription_bounds_the_wait_for_it() -> None:
-    async def scenario(bus: InprocEventBus, clock: ManualClock) -> None:
+    async def scenario(bus: LocalEventBus, clock: ManualClock) -> None:
         async with bus.subscribe("a", qos=qos(1, deadline_ns=2 * MS)) as source:
             await bus.publish("a", Envelope(0))
             publisher = asyncio.create_task(bus.publish("a", Envelope(1)))
@@ -182,7 +182,7 @@ def test_the_deadline_of_a_subscription_bounds_the_wait_for_it() -> None:
 
 
 def test_a_cancelled_publisher_leaves_its_place_and_no_count() -> None:
-    async def scenario(bus: InprocEventBus, _: ManualClock) -> None:
+    async def scenario(bus: LocalEventBus, _: ManualClock) -> None:
         async with bus.subscribe("a", qos=qos(1)) as one, bus.subscribe("a", qos=qos(1)) as two:
             await bus.publish("a", Envelope(0))
             cancelled = asyncio.create_task(bus.publish("a", Envelope(1, deadline_ns=START + MS)))
@@ -200,7 +200,7 @@ def test_a_cancelled_publisher_leaves_its_place_and_no_count() -> None:
 
 
 def test_cancelling_the_large_one_in_front_lets_the_small_one_in() -> None:
-    async def scenario(bus: InprocEventBus, _: ManualClock) -> None:
+    async def scenario(bus: LocalEventBus, _: ManualClock) -> None:
         async with bus.subscribe("a", qos=qos(9, capacity_bytes=100)) as source:
             bus.publish_nowait("a", Envelope("first", size_bytes=60))
             large = asyncio.create_task(bus.publish("a", Envelope("large", size_bytes=80)))
@@ -215,7 +215,7 @@ def test_cancelling_the_large_one_in_front_lets_the_small_one_in() -> None:
 
 
 def test_the_large_one_in_front_expiring_lets_the_small_one_in() -> None:
-    async def scenario(bus: InprocEventBus, clock: ManualClock) -> None:
+    async def scenario(bus: LocalEventBus, clock: ManualClock) -> None:
         async with bus.subscribe("a", qos=qos(9, capacity_bytes=100)) as source:
             bus.publish_nowait("a", Envelope("first", size_bytes=60))
             large = asyncio.create_task(bus.publish("a", Envelope("large", deadline_ns=START + MS, size_bytes=80)))
@@ -229,7 +229,7 @@ def test_the_large_one_in_front_expiring_lets_the_small_one_in() -> None:
 
 
 def test_a_subscription_that_closes_frees_its_publishers() -> None:
-    async def scenario(bus: InprocEventBus, _: ManualClock) -> None:
+    async def scenario(bus: LocalEventBus, _: ManualClock) -> None:
         async with bus.subscribe("a") as other:
             async with bus.subscribe("a", qos=qos(1), edge="closing") as source:
                 await bus.publish("a", Envelope(0))
@@ -247,7 +247,7 @@ def test_a_subscription_that_closes_frees_its_publishers() -> None:
 
 
 def test_a_subscriber_may_settle_and_publish_from_its_callback() -> None:
-    async def scenario(bus: InprocEventBus, _: ManualClock) -> None:
+    async def scenario(bus: LocalEventBus, _: ManualClock) -> None:
         got: list[Any] = []
         async with bus.subscribe("a", qos=qos(1)) as one, bus.subscribe("a", qos=qos(1)) as two:
 
@@ -270,7 +270,7 @@ def test_a_subscriber_may_settle_and_publish_from_its_callback() -> None:
 
 
 def test_a_group_takes_turns() -> None:
-    async def scenario(bus: InprocEventBus, _: ManualClock) -> None:
+    async def scenario(bus: LocalEventBus, _: ManualClock) -> None:
         async with (
             bus.subscribe("a", group="g") as one,
             bus.subscribe("a", group="g") as two,
@@ -286,7 +286,7 @@ def test_a_group_takes_turns() -> None:
 
 @pytest.mark.parametrize("policy", list(Policy))
 def test_a_full_member_is_passed_over_while_another_has_room(policy: Policy) -> None:
-    async def scenario(bus: InprocEventBus, _: ManualClock) -> None:
+    async def scenario(bus: LocalEventBus, _: ManualClock) -> None:
         async with bus.subscribe("a", group="g", qos=qos(1, policy)) as tight, bus.subscribe("a", group="g") as roomy:
             for number in range(5):
                 assert bus.publish_nowait("a", Envelope(number)) == 1
@@ -299,7 +299,7 @@ def test_a_full_member_is_passed_over_while_another_has_room(policy: Policy) -> 
 
 
 def test_when_all_members_are_full_the_first_to_settle_gets_the_message() -> None:
-    async def scenario(bus: InprocEventBus, _: ManualClock) -> None:
+    async def scenario(bus: LocalEventBus, _: ManualClock) -> None:
         async with bus.subscribe("a", group="g", qos=qos(1)) as one, bus.subscribe("a", group="g", qos=qos(1)) as two:
             assert [bus.publish_nowait("a", Envelope(number)) for number in range(2)] == [1, 1]
             with pytest.raises(WouldBlock):
@@ -318,7 +318,7 @@ def test_when_all_members_are_full_the_first_to_settle_gets_the_message() -> Non
 
 
 def test_a_member_that_drops_decides_when_nobody_has_room() -> None:
-    async def scenario(bus: InprocEventBus, _: ManualClock) -> None:
+    async def scenario(bus: LocalEventBus, _: ManualClock) -> None:
         async with (
             bus.subscribe("a", group="g", qos=qos(1)) as blocks,
             bus.subscribe("a", group="g", qos=qos(1, Policy.DROP_OLDEST)) as drops,
@@ -331,7 +331,7 @@ def test_a_member_that_drops_decides_when_nobody_has_room() -> None:
 
 
 def test_a_group_goes_by_its_name_across_patterns() -> None:
-    async def scenario(bus: InprocEventBus, _: ManualClock) -> None:
+    async def scenario(bus: LocalEventBus, _: ManualClock) -> None:
         async with bus.subscribe("a.*", group="g") as one, bus.subscribe("a.b", group="g") as two:
             assert [await bus.publish("a.b", Envelope(number)) for number in range(4)] == [1] * 4
             assert await bus.publish("a.c", Envelope("c")) == 1
@@ -341,7 +341,7 @@ def test_a_group_goes_by_its_name_across_patterns() -> None:
 
 
 def test_a_message_that_waits_goes_to_a_member_that_joins() -> None:
-    async def scenario(bus: InprocEventBus, _: ManualClock) -> None:
+    async def scenario(bus: LocalEventBus, _: ManualClock) -> None:
         async with bus.subscribe("a", group="g", qos=qos(1)) as full:
             bus.publish_nowait("a", Envelope(0))
             publishers = [asyncio.create_task(bus.publish("a", Envelope(number))) for number in (1, 2)]
@@ -355,7 +355,7 @@ def test_a_message_that_waits_goes_to_a_member_that_joins() -> None:
 
 
 def test_messages_that_waited_at_two_gates_stay_in_order_when_one_gate_is_left() -> None:
-    async def scenario(bus: InprocEventBus, _: ManualClock) -> None:
+    async def scenario(bus: LocalEventBus, _: ManualClock) -> None:
         async with bus.subscribe("a.*", group="g", qos=qos(1)) as wide:
             async with bus.subscribe("a.b", group="g", qos=qos(1)):
                 publishers: list[asyncio.Task[int]] = []
@@ -370,7 +370,7 @@ def test_messages_that_waited_at_two_gates_stay_in_order_when_one_gate_is_left()
 
 
 def test_a_broadcast_and_a_message_of_the_group_go_in_the_order_of_coming() -> None:
-    async def scenario(bus: InprocEventBus, _: ManualClock) -> None:
+    async def scenario(bus: LocalEventBus, _: ManualClock) -> None:
         async with bus.subscribe("a", group="g", qos=qos(1)) as source:
             bus.publish_nowait("a", Envelope(0))
             publishers: list[asyncio.Task[int]] = []
@@ -384,7 +384,7 @@ def test_a_broadcast_and_a_message_of_the_group_go_in_the_order_of_coming() -> N
 
 
 def test_a_message_that_waits_outlives_a_member_and_not_the_last() -> None:
-    async def scenario(bus: InprocEventBus, clock: ManualClock) -> None:
+    async def scenario(bus: LocalEventBus, clock: ManualClock) -> None:
         async with bus.subscribe("a", group="g", qos=qos(1)) as stays:
             async with bus.subscribe("a", group="g", qos=qos(1)):
                 bus.publish_nowait("a", Envelope(0))
@@ -408,7 +408,7 @@ def test_a_message_that_waits_outlives_a_member_and_not_the_last() -> None:
 
 
 def test_a_broadcast_reaches_every_member_and_waits_for_each() -> None:
-    async def scenario(bus: InprocEventBus, _: ManualClock) -> None:
+    async def scenario(bus: LocalEventBus, _: ManualClock) -> None:
         async with (
             bus.subscribe("a", group="g", qos=qos(1)) as one,
             bus.subscribe("a", group="g", qos=qos(1)) as two,

@@ -18,7 +18,7 @@ from flowbridge.errors import (
 )
 from flowbridge.plan import Policy
 from flowbridge.testing.quiet import quiet
-from flowbridge.transports.inproc.bus import InprocEventBus
+from flowbridge.transports.bus import LocalEventBus
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 # --- requests -------------------------------------------------------------------------------------------------------
 
 
-async def serve(bus: InprocEventBus, source: DataSource, answer: Callable[[Any], Any]) -> None:
+async def serve(bus: LocalEventBus, source: DataSource, answer: Callable[[Any], Any]) -> None:
     """Answer requests until cancelled."""
     while True:
         with await source.receive() as request:
@@ -38,7 +38,7 @@ async def serve(bus: InprocEventBus, source: DataSource, answer: Callable[[Any],
 
 
 def test_a_request_is_answered_with_its_own_deadline_and_priority() -> None:
-    async def scenario(bus: InprocEventBus, _: ManualClock) -> None:
+    async def scenario(bus: LocalEventBus, _: ManualClock) -> None:
         async with bus.subscribe("double", group="servers") as source:
             server = asyncio.create_task(serve(bus, source, lambda value: 2 * value))
             request = Envelope(21, Priority.HIGH, START + 5 * MS, origin_ns=77)
@@ -62,7 +62,7 @@ def test_a_request_is_answered_with_its_own_deadline_and_priority() -> None:
 
 
 def test_a_request_nobody_serves_fails_at_once() -> None:
-    async def scenario(bus: InprocEventBus, clock: ManualClock) -> None:
+    async def scenario(bus: LocalEventBus, clock: ManualClock) -> None:
         async with bus.subscribe("other"):
             with pytest.raises(NoResponderError, match="'topic'"):
                 await bus.request("topic", Envelope(1), timeout_ns=MS)
@@ -74,7 +74,7 @@ def test_a_request_nobody_serves_fails_at_once() -> None:
 
 @pytest.mark.parametrize(("deadline_ns", "timeout_ns"), [(NO_DEADLINE, 5 * MS), (START + 5 * MS, 9 * MS)])
 def test_a_request_ends_at_its_timeout_or_deadline_whichever_is_sooner(deadline_ns: int, timeout_ns: int) -> None:
-    async def scenario(bus: InprocEventBus, clock: ManualClock) -> None:
+    async def scenario(bus: LocalEventBus, clock: ManualClock) -> None:
         async with bus.subscribe("a") as source:
             caller = asyncio.create_task(bus.request("a", Envelope(1, deadline_ns=deadline_ns), timeout_ns=timeout_ns))
             await clock.advance(5 * MS - 1)
@@ -93,7 +93,7 @@ def test_a_request_ends_at_its_timeout_or_deadline_whichever_is_sooner(deadline_
 
 
 def test_a_request_that_is_late_already_fails_without_waiting() -> None:
-    async def scenario(bus: InprocEventBus, clock: ManualClock) -> None:
+    async def scenario(bus: LocalEventBus, clock: ManualClock) -> None:
         async with bus.subscribe("a"):
             for envelope, timeout_ns in ((Envelope(1, deadline_ns=START), MS), (Envelope(1), 0), (Envelope(1), -5)):
                 with pytest.raises(DeadlineExceeded):
@@ -104,7 +104,7 @@ def test_a_request_that_is_late_already_fails_without_waiting() -> None:
 
 
 def test_a_reply_at_the_very_deadline_is_too_late_whoever_comes_first() -> None:
-    async def scenario(bus: InprocEventBus, clock: ManualClock) -> None:
+    async def scenario(bus: LocalEventBus, clock: ManualClock) -> None:
         async with bus.subscribe("a") as source:
             replies: list[asyncio.Task[None]] = []
             clock.call_at(START + MS, lambda: replies.append(asyncio.create_task(bus.reply(request, Envelope(2)))))
@@ -121,7 +121,7 @@ def test_a_reply_at_the_very_deadline_is_too_late_whoever_comes_first() -> None:
 
 
 def test_a_second_reply_changes_nothing_and_is_counted_as_expired() -> None:
-    async def scenario(bus: InprocEventBus, _: ManualClock) -> None:
+    async def scenario(bus: LocalEventBus, _: ManualClock) -> None:
         async with bus.subscribe("a") as one, bus.subscribe("a") as two:
             caller = asyncio.create_task(bus.request("a", Envelope(1), timeout_ns=MS))
             await quiet()
@@ -137,7 +137,7 @@ def test_a_second_reply_changes_nothing_and_is_counted_as_expired() -> None:
 
 
 def test_a_reply_ends_a_request_that_still_waits_for_credit_elsewhere() -> None:
-    async def scenario(bus: InprocEventBus, _: ManualClock) -> None:
+    async def scenario(bus: LocalEventBus, _: ManualClock) -> None:
         async with bus.subscribe("a", qos=qos(1)) as full, bus.subscribe("a") as roomy:
             bus.publish_nowait("a", Envelope(0))
             drain(roomy)
@@ -152,7 +152,7 @@ def test_a_reply_ends_a_request_that_still_waits_for_credit_elsewhere() -> None:
 
 
 def test_a_cancelled_request_leaves_nothing_pending() -> None:
-    async def scenario(bus: InprocEventBus, _: ManualClock) -> None:
+    async def scenario(bus: LocalEventBus, _: ManualClock) -> None:
         async with bus.subscribe("a", qos=qos(1)) as source:
             callers = [asyncio.create_task(bus.request("a", Envelope(n), timeout_ns=MS)) for n in range(3)]
             await quiet()
@@ -169,7 +169,7 @@ def test_a_cancelled_request_leaves_nothing_pending() -> None:
 
 
 def test_a_request_that_every_subscription_refuses_fails_at_once() -> None:
-    async def scenario(bus: InprocEventBus, _: ManualClock) -> None:
+    async def scenario(bus: LocalEventBus, _: ManualClock) -> None:
         async with bus.subscribe("a", qos=qos(1, Policy.ERROR)):
             bus.publish_nowait("a", Envelope(0))
             with pytest.raises(WouldBlock, match="every subscription to a"):
@@ -179,7 +179,7 @@ def test_a_request_that_every_subscription_refuses_fails_at_once() -> None:
 
 
 def test_a_request_whose_only_subscriber_closes_before_taking_it_fails_at_once() -> None:
-    async def scenario(bus: InprocEventBus, clock: ManualClock) -> None:
+    async def scenario(bus: LocalEventBus, clock: ManualClock) -> None:
         async with bus.subscribe("a", qos=qos(1)):
             bus.publish_nowait("a", Envelope(0))
             caller = asyncio.create_task(bus.request("a", Envelope(1), timeout_ns=MS))
@@ -192,7 +192,7 @@ def test_a_request_whose_only_subscriber_closes_before_taking_it_fails_at_once()
 
 
 def test_a_request_expired_in_front_of_a_full_subscription_is_a_deadline_exceeded() -> None:
-    async def scenario(bus: InprocEventBus, clock: ManualClock) -> None:
+    async def scenario(bus: LocalEventBus, clock: ManualClock) -> None:
         async with bus.subscribe("a", qos=qos(1)) as source:
             bus.publish_nowait("a", Envelope(0))
             caller = asyncio.create_task(bus.request("a", Envelope(1), timeout_ns=MS))
@@ -206,9 +206,9 @@ def test_a_request_expired_in_front_of_a_full_subscription_is_a_deadline_exceede
 
 
 def test_unanswered_requests_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("flowbridge.transports.inproc.bus_replies.REQUESTS_PENDING_MAX", 2)
+    monkeypatch.setattr("flowbridge.transports.bus_replies.REQUESTS_PENDING_MAX", 2)
 
-    async def scenario(bus: InprocEventBus, clock: ManualClock) -> None:
+    async def scenario(bus: LocalEventBus, clock: ManualClock) -> None:
         async with bus.subscribe("a") as source:
             callers = [asyncio.create_task(bus.request("a", Envelope(n), timeout_ns=MS)) for n in range(2)]
             await quiet()
@@ -222,7 +222,7 @@ def test_unanswered_requests_are_bounded(monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 def test_a_message_that_is_no_request_cannot_be_answered() -> None:
-    async def scenario(bus: InprocEventBus, _: ManualClock) -> None:
+    async def scenario(bus: LocalEventBus, _: ManualClock) -> None:
         for headers in (None, {}, {"reply_to": 7}):
             with pytest.raises(LocalProtocolError, match="reply_to"):
                 await bus.reply(Envelope(1, headers=headers), Envelope(2))
@@ -232,8 +232,8 @@ def test_a_message_that_is_no_request_cannot_be_answered() -> None:
 
 
 def test_a_reply_on_another_bus_goes_astray_to_nobody() -> None:
-    async def scenario(bus: InprocEventBus, clock: ManualClock) -> None:
-        other = InprocEventBus(clock)
+    async def scenario(bus: LocalEventBus, clock: ManualClock) -> None:
+        other = LocalEventBus(clock)
         async with bus.subscribe("a") as ours, other.subscribe("a") as theirs:
             callers = [asyncio.create_task(b.request("a", Envelope(1), timeout_ns=MS)) for b in (bus, other)]
             await quiet()

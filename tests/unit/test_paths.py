@@ -19,7 +19,7 @@ from flowbridge.runtime.path import PathBook
 from flowbridge.runtime.sizing import sizer_of
 from flowbridge.testing.clock import ManualClock
 from flowbridge.time.histogram import PENDING_MAX
-from flowbridge.transports.inproc.bus import InprocEventBus
+from flowbridge.transports.bus import LocalEventBus
 
 
 def ended(book: PathBook, trail: Trail | None, *, now_ns: int = 50, deadline_ns: int = NO_DEADLINE) -> None:
@@ -109,7 +109,7 @@ def test_the_time_that_remains_is_that_of_the_message_being_handled() -> None:
     clock = ManualClock()
     artifact = Artifact(kind=ArtifactKind.PYTHON_OPERATOR, ref="x")
     manifest = PluginManifest(node="n", artifact=artifact, origin=Origin.INTERNAL)
-    context = Context(manifest, clock, InprocEventBus(clock), ".", None)
+    context = Context(manifest, clock, LocalEventBus(clock), ".", None)
     assert context.remaining_ns() == NO_DEADLINE
     context.envelope = Envelope(None)
     assert context.remaining_ns() == NO_DEADLINE

@@ -32,9 +32,9 @@ class InprocTransport:
     async def open_bus(self) -> EventBus:
         """The bus of this process; every call gives the same one."""
         if self._bus is None:
-            from flowbridge.transports.inproc.bus import InprocEventBus
+            from flowbridge.transports.bus import LocalEventBus
 
-            self._bus = InprocEventBus(self._clock)
+            self._bus = LocalEventBus(self._clock)
         return self._bus
 
     async def aclose(self) -> None:

@@ -5,27 +5,46 @@ Not asyncio's streams: those cannot pass descriptors, and cost two more task swi
 
 from __future__ import annotations
 
+import array
 import asyncio
+import errno
 import os
 import socket
 from collections import deque
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
-from flowbridge.errors import BrokenError, ClosedError, RemoteProtocolError
-from flowbridge.limits import DESCRIPTORS_MAX, STREAM_BYTES_HIGH, STREAM_BYTES_LOW, STREAM_READ_BYTES
+from flowbridge.errors import BrokenError, ClosedError, LocalProtocolError, RemoteProtocolError, ResourceError
+from flowbridge.limits import (
+    DESCRIPTORS_MAX,
+    STREAM_BYTES_HIGH,
+    STREAM_BYTES_LOW,
+    STREAM_PARTS_MAX,
+    STREAM_READ_BYTES,
+    STREAM_WRITE_BYTES,
+)
+from flowbridge.transports.uds.hangup import HangUps
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from flowbridge.contracts import BytesLike
 
+_INT_BYTES: Final = array.array("i").itemsize
+_ANCILLARY_BYTES: Final = socket.CMSG_LEN(DESCRIPTORS_MAX * _INT_BYTES)
+_CLOEXEC: Final = getattr(socket, "MSG_CMSG_CLOEXEC", 0)
+
 
 class UdsStream:
     """One end of a connected socket. Writing never waits: what the kernel does not take is kept.
 
-    `on_data(data, descriptors)` is called for what arrives; the callee owns the descriptors. `on_lost(error)` is called
-    once, with None when the peer closed its end properly. Both are called from the loop, never from within a call of
-    this object's user. With `descriptors=False` passed descriptors are closed by the kernel, unseen.
+    - `on_data(data, descriptors)` is called for what arrives; the callee owns the descriptors. They belong to the last
+      piece that the peer wrote of `data`. With `descriptors=False` passed descriptors are closed by the kernel, unseen.
+    - `on_lost(error)` is called once, when nothing more will come: None when the bytes have ended. A peer that was
+      killed looks the same as one that closed, unless it left something unread.
+    - When writing fails, what the peer sent before is still read: it may say why. `on_lost` comes after that.
+    - Both are called from the loop, never from within a call of this object's user. While paused, nothing is called.
+
+    Raises: ResourceError when there is no descriptor left to watch the first socket of a loop.
     """
 
     def __init__(
@@ -40,21 +59,27 @@ class UdsStream:
         sock.setblocking(False)
         self.peer = peer
         self._sock = sock
+        self._receive = sock.recv  # bound once: it is called for every message
         self._loop = asyncio.get_running_loop()
         self._on_data = on_data
         self._on_lost = on_lost
         self.descriptors = descriptors
         self._out: deque[memoryview] = deque()
         self._out_bytes = 0
-        self._passing: deque[tuple[int, tuple[int, ...]]] = deque()  # (bytes written before them, descriptors)
-        self._written = 0
+        self._passing: deque[tuple[int, tuple[int, ...]]] = deque()  # (bytes written before them, our duplicates)
+        self._written = 0  # bytes that the kernel took while something waited; only differences matter
         self._waiters: list[asyncio.Future[None]] = []
         self._failure: Exception | None = None
         self._is_closed = False
         self._is_ended = False  # the peer sends no more
+        self._is_lost_told = False
         self._is_paused = False
+        self._is_writing = False  # the loop calls `_writable`
         self._shuts = False  # shut down our half once everything is written
+        self._is_hung_up = False  # the loop may not call us any more
+        self._reads_on = False  # `_read_rest` is due
         self._fileno = sock.fileno()
+        self._hang_ups = HangUps.watch(self._fileno, self._hung_up)
         self._loop.add_reader(self._fileno, self._readable)
 
     # --- out --------------------------------------------------------------------------------------------------------
@@ -70,34 +95,53 @@ class UdsStream:
         return self._is_closed or self._failure is not None
 
     def write(self, *parts: BytesLike, descriptors: Sequence[int] = ()) -> None:
-        """Write parts one after another; descriptors are duplicated, so the caller keeps its own.
+        """Write parts one after another; the caller keeps its descriptors and may close them at once.
 
-        What the kernel does not take at once is kept by reference: do not change it. Raises: ClosedError, BrokenError.
+        What the kernel does not take at once is kept by reference: do not change it. Raises: ClosedError, also after
+        `end`; BrokenError; LocalProtocolError for too many descriptors, closed ones or nothing to go with;
+        ResourceError when descriptors have to wait and there is no room to keep duplicates of them.
         """
-        self._check()
+        if self._failure is not None or self._is_closed or self._shuts:
+            self._check_writable()
         if descriptors:
-            self._pass(descriptors)
-        if not self._out and not self._passing:
-            parts = self._write_now(parts)
+            self._check_descriptors(parts, descriptors)
+        if self._out:
+            if descriptors:
+                self._keep(descriptors)
+        else:
+            rest = self._write_now(parts, descriptors)
+            if not rest:
+                return
+            parts = rest
         for part in parts:
             view = memoryview(part).cast("B")
             if view.nbytes:
                 self._out.append(view)
                 self._out_bytes += view.nbytes
-        if self._out:
+        if self._out and not self._is_writing:
+            self._is_writing = True
             self._loop.add_writer(self._fileno, self._writable)
-            if self._passing and self._failure is None:
-                self._writable()
 
-    def _write_now(self, parts: tuple[BytesLike, ...]) -> tuple[BytesLike, ...]:
+    def _write_now(self, parts: tuple[BytesLike, ...], descriptors: Sequence[int]) -> tuple[BytesLike, ...]:
+        """Write what the kernel takes at once and return the rest."""
         try:
-            sent = self._sock.send(parts[0]) if len(parts) == 1 else self._sock.sendmsg(parts)
+            if descriptors:
+                sent = socket.send_fds(self._sock, parts[:STREAM_PARTS_MAX], list(descriptors))
+            elif len(parts) == 1:
+                sent = self._sock.send(parts[0])
+            else:
+                sent = self._sock.sendmsg(parts[:STREAM_PARTS_MAX])
         except (BlockingIOError, InterruptedError):
+            if descriptors:
+                self._keep(descriptors)
             return parts
         except OSError as error:
-            self._fail(error)
-            return ()
-        self._written += sent
+            if descriptors and error.errno == errno.EBADF:
+                raise LocalProtocolError(
+                    f"{self.peer}: cannot pass descriptors {list(descriptors)}: {error}"
+                ) from error
+            self._fail_writing(error)
+            raise self._broken() from error
         rest: list[BytesLike] = []
         for part in parts:
             size = part.nbytes if isinstance(part, memoryview) else len(part)
@@ -108,21 +152,36 @@ class UdsStream:
                 sent = 0
         return tuple(rest)
 
-    def _pass(self, descriptors: Sequence[int]) -> None:
+    def _check_descriptors(self, parts: tuple[BytesLike, ...], descriptors: Sequence[int]) -> None:
         if len(descriptors) > DESCRIPTORS_MAX:
-            raise RemoteProtocolError(f"{self.peer}: at most {DESCRIPTORS_MAX} descriptors go at once")
-        copies = tuple(os.dup(descriptor) for descriptor in descriptors)
-        self._passing.append((self._written + self._out_bytes, copies))
+            raise LocalProtocolError(
+                f"{self.peer}: at most {DESCRIPTORS_MAX} descriptors go at once: {len(descriptors)}"
+            )
+        if not any(len(part) for part in parts):
+            raise LocalProtocolError(f"{self.peer}: descriptors need at least one byte to go with")
+
+    def _keep(self, descriptors: Sequence[int]) -> None:
+        """Keep duplicates until what is unsent has gone."""
+        copies: list[int] = []
+        try:
+            copies.extend(os.dup(descriptor) for descriptor in descriptors)
+        except OSError as error:
+            for copy in copies:
+                os.close(copy)
+            kind = LocalProtocolError if error.errno == errno.EBADF else ResourceError
+            raise kind(f"{self.peer}: cannot keep descriptors {list(descriptors)}: {error}") from error
+        self._passing.append((self._written + self._out_bytes, tuple(copies)))
 
     def _writable(self) -> None:
-        while self._out:
+        end = self._written + STREAM_WRITE_BYTES  # a peer that reads as fast as we write must not stop our loop
+        while self._out and self._written < end:
             view = self._out[0]
             try:
                 sent = self._send_some(view)
             except (BlockingIOError, InterruptedError):
                 break
             except OSError as error:
-                self._fail(error)
+                self._fail_writing(error)
                 return
             self._written += sent
             self._out_bytes -= sent
@@ -131,6 +190,7 @@ class UdsStream:
             else:
                 self._out.popleft()
         if not self._out:
+            self._is_writing = False
             self._loop.remove_writer(self._fileno)
             if self._shuts:
                 self._shut()
@@ -152,20 +212,26 @@ class UdsStream:
     async def drained(self) -> None:
         """Return once little is unsent. Raises: ClosedError, BrokenError."""
         while self._out_bytes > STREAM_BYTES_HIGH or (self._waiters and self._out_bytes > STREAM_BYTES_LOW):
-            self._check()
             await self._wait()
         self._check()
 
     async def flushed(self) -> None:
-        """Return once the kernel has everything. Raises: ClosedError, BrokenError."""
+        """Return once the kernel has everything; what it has, a peer that dies may never read.
+
+        Raises: ClosedError, BrokenError; something may be unsent then.
+        """
         while self._out_bytes:
-            self._check()
             await self._wait()
+        self._check()
 
     async def _wait(self) -> None:
         future: asyncio.Future[None] = self._loop.create_future()
         self._waiters.append(future)
-        await future
+        try:
+            await future
+        finally:
+            if future.cancelled() and future in self._waiters:
+                self._waiters.remove(future)
 
     def _wake(self) -> None:
         waiters, self._waiters = self._waiters, []
@@ -174,55 +240,104 @@ class UdsStream:
                 waiter.set_result(None)
 
     def _check(self) -> None:
-        if self._failure is not None:
-            raise BrokenError(f"{self.peer}: the connection is gone") from self._failure
         if self._is_closed:
             raise ClosedError(f"{self.peer}: closed")
+        if self._failure is not None:
+            raise self._broken() from self._failure
+
+    def _check_writable(self) -> None:
+        self._check()
+        raise ClosedError(f"{self.peer}: writing was ended")
+
+    def _broken(self) -> BrokenError:
+        return BrokenError(f"{self.peer}: the connection is gone: {self._failure}")
 
     # --- in ---------------------------------------------------------------------------------------------------------
 
     def pause(self) -> None:
-        """Read no more for now: the kernel's buffer fills and the peer has to wait."""
-        if not self._is_paused and not self._is_closed and not self._is_ended:
-            self._is_paused = True
+        """Read no more for now: the kernel's buffer fills and the peer has to wait. Its end is told after that."""
+        if not self._is_paused and self._reads():
             self._loop.remove_reader(self._fileno)
+        self._is_paused = True
 
     def resume(self) -> None:
         """Read on after `pause`."""
-        if self._is_paused and not self._is_closed:
+        if self._is_paused and self._reads():
             self._is_paused = False
-            self._loop.add_reader(self._fileno, self._readable)
+            if self._is_hung_up:
+                self._read_on()
+            else:
+                self._loop.add_reader(self._fileno, self._readable)
+        self._is_paused = False
+
+    def _reads(self) -> bool:
+        return self._fileno >= 0 and not self._is_ended
 
     def _readable(self) -> None:
         descriptors: Sequence[int] = ()
         try:
             if self.descriptors:
-                data, descriptors, flags, _ = socket.recv_fds(self._sock, STREAM_READ_BYTES, DESCRIPTORS_MAX)
-                for descriptor in descriptors:
-                    os.set_inheritable(descriptor, False)
-                if flags & socket.MSG_CTRUNC:
-                    for descriptor in descriptors:
-                        os.close(descriptor)
-                    raise RemoteProtocolError(f"{self.peer}: sent more than {DESCRIPTORS_MAX} descriptors at once")
+                data, descriptors = self._receive_with()
             else:
-                data = self._sock.recv(STREAM_READ_BYTES)
+                data = self._receive(STREAM_READ_BYTES)
         except (BlockingIOError, InterruptedError):
             return
-        except OSError as error:
+        except (OSError, RemoteProtocolError) as error:
             self._fail(error)
             return
-        except RemoteProtocolError as error:
-            self._fail(error)
-            return
-        if data:
-            try:
-                self._on_data(data, descriptors)
-            except RemoteProtocolError as error:
-                self._fail(error)
-        else:
+        if not data:
             self._is_ended = True
             self._loop.remove_reader(self._fileno)
-            self._lose(None)
+            self._lose(self._failure)
+            if self._failure is not None:
+                self._drop()
+            return
+        try:
+            self._on_data(data, descriptors)
+        except RemoteProtocolError as error:
+            self._fail(error)
+        except Exception as error:
+            self._fail(error)
+            raise  # our own mistake: the loop's exception handler reports it
+
+    def _hung_up(self) -> None:
+        """The peer is gone: nothing can be written, but what it sent can be read, without the loop's watching."""
+        self._is_hung_up = True
+        if self._out:
+            self._writable()
+        if self._reads():
+            self._loop.remove_reader(self._fileno)
+            self._read_on()
+
+    def _read_on(self) -> None:
+        if not self._reads_on and not self._is_paused and self._reads():
+            self._reads_on = True
+            self._loop.call_soon(self._read_rest)
+
+    def _read_rest(self) -> None:
+        self._reads_on = False
+        if not self._is_paused and self._reads():
+            self._readable()
+            self._read_on()
+
+    def _receive_with(self) -> tuple[bytes, Sequence[int]]:
+        data, messages, flags, _ = self._sock.recvmsg(STREAM_READ_BYTES, _ANCILLARY_BYTES, _CLOEXEC)
+        if not messages and not flags & socket.MSG_CTRUNC:
+            return data, ()
+        numbers = array.array("i")
+        for level, kind, value in messages:
+            if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
+                numbers.frombytes(value[: len(value) - len(value) % _INT_BYTES])
+        if flags & socket.MSG_CTRUNC:  # the kernel closed those that found no room
+            for descriptor in numbers:
+                os.close(descriptor)
+            if len(numbers) < DESCRIPTORS_MAX:
+                raise OSError(errno.EMFILE, "this process has no room for the descriptors that came")
+            raise RemoteProtocolError(f"{self.peer}: sent more than {DESCRIPTORS_MAX} descriptors at once")
+        if not _CLOEXEC:
+            for descriptor in numbers:
+                os.set_inheritable(descriptor, False)
+        return data, numbers
 
     # --- the end ----------------------------------------------------------------------------------------------------
 
@@ -237,20 +352,33 @@ class UdsStream:
         try:
             self._sock.shutdown(socket.SHUT_WR)
         except OSError as error:
-            self._fail(error)
+            self._fail_writing(error)
 
     def fail(self, error: Exception) -> None:
         """End it because of the peer: every later call raises BrokenError with this cause; `on_lost` is told."""
         self._fail(error)
 
     def _fail(self, error: Exception) -> None:
+        """Nothing can be read, or nothing read is worth anything."""
+        if self._is_closed or self._fileno < 0:
+            return
+        if self._failure is None:
+            self._failure = error
+        self._drop()
+        self._loop.call_soon(self._lose, error)
+
+    def _fail_writing(self, error: OSError) -> None:
+        """Nothing can be written: give up what is unsent, but read what the peer sent before it went."""
         if self._failure is None and not self._is_closed:
             self._failure = error
-            self._drop()
-            self._loop.call_soon(self._lose, error)
+            if self._is_ended:
+                self._drop()
+            else:
+                self._drop_unsent()
 
     def _lose(self, error: Exception | None) -> None:
-        if not self._is_closed:
+        if not self._is_closed and not self._is_lost_told:
+            self._is_lost_told = True
             self._on_lost(error)
 
     def close(self) -> None:
@@ -261,10 +389,15 @@ class UdsStream:
 
     def _drop(self) -> None:
         if self._fileno >= 0:
+            self._drop_unsent()
+            self._hang_ups.forget(self._fileno)
             self._loop.remove_reader(self._fileno)
-            self._loop.remove_writer(self._fileno)
             self._fileno = -1
             self._sock.close()
+
+    def _drop_unsent(self) -> None:
+        self._is_writing = False
+        self._loop.remove_writer(self._fileno)
         for _, descriptors in self._passing:
             for descriptor in descriptors:
                 os.close(descriptor)

@@ -17,9 +17,10 @@ from flowbridge.transports.uds.socket_link import SocketFarLink, SocketNearLink
 from flowbridge.transports.uds.stream import UdsStream
 
 if TYPE_CHECKING:
-    from flowbridge.contracts import Clock
+    from flowbridge.contracts import Clock, EventBus
     from flowbridge.plan import Route
     from flowbridge.shm.port import ShmProducer, SlotPool
+    from flowbridge.transports.uds.bus import BusPair
     from flowbridge.transports.uds.ring_link import RingFarLink, RingNearLink
 
 _log: Final = logging.getLogger("flowbridge.transports")
@@ -121,12 +122,21 @@ class UdsTransport:
         self._sinks: list[LinkSink] = []
         self._sources: list[tuple[LinkSource, _Far]] = []
         self._pools: list[tuple[SlotPool, int]] = []
+        self._bus: BusPair | None = None
 
     async def open_port(self, route: Route) -> LinkDataPort:
         """Both ends of a route in this process, joined as two processes are."""
         near, far = socket.socketpair()
         source = await self.open_source(route, far)
         return LinkDataPort(route, await self.open_sink(route, near), source)
+
+    async def open_bus(self) -> EventBus:
+        """A bus whose owner is at the other end of a socket, in this process too; every call gives the same one."""
+        if self._bus is None:
+            from flowbridge.transports.uds.bus import connected_bus
+
+            self._bus = await connected_bus(self._clock)
+        return self._bus.client
 
     async def open_sink(self, route: Route, sock: socket.socket) -> LinkSink:
         """The producer's end; the other end of the connected socket is given to `open_source`, here or elsewhere."""
@@ -178,6 +188,9 @@ class UdsTransport:
             far.close()
         for sink in sinks:
             sink.close()
+        bus, self._bus = self._bus, None
+        if bus is not None:
+            await bus.aclose()
         pools, self._pools = self._pools, []
         for pool, _ in pools:
             pool.close()

@@ -16,10 +16,10 @@ if TYPE_CHECKING:
     from flowbridge.contracts import Clock
     from flowbridge.plan import Qos
     from flowbridge.time.ledger import EdgeBooks
-    from flowbridge.transports.inproc.bus_gate import Gate
+    from flowbridge.transports.bus_gate import Gate
 
 
-class InprocSubscription(QueueSource):
+class LocalSubscription(QueueSource):
     """The subscriber's end; see `contracts.Subscription`."""
 
     __slots__ = ("port",)
@@ -47,7 +47,7 @@ class InprocSubscription(QueueSource):
         await super().aclose()
 
     def __repr__(self) -> str:
-        return f"<InprocSubscription {self.port.route.id}>"
+        return f"<LocalSubscription {self.port.route.id}>"
 
 
 class SubscriptionPort:
@@ -83,7 +83,7 @@ class SubscriptionPort:
         self.route = route
         self.ends = RouteQueue(edge, qos, clock, books)  # the books of the edge may have had a subscription before
         self.sink = QueueSink(self.ends)
-        self.subscription = InprocSubscription(self.ends)
+        self.subscription = LocalSubscription(self.ends)
         self.subscription.port = self
         self.pattern = pattern
         self.group = group
@@ -92,6 +92,11 @@ class SubscriptionPort:
         self._seq = 0
         self._priority = qos.priority
         self._deadline_ns = qos.deadline_ns
+
+    @property
+    def source(self) -> LocalSubscription:
+        """The subscriber's end, under the name that data ports have for it."""
+        return self.subscription
 
     @property
     def waits(self) -> bool:

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from flowbridge.contracts import Alarm, Clock
     from flowbridge.envelope import Envelope
-    from flowbridge.transports.inproc.bus_port import SubscriptionPort
+    from flowbridge.transports.bus_port import SubscriptionPort
 
 
 class Wait:

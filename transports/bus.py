@@ -24,15 +24,15 @@ from flowbridge.errors import (
 from flowbridge.limits import SUBSCRIPTIONS_MAX, TOPICS_CACHED_MAX
 from flowbridge.machines.topics import TopicEntry, TopicTable, check_pattern, covers
 from flowbridge.plan import Qos
-from flowbridge.transports.inproc.bus_books import SubscriptionBooks
-from flowbridge.transports.inproc.bus_gate import Delivery, Gate, Wait
-from flowbridge.transports.inproc.bus_port import InprocSubscription, SubscriptionPort
-from flowbridge.transports.inproc.bus_replies import REPLY_TO, ReplyTable
+from flowbridge.transports.bus_books import SubscriptionBooks
+from flowbridge.transports.bus_gate import Delivery, Gate, Wait
+from flowbridge.transports.bus_port import LocalSubscription, SubscriptionPort
+from flowbridge.transports.bus_replies import REPLY_TO, ReplyTable
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Callable, Iterable, Mapping
 
-    from flowbridge.contracts import Clock
+    from flowbridge.contracts import Clock, DataPort
     from flowbridge.time.ledger import EdgeBooks
 
 REPLIES = "(replies)"
@@ -53,15 +53,15 @@ class _Opening:
 
     __slots__ = ("_bus", "_edge", "_group", "_pattern", "_qos", "_subscription")
 
-    def __init__(self, bus: InprocEventBus, pattern: str, group: str | None, qos: Qos | None, edge: str) -> None:
+    def __init__(self, bus: LocalEventBus, pattern: str, group: str | None, qos: Qos | None, edge: str) -> None:
         self._bus = bus
         self._pattern = pattern
         self._group = group
         self._qos = qos
         self._edge = edge
-        self._subscription: InprocSubscription | None = None
+        self._subscription: LocalSubscription | None = None
 
-    async def __aenter__(self) -> InprocSubscription:
+    async def __aenter__(self) -> LocalSubscription:
         if self._subscription is not None:
             raise LocalProtocolError(f"subscription {self._pattern!r} is entered a second time: subscribe again")
         self._subscription = self._bus.open(self._pattern, self._group, self._qos, self._edge)
@@ -72,7 +72,7 @@ class _Opening:
         await self._subscription.aclose()
 
 
-class InprocEventBus:
+class LocalEventBus:
     """Keeps `contracts.EventBus`.
 
     - *Groups* go by name: members that subscribed with different patterns are still one group; one gets the message.
@@ -96,6 +96,7 @@ class InprocEventBus:
         self._books = SubscriptionBooks()
         self._replies = ReplyTable()
         self._numbers = itertools.count()
+        self._watchers: list[Callable[[DataPort, bool], None]] = []
         self._closed = False
 
     # --- publishing ------------------------------------------------------------------------------------------------
@@ -240,7 +241,7 @@ class InprocEventBus:
         check_pattern(pattern)
         return _Opening(self, pattern, group, qos, edge)
 
-    def open(self, pattern: str, group: str | None, qos: Qos | None, edge: str) -> InprocSubscription:
+    def open(self, pattern: str, group: str | None, qos: Qos | None, edge: str) -> LocalSubscription:
         """Open a subscription until it is closed; `subscribe` is the safer way."""
         self._check_open()
         if len(self._table) >= SUBSCRIPTIONS_MAX:
@@ -258,6 +259,8 @@ class InprocEventBus:
         self._entries[port] = self._table.add(pattern, port)
         self._own[port] = Gate((port,), self._clock)
         self._changed(port.group)
+        for watcher in tuple(self._watchers):
+            watcher(port, True)
         return port.subscription
 
     def _leave(self, port: SubscriptionPort) -> None:
@@ -270,6 +273,8 @@ class InprocEventBus:
         for wait in own.clear():
             wait.over(accepted=False)
         self._books.close(port.route.id)
+        for watcher in tuple(self._watchers):
+            watcher(port, False)
 
     def _changed(self, group: str | None) -> None:
         """Somebody came or went. What waits for the group lines up again, at the gates that there are now."""
@@ -294,6 +299,21 @@ class InprocEventBus:
     def _check_open(self) -> None:
         if self._closed:
             raise ClosedError("the bus is closed")
+
+    def watch(self, callback: Callable[[DataPort, bool], None]) -> Callable[[], None]:
+        """Tell of each subscription: `callback(port, True)` now or as it opens, `callback(port, False)` once it closed.
+
+        The port is to be looked at, not used: its sink says what credit there is. Returns how to stop it.
+        """
+        self._watchers.append(callback)
+        for port in tuple(self._entries):
+            callback(port, True)
+
+        def stop() -> None:
+            if callback in self._watchers:
+                self._watchers.remove(callback)
+
+        return stop
 
     # --- settings and books ----------------------------------------------------------------------------------------
 
@@ -335,4 +355,4 @@ class InprocEventBus:
 
     def __repr__(self) -> str:
         state = "closed" if self._closed else f"{len(self._entries)} subscriptions, {len(self._replies)} requests"
-        return f"<InprocEventBus {state}>"
+        return f"<LocalEventBus {state}>"

@@ -44,9 +44,8 @@ class Columns:
         times = batch.column(0).to_numpy()
         if batch.num_rows != self.rows or times[-1] != number or batch.column(3)[-1].as_py() != 3.0 * (self.rows - 1):
             raise ValueError(f"batch {number}: {batch.num_rows} rows, numbered {times[-1]}")
-        if number % 64 == 0 and not batch.slice(1, self.rows - 2).equals(self.batch.slice(1, self.rows - 2)):
-            if not all(batch.column(i).equals(self.batch.column(i)) for i in (1, 2, 3)):
-                raise ValueError(f"batch {number}: other columns than were sent")
+        if number % 64 == 0 and not all(batch.column(i).equals(self.batch.column(i)) for i in (1, 2, 3)):
+            raise ValueError(f"batch {number}: other columns than were sent")
         return int(times[0])
 
 
@@ -55,7 +54,7 @@ def _peer_codec(contender: Contender, columns: Columns) -> tuple[Callable[[Any],
     schema = columns.batch.schema
 
     def pack(batch: pa.RecordBatch) -> Any:
-        buffer = batch.serialize()
+        buffer: Any = batch.serialize()
         # iceoryx2 is handed an address, which ctypes takes from writable memory alone: numpy gives it for any.
         return np.frombuffer(buffer, np.uint8) if contender.needs == "iceoryx2" else memoryview(buffer)
 
@@ -160,7 +159,7 @@ def _ring_reader(end: Any) -> Callable[[], Any]:
 
 
 def computed(contender: Contender, size_bytes: int, count: int) -> dict[str, float]:
-    """One way from before a column is computed: in a loaned slot by the ring, in private memory and copied by others."""
+    """One way from before a column is computed: by the ring in a loaned slot, by others in memory that is copied."""
     shared = contender.prepare(size_bytes, ACK_BYTES)
     rows, warm = size_bytes // 8, max(count // 10, 4)
     source = np.arange(rows, dtype=np.float64)

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from flowbridge.shm.port import ShmConsumer, ShmProducer, ShmSpec
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable
     from multiprocessing.connection import Connection
 
 ACK_BYTES = 16
@@ -191,7 +191,7 @@ class Pipe:
     name = "mp.Pipe"
     needs = ""
 
-    def prepare(self, there_bytes: int, back_bytes: int) -> Sequence[Connection]:
+    def prepare(self, there_bytes: int, back_bytes: int) -> Any:
         """The pair."""
         import multiprocessing
 
@@ -226,10 +226,11 @@ class Letter:
     def sent_ns(self, found: Any, number: int) -> int:
         """When a received payload was sent; checks its size, its number at both ends, of every 64th every byte."""
         view = memoryview(found)
+        sent_ns: int
         sent_ns, first = _STAMP.unpack_from(view, 0)
         (last,) = struct.unpack_from("<q", view, view.nbytes - 8)
         if view.nbytes != len(self.body) or first != number or last != number:
             raise ValueError(f"message {number}: {view.nbytes} bytes, numbered {first} and {last}")
-        if number % 64 == 0 and view[16:-8] != self._middle:
+        if number % 64 == 0 and bytes(view[16:-8]) != self._middle:
             raise ValueError(f"message {number}: other bytes than were sent")
         return sent_ns

@@ -20,6 +20,10 @@ PATIENCE_S: Final = 30.0
 """A group that takes longer is ended and counts as failed."""
 
 
+PLACES: list[int] = []
+"""The core of the first child and that of the others; empty for what `cores` finds."""
+
+
 class TrialError(Exception):
     """What a child said before it died, or that it did not answer."""
 
@@ -60,10 +64,10 @@ def cpu_ns() -> int:
     return round((usage.ru_utime + usage.ru_stime) * 1e9)
 
 
-def cores() -> list[int]:
-    """Where children may run: two cores, or one twice."""
+def cores(*, together: bool = False) -> list[int]:
+    """Where children run: two cores, or one twice (`together`, or where there is no second)."""
     found = sorted(os.sched_getaffinity(0))
-    return [found[0], found[1 % len(found)]]
+    return [found[0], found[0 if together else 1 % len(found)]]
 
 
 def run_group(works: Sequence[Callable[[Bar, int], dict[str, Any]]]) -> list[dict[str, Any]]:
@@ -71,7 +75,7 @@ def run_group(works: Sequence[Callable[[Bar, int], dict[str, Any]]]) -> list[dic
 
     Raises: TrialError when one of them fails or all take too long.
     """
-    places, bar = cores(), Bar(len(works))
+    places, bar = PLACES or cores(), Bar(len(works))
     children: list[tuple[int, int]] = []
     answers: list[dict[str, Any]] = []
     try:

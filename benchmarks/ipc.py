@@ -5,8 +5,11 @@
 
 For each workload a table: medians over the repeats, which take turns, and the ratio of flowbridge to the best peer and
 to each. CPU is that of all processes of a trial, per message or per round trip. A peer that is not installed, or fails,
-is named below its table. On a virtual machine the wake-up of a core that sleeps can cost more than everything else; with
-`--together` nobody has to be woken up on another core, and what is left is the system call and the work. Ratios within one run mean something; the figures alone are those of a machine.
+is named below its table.
+
+On a virtual machine the wake-up of a core that sleeps can cost more than everything else. With `--together` nobody has
+to be woken up on another core, and what is left is the system call and the work. Ratios within one run mean something;
+the figures alone are those of a machine.
 """
 
 from __future__ import annotations

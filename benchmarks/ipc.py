@@ -165,16 +165,26 @@ def _arrow(trial: Any, size_bytes: int, count: int, contender: Contender) -> dic
     return found
 
 
+def _sweep(before: set[str]) -> None:
+    """Remove what zenoh leaves of a session whose process has ended."""
+    for name in set(os.listdir("/dev/shm")) - before:
+        if name.endswith(".zenoh"):
+            Path("/dev/shm", name).unlink(missing_ok=True)
+
+
 def measure(workload: Workload, repeats: int) -> dict[str, dict[str, float]]:
     """Medians by contender; the repeats take turns, so that a busy moment does not fall on one of them."""
     rows: dict[str, list[dict[str, float]]] = {name: [] for name in workload.trials}
     for _ in range(repeats):
         for name in list(rows):
+            before = set(os.listdir("/dev/shm"))
             try:
                 rows[name].append(workload.trials[name]())
             except (TrialError, subprocess.SubprocessError) as error:
                 workload.skipped.append(f"{name}: failed, {error}")
                 del rows[name]
+            if name == Zenoh.name:
+                _sweep(before)
     return {
         name: {key: statistics.median(run[key] for run in runs) for key in runs[0]}
         for name, runs in rows.items()

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any, Self, TextIO
 
 from flowbridge.errors import ClosedError, FlowbridgeError
 from flowbridge.limits import DRAIN_NS_DEFAULT
-from flowbridge.runtime.assembly import Assembly
 from flowbridge.runtime.clock import SystemClock
+from flowbridge.runtime.launch import launch
 from flowbridge.runtime.turn import Turns
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 class Host:
-    """Runs compiled flows in this process.
+    """Runs compiled flows in this process, and in the worker processes that they name.
 
         async with Host() as host:
             report = await host.run(load("flow.yaml"))
@@ -72,8 +72,10 @@ class Host:
         bus = self.bus
         self._started += 1
         async with AsyncExitStack() as resources:
-            assembly = Assembly(
+            flow = await launch(
                 plan,
+                state=dict(state or {}),
+                drain_ns=self._drain_ns,
                 bus=bus,
                 clock=self.clock,
                 transport=self._transport,
@@ -84,7 +86,6 @@ class Host:
                 resources=resources,
                 serial=self._started,
             )
-            flow = await assembly.start(dict(state or {}), drain_ns=self._drain_ns)
             self._flows = [*(other for other in self._flows if other.is_running), flow]
             return flow
 

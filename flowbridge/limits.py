@@ -93,6 +93,13 @@ PAYLOAD_IN_PLACE_BYTES_MIN: Final = 262_144  # smaller batches are written aside
 # --- reports ------------------------------------------------------------------------------------------------------
 PATHS_MAX: Final = 1_000  # further paths are counted under one entry named "(others)"
 
+# --- processes ----------------------------------------------------------------------------------------------------
+WORKER_START_NS: Final = 30 * 10**9  # from its start until a worker is ready to run: FlowbridgeError naming it
+WORKER_STOP_NS: Final = 10**9  # a worker told to stop, then one told by SIGTERM, gets this long before the next step
+WORKER_REPORT_NS: Final = 250_000_000  # between two reports of a worker, or more when writing one takes long
+SETTLE_NS: Final = 10**9  # at the end, for the last counts of routes between processes; the rest is `lost`
+SETTLE_PAUSE_NS: Final = 1_000_000  # between two looks at them
+
 # --- time ---------------------------------------------------------------------------------------------------------
 DURATION_NS_MAX: Final = 366 * 24 * 3600 * 10**9
 DRAIN_NS_DEFAULT: Final = 10 * 10**9  # a drain that takes longer becomes an abort, and the report says so

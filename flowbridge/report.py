@@ -33,6 +33,7 @@ class NodeReport:
     restarts: int = 0
     missed: int = 0  # deadlines, on every input and at every stage
     error: str | None = None
+    process: str | None = None  # the name of the process it is placed in; None is the host's own
 
     def to_json(self) -> dict[str, Any]:
         """The value of ``nodes.<id>``."""
@@ -43,6 +44,7 @@ class NodeReport:
             "restarts": self.restarts,
             "missed": self.missed,
             "error": self.error,
+            "process": self.process,
             "latency_us": latency_us(self.latency),
         }
 

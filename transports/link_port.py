@@ -3,21 +3,28 @@
 Rules.
 1. Credit is kept at the producer's end: its queue counts a message until the consumer's end reports how it ended.
 2. Whatever the link has room for goes over at once, the most urgent lane first; the rest stands in the queue here,
-   where a dropping policy can still reach it. A dropping policy acts at the consumer's end too, on arrival.
+   where a dropping policy can still reach it. A dropping policy acts at the consumer's end too, on arrival. What is
+   late by the time there is room is counted as expired and does not travel.
 3. A consumer that vanishes loses what it had not reported: counted as dropped by `lost`. A producer that vanishes
    breaks the route once everything that arrived was taken.
+4. A link that is lost may be followed by another. The counts of a link start at zero, so a source takes nothing from
+   the new one before everything of the old one is settled.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from flowbridge.errors import BrokenError, ClosedError, EncodeError, RemoteProtocolError, WouldBlock
 from flowbridge.limits import LANES, SLICE_ITEMS_MAX
-from flowbridge.machines.outcome import Arrivals, Outcomes
-from flowbridge.transports.route_queue import QueueSink, QueueSource, RouteQueue
+from flowbridge.machines.outcome import Outcomes
+from flowbridge.plan import Policy
+from flowbridge.transports.link_source import LinkSource
+from flowbridge.transports.route_queue import QueueSink, RouteQueue
+from flowbridge.transports.route_records import RecordWriter
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -26,7 +33,9 @@ if TYPE_CHECKING:
     from flowbridge.envelope import Envelope
     from flowbridge.plan import Route
     from flowbridge.time.ledger import EdgeBooks
-    from flowbridge.transports.route_link import FarLink, NearLink
+    from flowbridge.transports.route_link import NearLink
+
+__all__ = ["LinkDataPort", "LinkSink", "LinkSource"]
 
 _log: Final = logging.getLogger("flowbridge.transports")
 
@@ -34,20 +43,20 @@ _log: Final = logging.getLogger("flowbridge.transports")
 class LinkSink(QueueSink):
     """The producer's end; see `contracts.DataSink`."""
 
-    __slots__ = ("_asked", "_end_pushed", "_flushed", "_is_full", "_is_left", "_link", "_outcomes", "_soon", "on_lost")
+    __slots__ = ("_flushed", "_is_full", "_is_left", "_link", "_loop", "_outcomes", "_records", "_soon", "on_lost")
 
     def __init__(self, route: Route, clock: Clock, link: NearLink | None = None) -> None:
         super().__init__(RouteQueue(route.id, route.qos, clock))
         ends = self._ends
         ends.idle = False  # nobody is told of news here: whoever sends pushes
         ends.on_wait = self._ask
+        self._loop = asyncio.get_running_loop()
         self._outcomes = Outcomes(self._queue)
+        self._records = RecordWriter()
         self._link: NearLink | None = None
         self._is_full = False
         self._is_left = False
-        self._asked = False
         self._soon = False
-        self._end_pushed = False
         self._flushed: asyncio.Future[None] | None = None
         self.on_lost: Callable[[Exception], None] = self.break_off
         """What to do when the link is lost; by default the route is broken. Another may `attach` a new link later."""
@@ -57,32 +66,47 @@ class LinkSink(QueueSink):
     # --- the link ---------------------------------------------------------------------------------------------------
 
     def attach(self, link: NearLink) -> None:
-        """Go on over this link; messages that wait go over it first."""
-        assert self._link is None, f"{self._ends.edge}: has a link already"
+        """Go on over this link; messages that wait go over it first. One that is still there is taken as lost."""
+        self._leave()
+        self._admit()
+        if self._is_left:
+            link.close()
+            return
         self._link = link
+        self._records.reset()
+        link.records = self._records
         link.on_news = self._news
-        link.on_lost = self._lost
+        link.on_lost = partial(self._lost, link)
         self._is_full = False
-        self._pump()
+        self._pump_backlog()
         if self._wants():
             self._ask()
 
-    def _lost(self, error: Exception) -> None:
-        link, self._link = self._link, None
+    def _leave(self) -> int:
+        """Let go of the link; what it had not reported is counted as lost. Returns how many."""
+        link = self._link
         if link is None:
+            return 0
+        self._take_report(link)
+        self._link = None
+        link.close()
+        return self._outcomes.lose()
+
+    def _lost(self, link: NearLink, error: Exception) -> None:
+        if link is not self._link:
             return
         self._take_report(link)
-        link.close()
-        lost = self._outcomes.lose()
+        was_finished = self._outcomes.is_finished
+        lost = self._leave()
         if lost:
             _log.warning("%s: %d messages were lost with the consumer: %s", self._ends.edge, lost, error)
-        self._asked = False
-        if self._outcomes.is_finished and not lost:
+        elif was_finished:
+            self._outcomes.is_finished = True
             return  # everything was sent and how it ended is known: what happens to the other end does not matter
-        self._end_pushed = False
-        self.on_lost(error)
-        for lane in range(LANES):
-            self._ends.admit_waiters(lane)
+        try:
+            self.on_lost(error)
+        finally:
+            self._admit()
 
     def break_off(self, why: Exception) -> None:
         """The consumer will not come back: what waits here is counted as dropped by `lost`, senders get BrokenError."""
@@ -121,7 +145,10 @@ class LinkSink(QueueSink):
         self._pump()
 
     def send_many_nowait(self, envelopes: Sequence[Envelope]) -> int:
-        """Accept messages in order, as many as there is credit for."""
+        """Accept messages in order, as many as there is credit for and up to one that cannot be written.
+
+        Raises: EncodeError when the first cannot be: it is counted as refused, the others are untouched.
+        """
         ends = self._ends
         self._refresh()
         if ends.guarded:
@@ -130,8 +157,10 @@ class LinkSink(QueueSink):
             if any(ends.waiters[envelope.priority] for envelope in envelopes):
                 return 0
         done = 0
-        for start in range(0, len(envelopes), SLICE_ITEMS_MAX):
-            part = [self._prepare(envelope) for envelope in envelopes[start : start + SLICE_ITEMS_MAX]]
+        while done < len(envelopes):
+            part = self._affordable(envelopes[done : done + SLICE_ITEMS_MAX], is_first=not done)
+            if not part:
+                break
             if self._queue.drops and not self._queue.waiting and not self._is_full and not self._soon:
                 count = self._pass_on(part)
             else:
@@ -141,6 +170,27 @@ class LinkSink(QueueSink):
             if count < len(part):
                 break
         return done
+
+    def _affordable(self, envelopes: Sequence[Envelope], *, is_first: bool) -> list[Envelope]:
+        """Prepare messages up to the first that must wait, that one included, or up to one that cannot be written.
+
+        Raises: EncodeError when that is the very first of all; it is counted as refused.
+        """
+        queue = self._queue
+        room = [queue.credit_items(lane) for lane in range(LANES)] if queue.qos.policy is Policy.BLOCK else None
+        part: list[Envelope] = []
+        for envelope in envelopes:
+            try:
+                part.append(self._records.prepare(envelope))
+            except EncodeError as error:
+                if is_first and not part:
+                    raise self._refused(error) from error
+                break
+            if room is not None:
+                room[envelope.priority] -= 1
+                if room[envelope.priority] < 0:
+                    break
+        return part
 
     async def send(self, envelope: Envelope) -> None:
         """Accept the message, waiting for credit where the policy is `block`."""
@@ -156,6 +206,11 @@ class LinkSink(QueueSink):
         self._refresh()
         return super().credit_items(priority)
 
+    async def wait_writable(self) -> None:
+        """Return once no lane is stopped at its watermark, or the route ended."""
+        self._refresh()
+        await super().wait_writable()
+
     async def finish(self) -> None:
         """End of stream, after everything sent before."""
         await super().finish()
@@ -165,7 +220,7 @@ class LinkSink(QueueSink):
         """Return once the consumer's end has seen the end of the stream, or the route is closed or broken."""
         while not self._is_flushed:
             if self._flushed is None:
-                self._flushed = asyncio.get_running_loop().create_future()
+                self._flushed = self._loop.create_future()
             self._ask()
             await asyncio.shield(self._flushed)
 
@@ -195,37 +250,58 @@ class LinkSink(QueueSink):
         return len(envelopes)
 
     def _prepare(self, envelope: Envelope) -> Envelope:
-        link = self._link
-        if link is None:
-            raise BrokenError(f"{self._ends.edge}: is not joined to its consumer now")
         try:
-            return link.prepare(envelope)
+            return self._records.prepare(envelope)
         except EncodeError as error:
-            books = self._queue.books
-            books.sent += 1
-            books.refused += 1
-            raise EncodeError(f"{self._ends.edge}: {error}") from error
+            raise self._refused(error) from error
 
-    def _pump(self) -> None:
+    def _refused(self, error: EncodeError) -> EncodeError:
+        books = self._queue.books
+        books.sent += 1
+        books.refused += 1
+        return EncodeError(f"{self._ends.edge}: {error}")
+
+    def _pump(self, *, is_backlog: bool = False) -> None:
         """Push what the link has room for."""
-        link, queue = self._link, self._queue
+        link, queue, outcomes = self._link, self._queue, self._outcomes
         if link is None or self._is_full or self._soon:
             return
         while queue.waiting:
             taken = queue.take(SLICE_ITEMS_MAX)
-            count = link.push(taken)
+            if is_backlog:
+                taken = self._timely(taken)
+            count = link.push(taken) if taken else 0
             for envelope in taken[:count]:
-                self._outcomes.pushed(envelope.priority, envelope.size_bytes)
+                outcomes.pushed(envelope.priority, envelope.size_bytes)
             if count < len(taken):
                 queue.give_back(taken[count:])
                 self._is_full = True
                 self._ask()
                 return
-        if queue.finished and not self._end_pushed:
-            self._end_pushed = link.push_end()
-            if not self._end_pushed:
+        if queue.finished and not outcomes.has_ended:
+            outcomes.has_ended = link.push_end()
+            if not outcomes.has_ended:
                 self._is_full = True
                 self._ask()
+
+    def _pump_backlog(self) -> None:
+        """As `_pump`, for what has stood here a while: it may be late by now."""
+        expired = self._queue.books.expired
+        self._pump(is_backlog=True)
+        if self._queue.books.expired != expired:
+            self._admit()
+
+    def _timely(self, taken: list[Envelope]) -> list[Envelope]:
+        """Those that are not late; the others are counted as expired on the way."""
+        now_ns = self._now_ns()
+        late = [envelope for envelope in taken if envelope.deadline_ns <= now_ns]
+        if not late:
+            return taken
+        self._queue.settle(late, len(late))
+        missed = self._queue.books.missed
+        missed.queued -= len(late)
+        missed.transport += len(late)
+        return [envelope for envelope in taken if envelope.deadline_ns > now_ns]
 
     def _tell_flushed(self) -> None:
         flushed, self._flushed = self._flushed, None
@@ -241,19 +317,16 @@ class LinkSink(QueueSink):
 
     def _ask(self) -> None:
         """Hear of it when credit or room comes back."""
-        if self._asked or self._link is None:
-            return
-        self._asked = True
-        if self._link.ask():
-            asyncio.get_running_loop().call_soon(self._news)
+        link = self._link
+        if link is not None and link.ask():
+            self._loop.call_soon(self._news)
 
     def _news(self) -> None:
-        self._asked = False
         if self._link is None:
             return
         self._is_full = False
         self._refresh()
-        self._pump()
+        self._pump_backlog()
         if self._wants():
             self._ask()
 
@@ -266,7 +339,7 @@ class LinkSink(QueueSink):
         try:
             accepting = self._outcomes.apply(link.counts())
         except RemoteProtocolError as error:
-            asyncio.get_running_loop().call_soon(self._lost, error)
+            self._loop.call_soon(self._lost, link, error)
             return
         if self._outcomes.is_finished:
             self._tell_flushed()
@@ -276,128 +349,44 @@ class LinkSink(QueueSink):
             ends.fail_waiters(BrokenError, "the consumer closed its end")
             self._tell_flushed()
         if accepting:
-            for lane in range(LANES):
-                if accepting >> lane & 1 and ends.waiters[lane]:
-                    ends.admit_waiters(lane)
-                    self._pump_soon()
-            if ends.writable and not self._queue.stopped:
-                ends.tell_writable()
+            self._admit(accepting)
+
+    def _admit(self, lanes: int = -1) -> None:
+        """Let waiting senders in; `lanes` are bits."""
+        ends = self._ends
+        for lane in range(LANES):
+            if lanes >> lane & 1 and ends.waiters[lane]:
+                ends.admit_waiters(lane)
+                self._pump_soon()
+        if ends.writable and not self._queue.stopped:
+            ends.tell_writable()
 
     def _pump_soon(self) -> None:
         """Push once the senders that were admitted have run: one that was cancelled then takes its message back."""
         if not self._soon:
             self._soon = True
-            asyncio.get_running_loop().call_soon(self._pump_now)
+            self._loop.call_soon(self._pump_now)
 
     def _pump_now(self) -> None:
         self._soon = False
-        self._pump()
+        self._pump_backlog()
+
+    @property
+    def is_left(self) -> bool:
+        """Whether it was closed."""
+        return self._is_left
 
     def close(self) -> None:
-        """Leave the link; what was not reported is counted as lost. Idempotent."""
+        """Leave the link; what was not reported is counted as lost, what was not sent as `abort`. Idempotent."""
+        if self._is_left:
+            return
         self._is_left = True
-        link, self._link = self._link, None
-        if link is not None:
-            self._take_report(link)
-            link.close()
-            self._outcomes.lose()
-            self._drop_queued("abort")
         if not self._ends.ended:
             self._queue.finished = self._ends.guarded = True
             self._ends.fail_waiters(ClosedError, "closed")
+        self._leave()
+        self._drop_queued("abort")
         self._tell_flushed()
-
-
-class LinkSource(QueueSource):
-    """The consumer's end; see `contracts.DataSource`."""
-
-    __slots__ = ("_arrivals", "_link", "_reports", "on_lost")
-
-    def __init__(self, route: Route, clock: Clock, link: FarLink | None = None) -> None:
-        super().__init__(RouteQueue(route.id, route.qos, clock))
-        self._arrivals = Arrivals(self._queue)
-        self._link: FarLink | None = None
-        self._reports = False
-        self.on_lost: Callable[[Exception], None] = self.break_off
-        """What to do when the link is lost before the end; by default the route is broken."""
-        if link is not None:
-            self.attach(link)
-
-    def attach(self, link: FarLink) -> None:
-        """Go on over this link."""
-        assert self._link is None, f"{self._ends.edge}: has a link already"
-        self._link = link
-        link.on_messages = self._arrived
-        link.on_end = self._finished
-        link.on_lost = self._lost
-        link.start()
-        if self._arrivals.is_closed:
-            self._report_soon()
-
-    def break_off(self, why: Exception) -> None:
-        """The producer will not come back: BrokenError once everything that arrived was taken."""
-        if not self._queue.finished:
-            self._ends.break_off(why)
-
-    def _arrived(self, envelopes: Sequence[Envelope]) -> None:
-        queue, arrivals = self._queue, self._arrivals
-        for envelope in envelopes:
-            arrivals.arrived(envelope.priority, envelope.size_bytes)
-            queue.arrive(envelope)
-        if self._ends.abandoned:
-            queue.abort()
-            self._report_soon()
-            return
-        if queue.books.dropped:
-            self._report_soon()
-        self._ends.tell()
-
-    def _finished(self) -> None:
-        self._queue.finished = self._ends.guarded = True
-        self._report_soon()
-        self._ends.tell()
-        self._ends.wake_receiver()
-
-    def _lost(self, error: Exception) -> None:
-        link, self._link = self._link, None
-        if link is not None:
-            link.close()
-            if not self._queue.finished:
-                self.on_lost(error)
-
-    def settle(self, taken: Sequence[Envelope], *, expired: int = 0) -> None:
-        """Return what `take` lent; the producer's end hears of it in the next turn of the loop."""
-        self._queue.settle(taken, expired)
-        self._report_soon()
-
-    async def aclose(self) -> None:
-        """Take no more; what is queued is counted as dropped by `abort`, what still arrives too."""
-        self._arrivals.is_closed = True
-        await super().aclose()
-        self._report_soon()
-
-    def _report_soon(self) -> None:
-        if not self._reports and self._link is not None:
-            self._reports = True
-            asyncio.get_running_loop().call_soon(self._report)
-
-    def _report(self) -> None:
-        self._reports = False
-        if self._link is not None:
-            self._link.report(self._arrivals.counts())
-
-    def give_back(self, taken: Sequence[Envelope]) -> None:
-        """Undo a `take`."""
-        super().give_back(taken)
-        if self._ends.abandoned:
-            self._report_soon()
-
-    def close(self) -> None:
-        """Leave the link, after a last report. Idempotent."""
-        if self._link is not None:
-            self._report()
-            link, self._link = self._link, None
-            link.close()
 
 
 class LinkDataPort:

@@ -11,21 +11,19 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from flowbridge.envelope import Envelope
+    from flowbridge.transports.route_records import RecordWriter
 
 
 class NearLink(Protocol):
     """Takes messages, keeps their order, and brings back how they ended.
 
     `on_news` is called from the loop when something may have changed that `ask` asked for; `on_lost` once, when the
-    other end is gone.
+    other end is gone. `records` is the sink's, and outlives the link: what was prepared for one goes over the next.
     """
 
+    records: RecordWriter
     on_news: Callable[[], None]
     on_lost: Callable[[Exception], None]
-
-    def prepare(self, envelope: Envelope) -> Envelope:
-        """The message with its payload ready to be written; the original stays as it is. Raises: EncodeError."""
-        ...
 
     def push(self, envelopes: Sequence[Envelope]) -> int:
         """Take prepared messages in order, as many as there is room for; returns how many."""
@@ -40,7 +38,10 @@ class NearLink(Protocol):
         ...
 
     def ask(self) -> bool:
-        """Let `on_news` be called when counts or room change; True when they did just now, and nothing was asked."""
+        """Let `on_news` be called when counts or room change; True when they may have by now: look once more.
+
+        Asking again does no harm. After a short `push` it must be asked, even if it was before.
+        """
         ...
 
     def close(self) -> None:

@@ -44,12 +44,15 @@ def print_summary(plan: Plan, report: RunReport, stream: TextIO) -> None:
 
 def _print_nodes(console: Console, report: RunReport) -> None:
     nodes = [*report.nodes.values()]
-    rows = table("Nodes", "node", "state", ">messages", ">per second", ">errors", ">restarts", ">p50", ">p95", ">p99")
+    places = ("process",) if any(node.process for node in nodes) else ()
+    counts = (">messages", ">per second", ">errors", ">restarts", ">p50", ">p95", ">p99")
+    rows = table("Nodes", "node", *places, "state", *counts)
     # The nodes in trouble must not be the ones that are left out.
     first = sorted(range(len(nodes)), key=lambda i: (nodes[i].error is None and not nodes[i].errors, i))[:ROWS_MAX]
     for node in (nodes[i] for i in sorted(first)):
         rows.add_row(
             Text(node.node),
+            *([Text(node.process or "-")] if places else []),
             Text(node.state, "red" if node.state == "failed" else ""),
             f"{node.processed:,}",
             _rate(node.processed, report.duration_s),

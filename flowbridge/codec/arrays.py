@@ -32,7 +32,7 @@ def read_array(data: bytes, positions: int | None) -> list[Any]:
     if len(data) > HEADER_BYTES_MAX:
         raise DecodeError(f"a frame header exceeds {HEADER_BYTES_MAX} bytes: {len(data)}")
     try:
-        items: object = cbor2.loads(
+        items: Any = cbor2.loads(
             data,
             max_depth=_DEPTH_MAX,
             allow_indefinite=False,
@@ -41,7 +41,7 @@ def read_array(data: bytes, positions: int | None) -> list[Any]:
             tag_hook=_refuse,
             semantic_decoders=_DECODERS,
         )
-        if not isinstance(items, list) or cbor2.dumps(items, canonical=True) != data:
+        if type(items) is not list or cbor2.dumps(items, canonical=True) != data:
             raise DecodeError("a frame header is not one array in deterministic form (RFC 8949 section 4.2.1)")
     except DecodeError:
         raise

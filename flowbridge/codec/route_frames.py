@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Final, NamedTuple, cast
 
 from flowbridge.codec.arrays import read_array, uint, write_array
 from flowbridge.envelope import Envelope, Priority, TraceContext, Trail
-from flowbridge.errors import DecodeError
+from flowbridge.errors import DecodeError, EncodeError
+from flowbridge.limits import HEADER_BYTES_MAX
 from flowbridge.machines.outcome import COUNTS as COUNTS_NUMBER
 
 if TYPE_CHECKING:
@@ -39,7 +40,9 @@ CODEC_END: Final = 0x42
 
 _TAG_MAX: Final = 2**32 - 1
 _CODEC_MAX: Final = 2**16 - 1
-_TRAIL_NODES_MAX: Final = 1024
+TRAIL_NODES_MAX: Final = 1024
+_CONTEXT_BYTES_MAX: Final = HEADER_BYTES_MAX - 96  # what the other positions of an ITEM leave
+_INT_MIN: Final = -(2**63)
 
 
 class Item(NamedTuple):
@@ -60,10 +63,34 @@ def context_of(envelope: Envelope) -> list[object] | None:
     return [trace.traceparent, trace.tracestate, None if headers is None else dict(headers)]
 
 
+def check_context(envelope: Envelope) -> None:
+    """Whether trace and headers can be written into any frame, and read again. Raises: EncodeError."""
+    trace, headers = envelope.trace, envelope.headers
+    characters = 0
+    is_ascii = True
+    if trace is not None:
+        characters = len(trace.traceparent) + len(trace.tracestate)
+        is_ascii = trace.traceparent.isascii() and trace.tracestate.isascii()
+    for key, value in (headers or {}).items():
+        characters += len(key) + 16
+        if type(value) is str:
+            characters += len(value)
+            is_ascii = is_ascii and value.isascii()
+        elif type(value) is not int or not _INT_MIN <= value < 2**64:
+            raise EncodeError(f"header {repr(key)[:24]} is neither text nor a number of 64 bits: {repr(value)[:24]}")
+        if type(key) is not str:
+            raise EncodeError(f"the name of a header is no text: {repr(key)[:24]}")
+        is_ascii = is_ascii and key.isascii()
+    if not is_ascii or characters > _CONTEXT_BYTES_MAX - 32:  # the rare case, in which only writing it tells
+        size = len(write_array(context_of(envelope) or ()))
+        if size > _CONTEXT_BYTES_MAX:
+            raise EncodeError(f"trace and headers exceed {_CONTEXT_BYTES_MAX} bytes: {size}")
+
+
 def read_context(context: object, envelope: Envelope) -> None:
     """Put trace and headers into an envelope. Raises: DecodeError."""
     if type(context) is not list or len(cast("list[object]", context)) != 3:
-        raise DecodeError(f"position context is {repr(context)[:48]}")
+        raise DecodeError("position context is no list of three")
     traceparent, tracestate, headers = cast("list[object]", context)
     if type(tracestate) is not str or not (traceparent is None or type(traceparent) is str):
         raise DecodeError("position context holds a trace that is no text")
@@ -150,15 +177,16 @@ class TrailReader:
     def __init__(self) -> None:
         self._roots: dict[str, Trail] = {}
 
-    def read(self, data: bytes) -> Trail:
-        """A trail. Raises: DecodeError."""
+    def read(self, data: bytes, nodes_max: int = TRAIL_NODES_MAX) -> tuple[Trail, int]:
+        """A trail and how many nodes it has. Raises: DecodeError."""
         items = read_array(data, None)
-        if not 1 <= len(items) <= _TRAIL_NODES_MAX or not all(type(item) is str for item in items):
-            raise DecodeError(f"a trail is no list of up to {_TRAIL_NODES_MAX} nodes")
+        nodes_max = min(nodes_max, TRAIL_NODES_MAX)
+        if not 1 <= len(items) <= nodes_max or not all(type(item) is str for item in items):
+            raise DecodeError(f"a trail is no list of up to {nodes_max} nodes")
         first = items[0]
         trail = self._roots.get(first)
         if trail is None:
             trail = self._roots[first] = Trail(first)
         for node in items[1:]:
             trail = trail.step(node)
-        return trail
+        return trail, len(items)

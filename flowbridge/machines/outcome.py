@@ -1,7 +1,7 @@
 """What the consumer's end of a link tells the producer's end: how many messages ended, and how.
 
 Sixteen absolute counts that only ever rise, so that a lost or repeated report does no harm. They stand in the consumer
-page of a ring, or travel in a CREDIT frame.
+page of a ring, or travel in a COUNTS frame.
 """
 
 from __future__ import annotations
@@ -32,29 +32,37 @@ NOTHING: Final = (0,) * COUNTS
 class Arrivals:
     """The consumer's end: counts what arrived, so that what ended can be told."""
 
-    __slots__ = ("_bytes", "_items", "_queue", "is_closed")
+    __slots__ = ("_before", "_bytes", "_items", "_queue", "is_closed")
 
     def __init__(self, queue: LaneQueue) -> None:
         self._queue = queue
         self._items = [0] * LANES
         self._bytes = [0] * LANES
+        self._before: tuple[int, ...] = (0,) * (_CLOSED - _DELIVERED)  # how messages of earlier links ended
         self.is_closed = False
 
+    def rebase(self) -> None:
+        """Start from zero, for a new link. Nothing of the old one may be held any more."""
+        self._before = self._ended()
+        self._items = [0] * LANES
+        self._bytes = [0] * LANES
+
+    def _ended(self) -> tuple[int, ...]:
+        books = self._queue.books
+        return (books.delivered, books.expired, *[books.dropped.get(cause, 0) for cause in _CAUSES])
+
     def arrived(self, priority: int, size_bytes: int) -> None:
-        """Count one message before it is queued."""
+        """Count one message that was queued."""
         self._items[priority] += 1
         self._bytes[priority] += size_bytes
 
     def counts(self) -> tuple[int, ...]:
         """The sixteen counts of now."""
         lanes = self._queue.lanes
-        books = self._queue.books
         return (
             *[items - lane.items for items, lane in zip(self._items, lanes, strict=True)],
             *[size - lane.bytes for size, lane in zip(self._bytes, lanes, strict=True)],
-            books.delivered,
-            books.expired,
-            *[books.dropped.get(cause, 0) for cause in _CAUSES],
+            *[now - before for now, before in zip(self._ended(), self._before, strict=True)],
             int(self.is_closed),
             int(self._queue.finished),
         )
@@ -63,13 +71,14 @@ class Arrivals:
 class Outcomes:
     """The producer's end: turns reports into returned credit and into the books."""
 
-    __slots__ = ("_counts", "_queue", "is_closed", "is_finished", "unsettled")
+    __slots__ = ("_counts", "_queue", "has_ended", "is_closed", "is_finished", "unsettled")
 
     def __init__(self, queue: LaneQueue) -> None:
         self._queue = queue
         self._counts: tuple[int, ...] = NOTHING
         self.unsettled = [[0, 0] for _ in range(LANES)]
         """Messages and bytes of each lane that were pushed over the link and whose end is not known."""
+        self.has_ended = False  # the end of the stream went over the link
         self.is_closed = False  # the consumer takes no more
         self.is_finished = False  # the consumer has seen the end of the stream
 
@@ -88,10 +97,12 @@ class Outcomes:
             raise RemoteProtocolError(f"a report of what ended is no continuation of the last: {now} after {last}")
         items = [now[n] - last[n] for n in range(_ITEMS, _BYTES)]
         sizes = [now[n] - last[n] for n in range(_BYTES, _DELIVERED)]
-        if sum(items) != sum(now[_DELIVERED:_CLOSED]) - sum(last[_DELIVERED:_CLOSED]) or any(
-            count > lane[0] or size > lane[1] for count, size, lane in zip(items, sizes, self.unsettled, strict=True)
-        ):
-            raise RemoteProtocolError(f"a report of what ended says more than was sent: {now} after {last}")
+        if sum(items) != sum(now[_DELIVERED:_CLOSED]) - sum(last[_DELIVERED:_CLOSED]):
+            raise RemoteProtocolError(f"a report of what ended does not add up: {now} after {last}")
+        for count, size, lane in zip(items, sizes, self.unsettled, strict=True):
+            if count > lane[0] or size > lane[1] or (size and not count) or (count == lane[0] and size != lane[1]):
+                raise RemoteProtocolError(f"a report of what ended is not of what was sent: {now} after {last}")
+        self._must_be_possible(now)
         self._counts = now
         self._book(now, last, sum(items))
         accepting = 0
@@ -105,6 +116,14 @@ class Outcomes:
         self.is_closed = bool(now[_CLOSED])
         self.is_finished = bool(now[_FINISHED])
         return accepting
+
+    def _must_be_possible(self, now: Sequence[int]) -> None:
+        """What a consumer cannot have done with a route of this policy, or before it was told to."""
+        if now[_CLOSED] > 1 or now[_FINISHED] > int(self.has_ended):
+            raise RemoteProtocolError(f"a report tells of an end that was not sent: {tuple(now[_CLOSED:])}")
+        for index, cause in enumerate(_CAUSES, _DROPPED):
+            if now[index] and not (now[_CLOSED] if cause == "abort" else cause == self._queue.qos.policy.value):
+                raise RemoteProtocolError(f"a report tells of {now[index]} messages dropped by {cause}: that cannot be")
 
     def _book(self, now: tuple[int, ...], last: tuple[int, ...], ended: int) -> None:
         books = self._queue.books
@@ -127,6 +146,7 @@ class Outcomes:
                 lost += lane[0]
                 lane[0] = lane[1] = 0
         self._counts = NOTHING
+        self.has_ended = self.is_finished = False
         if lost:
             books.in_flight -= lost
             books.drop("lost", lost)

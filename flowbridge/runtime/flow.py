@@ -4,24 +4,62 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from flowbridge.errors import FlowbridgeError
 from flowbridge.machines.node import ENDED
-from flowbridge.report import EdgeReport, RunReport
+from flowbridge.report import RunReport
 from flowbridge.runtime.ending import Endings
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Sequence
     from contextlib import AsyncExitStack
 
     from flowbridge.contracts import Clock
+    from flowbridge.machines.node import NodeState
     from flowbridge.plan import Plan
-    from flowbridge.runtime.path import PathBook
-    from flowbridge.runtime.supervisor import Supervisor
-    from flowbridge.time.ledger import EdgeBooks
+    from flowbridge.report import NodeReport
+    from flowbridge.runtime.books import FlowBooks
 
 _log = logging.getLogger("flowbridge.flow")
+
+
+class Supervised(Protocol):
+    """One node from its start to its end, in this process or another."""
+
+    @property
+    def node(self) -> str: ...
+    @property
+    def state(self) -> NodeState: ...
+    @property
+    def report(self) -> NodeReport: ...
+    async def run(self) -> None:
+        """Run the node to its end. Raises: the error it failed with; CancelledError once it has stopped."""
+        ...
+
+    def drain(self) -> None:
+        """Start nothing new and end when everything is through."""
+        ...
+
+    async def take_snapshot(self) -> Any:
+        """The operator's state now, None when it keeps none."""
+        ...
+
+    async def close_inputs(self) -> None:
+        """Take no more and send no more; it has ended afterwards."""
+        ...
+
+
+class Elsewhere(Protocol):
+    """What of a flow runs in other processes."""
+
+    def attach(self, trouble: Callable[[str], None], drain: Callable[[], None]) -> None:
+        """Run; `trouble` hears what else belongs into the report, `drain` is called when a process is asked to end."""
+        ...
+
+    async def leave(self) -> None:
+        """Every node has ended: gather the last counts and let the processes go. Bounded."""
+        ...
 
 
 class RunningFlow:
@@ -34,17 +72,16 @@ class RunningFlow:
     def __init__(
         self,
         plan: Plan,
-        supervisors: Sequence[Supervisor],
-        edges: Mapping[str, tuple[str, EdgeBooks]],
-        paths: PathBook,
+        supervisors: Sequence[Supervised],
+        books: FlowBooks,
         clock: Clock,
         resources: AsyncExitStack,
         drain_ns: int,
+        elsewhere: Elsewhere | None = None,
     ) -> None:
         self.plan = plan
         self._supervisors = tuple(supervisors)
-        self._edges = edges
-        self._paths = paths
+        self._books = books
         self._clock = clock
         self._resources = resources
         self._drain_ns = drain_ns
@@ -57,6 +94,9 @@ class RunningFlow:
         self._tasks = {s.node: asyncio.create_task(s.run(), name=f"node {s.node}") for s in self._supervisors}
         self._main = asyncio.create_task(self._oversee(), name=f"flow {plan.name}")
         self._drain_alarm: Any = None
+        self._elsewhere = elsewhere
+        if elsewhere is not None:
+            elsewhere.attach(self._errors.append, self.drain)
 
     # --- what a program does with it --------------------------------------------------------------------------------
 
@@ -94,18 +134,22 @@ class RunningFlow:
 
     def report(self) -> RunReport:
         """What has happened so far; cheap enough to ask several times a second."""
-        for supervisor in self._supervisors:
-            books = (inlet.books for inlet in supervisor.runner.inlets)
-            supervisor.runner.report.missed = sum(book.missed.total for book in books)
+        edges = self._books.edges()
+        nodes = {s.node: s.report for s in self._supervisors}
+        for node in nodes.values():
+            node.missed = 0
+        for route in self.plan.routes:
+            if route.target_node in nodes and route.id in edges:
+                nodes[route.target_node].missed += edges[route.id].books.missed.total
         ended_ns = self._ended_ns if self._ended_ns is not None else self._clock.now_ns()
         return RunReport(
             flow=self.plan.name,
             digest=self.plan.digest,
             status=self._status(),
             duration_s=(ended_ns - self._started_ns) / 1e9,
-            nodes={s.node: s.runner.report for s in self._supervisors},
-            edges={edge: EdgeReport(edge, tier, books) for edge, (tier, books) in self._edges.items()},
-            paths=self._paths.reports(),
+            nodes=nodes,
+            edges=edges,
+            paths=self._books.paths(),
             errors=list(self._errors),
         )
 
@@ -138,7 +182,7 @@ class RunningFlow:
         if error is None:
             return
         failed = next(s for s in self._supervisors if self._tasks[s.node] is task)
-        self._errors.append(failed.runner.report.error or str(error))
+        self._errors.append(failed.report.error or str(error))
         if not isinstance(error, FlowbridgeError):
             _log.error("node %s ended by a fault of flowbridge", failed.node, exc_info=error)
         for other in self._tasks.values():
@@ -147,8 +191,9 @@ class RunningFlow:
     async def _leave(self) -> None:
         if self._drain_alarm is not None:
             self._drain_alarm.cancel()
-        for supervisor in self._supervisors:
-            await supervisor.close_inputs()
+        await asyncio.gather(*(supervisor.close_inputs() for supervisor in self._supervisors))
+        if self._elsewhere is not None:
+            await self._elsewhere.leave()
         await self._resources.aclose()
         self._ended_ns = self._clock.now_ns()
 

@@ -9,7 +9,7 @@ from operator import attrgetter
 from typing import TYPE_CHECKING, Any
 
 from flowbridge.envelope import Envelope
-from flowbridge.errors import BrokenError, ResourceError, SchemaMismatchError, WouldBlock
+from flowbridge.errors import BrokenError, EncodeError, ResourceError, SchemaMismatchError, WouldBlock
 from flowbridge.limits import SLICE_ITEMS_MAX
 from flowbridge.plan import ContentType, Policy, Scatter
 from flowbridge.runtime.sizing import sizer_of
@@ -154,6 +154,9 @@ class Edge:
                     raise
                 self.drop("abort")
                 return True
+            except EncodeError:  # the first of them cannot leave this process: counted as refused, and given up
+                del lined_up[0]
+                raise
             if self._missed != missed:
                 self._lose(lined_up[:sent], self._missed - missed)
             if sent < len(lined_up):
@@ -164,7 +167,7 @@ class Edge:
 
     def abandon(self) -> None:
         """Send what is lined up if there is credit; count the rest as dropped by `abort`."""
-        with suppress(ResourceError):  # the other end is gone: then nothing more can be sent
+        with suppress(ResourceError, EncodeError):  # then nothing more can be sent
             self.push()
         self.drop("abort")
 

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping
 
     from flowbridge.contracts import Clock
+    from flowbridge.report import NodeReport
     from flowbridge.runtime.binding import Bound
     from flowbridge.runtime.context import Context
     from flowbridge.runtime.runner import NodeRunner
@@ -53,6 +54,11 @@ class Supervisor:
         self._is_through = False  # it ran to its end and has only to close
         self._pause: asyncio.Future[None] | None = None
         self._bound: Bound | None = self._bind()
+
+    @property
+    def report(self) -> NodeReport:
+        """What has happened to the node so far."""
+        return self.runner.report
 
     def _bind(self) -> Bound:
         manifest = self.runner.manifest

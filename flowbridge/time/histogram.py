@@ -6,10 +6,10 @@ is the same everywhere, so merging is adding. (HdrHistogram's idea: https://hdrh
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Sequence
 
 SUB_BITS: Final = 5
 SUBS: Final = 1 << SUB_BITS
@@ -108,6 +108,20 @@ class Histogram:
         self._max = max(self._max, other._max)
         if other._min is not None:
             self._min = other._min if self._min is None else min(self._min, other._min)
+
+    def to_plain(self) -> list[Any]:
+        """``[sum, min or None, max, {bucket: count}]``: what travels between processes."""
+        self.flush()
+        return [self._sum, self._min, self._max, dict(self._counts)]
+
+    @classmethod
+    def from_plain(cls, plain: Sequence[Any]) -> Histogram:
+        """What `to_plain` gave. Raises: ValueError, TypeError when it did not."""
+        made = cls()
+        total, low, high, counts = plain
+        made._sum, made._min, made._max = int(total), None if low is None else int(low), int(high)
+        made._counts = {int(bucket): int(count) for bucket, count in counts.items()}
+        return made
 
     def copy(self) -> Histogram:
         """The same values, apart from this one. Sorts nothing, so it is cheap for the thread that records."""

@@ -11,8 +11,12 @@ from __future__ import annotations
 
 import enum
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
 
 from flowbridge.time.histogram import Histogram
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 
 class Stage(enum.Enum):
@@ -38,6 +42,13 @@ class Missed:
         """All of them."""
         return self.late + self.transport + self.queued + self.executing
 
+    def merge(self, other: Missed) -> None:
+        """Add the misses of another account of the same edge."""
+        self.late += other.late
+        self.transport += other.transport
+        self.queued += other.queued
+        self.executing += other.executing
+
 
 @dataclass(slots=True)
 class EdgeBooks:
@@ -48,7 +59,7 @@ class EdgeBooks:
     expired: int = 0
     refused: int = 0
     in_flight: int = 0
-    dropped: dict[str, int] = field(default_factory=dict[str, int])  # by policy, and `abort`
+    dropped: dict[str, int] = field(default_factory=dict[str, int])  # by policy, `abort` and `lost`
     missed: Missed = field(default_factory=Missed)
     latency: Histogram = field(default_factory=Histogram)
 
@@ -66,3 +77,48 @@ class EdgeBooks:
         """Whether nothing was lost and nothing invented."""
         out = self.delivered + self.dropped_total + self.expired + self.refused + self.in_flight
         return self.sent == out
+
+    def merge(self, other: EdgeBooks) -> None:
+        """Add the counts of another account of the same edge, such as that of an earlier process."""
+        self.sent += other.sent
+        self.delivered += other.delivered
+        self.expired += other.expired
+        self.refused += other.refused
+        self.in_flight += other.in_flight
+        for cause, count in other.dropped.items():
+            self.drop(cause, count)
+        self.missed.merge(other.missed)
+        self.latency.merge(other.latency)
+
+    def lose(self) -> int:
+        """Count what is in flight as dropped by `lost`, because its process is gone; returns how many."""
+        count, self.in_flight = self.in_flight, 0
+        if count:
+            self.drop("lost", count)
+        return count
+
+    def to_plain(self) -> list[Any]:
+        """What travels between processes: the counts by position, then drops, misses and latency."""
+        missed = self.missed
+        return [
+            *(self.sent, self.delivered, self.expired, self.refused, self.in_flight),
+            dict(self.dropped),
+            [missed.late, missed.transport, missed.queued, missed.executing],
+            self.latency.to_plain(),
+        ]
+
+    @classmethod
+    def from_plain(cls, plain: Sequence[Any]) -> EdgeBooks:
+        """What `to_plain` gave. Raises: ValueError, TypeError when it did not."""
+        *counts, dropped, missed, latency = plain
+        sent, delivered, expired, refused, in_flight = map(int, counts)
+        return cls(
+            sent=sent,
+            delivered=delivered,
+            expired=expired,
+            refused=refused,
+            in_flight=in_flight,
+            dropped={str(cause): int(count) for cause, count in dropped.items()},
+            missed=Missed(*map(int, missed)),
+            latency=Histogram.from_plain(latency),
+        )

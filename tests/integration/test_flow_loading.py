@@ -87,7 +87,7 @@ def test_every_node_that_cannot_be_loaded_is_in_one_report(tmp_path: Path) -> No
         assert text in line
 
 
-@pytest.mark.parametrize(("place", "tier"), [("{process: worker}", "ipc"), ("{host: edge-1}", "quic")])
+@pytest.mark.parametrize(("place", "tier"), [("{host: edge-1}", "quic")])
 def test_a_place_that_no_installed_tier_reaches_is_named(place: str, tier: str) -> None:
     text = flow_text(
         "id: a, operator: host:source, outputs: {out: {type: json}}",
@@ -98,7 +98,7 @@ def test_a_place_that_no_installed_tier_reaches_is_named(place: str, tier: str) 
     assert len(found) == 2
     assert found[0].startswith("flow.yaml:5:")
     assert "node b is placed in" in found[0]
-    assert f"needs tier {tier}, and that is not installed; installed: inproc" in found[0]
+    assert f"needs tier {tier}, and that is not installed; installed: inproc, ipc" in found[0]
     assert "fb_no_such_module" in found[1]
 
 
@@ -113,11 +113,11 @@ def test_a_place_counts_even_when_no_route_leads_there() -> None:
 def test_a_route_that_asks_for_a_tier_that_is_not_installed_is_named() -> None:
     text = flow_text(
         "id: a, operator: host:source, outputs: {out: {type: json}}",
-        "id: b, operator: host:keep, inputs: {in: {from: a/out, tier: ipc}}",
+        "id: b, operator: host:keep, inputs: {in: {from: a/out, tier: quic}}",
     )
     (found,) = refusal(text, {"source": numbers(1), "keep": Kept()})
     assert "flow.yaml:5:" in found
-    assert "tier ipc" in found
+    assert "tier quic" in found
 
 
 def test_a_flow_that_was_refused_leaves_no_subscription_and_no_setting_behind() -> None:
@@ -136,7 +136,7 @@ def test_a_flow_that_was_refused_leaves_no_subscription_and_no_setting_behind() 
     asyncio.run(main())
 
 
-@pytest.mark.parametrize(("place", "tier"), [("{process: worker}", "ipc"), ("{host: edge-1}", "quic")])
+@pytest.mark.parametrize(("place", "tier"), [("{host: edge-1}", "quic")])
 def test_the_command_line_says_so_with_exit_code_1(tmp_path: Path, place: str, tier: str) -> None:
     text = flow_text(
         "id: a, operator: sequence, with: {count: 3, batch_rows: 2}",

@@ -21,7 +21,16 @@ if TYPE_CHECKING:
         Outputs,
         Subscription,
     )
+    from flowbridge.placing import CrossingSink, CrossingSource, PartLink, PlacingTransport, Worker
+    from flowbridge.runtime.flow import Elsewhere, Supervised
+    from flowbridge.runtime.remote import RemoteParts
+    from flowbridge.runtime.remote_node import RemoteNode
+    from flowbridge.runtime.remote_part import Whole
+    from flowbridge.runtime.supervisor import Supervisor
     from flowbridge.testing.faults import CloggedBus, CloggedPort, CloggedSink, CloggedSource, CloggedSubscription
+    from flowbridge.transports.link_port import LinkSink, LinkSource
+    from flowbridge.transports.uds import UdsTransport
+    from flowbridge.transports.uds.workers import LocalWorker, SocketPartLink
 
 
 def clocks() -> tuple[Clock, ...]:
@@ -38,6 +47,26 @@ def ports(port: CloggedPort, sink: CloggedSink, source: CloggedSource) -> tuple[
 
 def buses(bus: CloggedBus, subscription: CloggedSubscription) -> tuple[EventBus, Subscription]:
     return bus, subscription
+
+
+def placing(transport: UdsTransport) -> PlacingTransport:
+    return transport
+
+
+def crossing(sink: LinkSink, source: LinkSource) -> tuple[CrossingSink, CrossingSource]:
+    return sink, source
+
+
+def processes(worker: LocalWorker, link: SocketPartLink) -> tuple[Worker, PartLink]:
+    return worker, link
+
+
+def supervised(near: Supervisor, far: RemoteNode) -> tuple[Supervised, Supervised]:
+    return near, far
+
+
+def elsewhere(parts: RemoteParts) -> tuple[Elsewhere, Whole]:
+    return parts, parts
 
 
 def outputs(collected: Collected) -> Outputs:

@@ -38,7 +38,7 @@ def test_a_run_is_one_document_of_plain_values() -> None:
     books.drop("latest", 2)
     books.latency.record(2_000)
     report = RunReport("flights", "sha256:1", "failed", 1.23456789, errors=["f.yaml:1:2: node b: no"])
-    report.nodes["b"] = NodeReport("b", histogram(1_000), "failed", 5, 1, 2, 3, "f.yaml:1:2: node b: no")
+    report.nodes["b"] = NodeReport("b", histogram(1_000), "failed", 5, 1, 2, 3, "f.yaml:1:2: node b: no", "decode")
     report.edges["a/out->b/in"] = EdgeReport("a/out->b/in", "inproc", books)
     report.paths.append(PathReport(("a", "b"), 500, histogram(3_000), 4, 1))
     found = report.to_json()
@@ -56,6 +56,7 @@ def test_a_run_is_one_document_of_plain_values() -> None:
                 "restarts": 2,
                 "missed": 3,
                 "error": "f.yaml:1:2: node b: no",
+                "process": "decode",
                 "latency_us": {"p50": 1.0, "p95": 1.0, "p99": 1.0, "max": 1.0},
             }
         },

@@ -8,24 +8,30 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final
 
-from flowbridge.codec.arrays import write_array
+from flowbridge.codec.arrays import INT_MAX, write_array
 from flowbridge.codec.route_frames import BODY, CODEC_END
 from flowbridge.envelope import Envelope, Priority
-from flowbridge.errors import BrokenError, FlowbridgeError, RemoteProtocolError, ResourceError
+from flowbridge.errors import BrokenError, EndOfStream, FlowbridgeError, RemoteProtocolError, ResourceError
+from flowbridge.limits import LANES, STREAM_BYTES_HIGH
 from flowbridge.machines.outcome import COUNTS, NOTHING
-from flowbridge.shm._core import KIND_CTRL, KIND_INLINE
+from flowbridge.shm._core import KIND_CTRL, KIND_INLINE, NO_SLOT
+from flowbridge.shm.port import HEADER_BYTES
 from flowbridge.transports.route_records import RecordReader, RecordWriter
+from flowbridge.transports.uds.room import Room
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from flowbridge.codec.payload import Prepared
     from flowbridge.codec.route_frames import TrailReader
-    from flowbridge.shm._core import SendRecord
+    from flowbridge.contracts import BytesLike
+    from flowbridge.shm._core import SendRecord, TakenRecord
     from flowbridge.shm.port import ShmConsumer, ShmProducer
     from flowbridge.transports.framed import FramedLink
+    from flowbridge.transports.route_records import Control
 
 _TAKE_MAX: Final = 256
 _TURNS_MAX: Final = 8  # so many takes in one turn of the loop
@@ -33,6 +39,7 @@ _ON_SOCKET: Final = 0x8000
 """Set in a record's codec when the payload comes over the socket."""
 _BEGUN: Final = COUNTS  # counters that tell a half-written report from a whole one
 _DONE: Final = COUNTS + 1
+_BODY_BYTES: Final = 64  # of keeping a body, whatever its size
 _NO_HEADER: Final = write_array(())
 
 
@@ -46,73 +53,92 @@ class RingNearLink:
     def __init__(self, producer: ShmProducer, link: FramedLink) -> None:
         self._producer = producer
         self._link = link
-        self._records = RecordWriter()
+        self._room = Room(link.stream, self._tell)
         self._inline_max = producer.spec.inline_bytes_max
         self._slot_max = max((size for size, _ in producer.spec.slot_classes), default=0)
+        self._control_max = producer.spec.ring_bytes // 2 - HEADER_BYTES
         self._counts: tuple[int, ...] = NOTHING
-        self._pending: deque[SendRecord] = deque()  # records in front of a message that had no room itself
+        self._written = 0  # records of any kind
+        self._pushed = 0  # messages
         self._is_armed = False
         self._loop = asyncio.get_running_loop()
         self._fileno = producer.fileno()
         self._loop.add_reader(self._fileno, self._event)
+        self.records = RecordWriter()
         self.on_news = _nothing
         self.on_lost = _nothing
 
-    def prepare(self, envelope: Envelope) -> Envelope:
-        """The message with its payload ready to be written."""
-        return self._records.prepare(envelope)
-
     def push(self, envelopes: Sequence[Envelope]) -> int:
         """Write messages as long as there is room; small ones together, with one look at the consumer."""
+        before = self._pushed
         try:
-            return self._push(envelopes)
-        except (ResourceError, RemoteProtocolError) as error:
+            self._push(envelopes)
+        except FlowbridgeError as error:  # the consumer is gone, or damaged the ring; what went before that counts
             self._loop.call_soon(self._fail, error)
-            return 0
+        return self._pushed - before
 
-    def _push(self, envelopes: Sequence[Envelope]) -> int:
-        records = self._records
+    def _push(self, envelopes: Sequence[Envelope]) -> None:
+        records = self.records
         batch: list[SendRecord] = []
-        sent = 0
         for envelope in envelopes:
             prepared: Prepared = envelope.payload
             controls, tag = records.before(envelope, with_context=True)
             data = prepared.data
-            if controls or data is None or prepared.nbytes > self._inline_max:
-                if batch:
-                    count = self._producer.try_send_records(batch)
-                    sent += count
-                    if count < len(batch):
-                        return sent
-                    batch = []
+            if controls or data is None or prepared.nbytes > self._inline_max or records.has_context(envelope):
+                if batch and not self._write(batch):
+                    return
+                batch = []
                 if not self._push_alone(envelope, prepared, controls, tag):
-                    return sent
-                sent += 1
+                    return
+                records.passed()
             else:
                 batch.append(_record(envelope, data, prepared.codec, tag, KIND_INLINE))
-        return sent + self._producer.try_send_records(batch) if batch else sent
+        if batch:
+            self._write(batch)
 
-    def _push_alone(
-        self, envelope: Envelope, prepared: Prepared, controls: Sequence[tuple[int, int, bytes]], tag: int
-    ) -> bool:
+    def _write(self, batch: list[SendRecord], *, messages: bool = True) -> bool:
+        """Write records, as many as there is room for; True when that was all."""
+        producer = self._producer
+        count = 0
+        try:
+            count = producer.try_send_records(batch)
+        except BaseException:
+            count = producer.stats().sent - self._written  # before it raised, some may have gone
+            raise
+        finally:
+            self._written += count
+            if messages:
+                self._pushed += count
+        return count == len(batch)
+
+    def _push_alone(self, envelope: Envelope, prepared: Prepared, controls: Sequence[Control], tag: int) -> bool:
         """A message with control records in front, or one that is large. False when there is no room for all of it.
 
         Control records that went already are remembered, so they do not go again when the message is tried again.
         """
-        producer, records = self._producer, self._records
         for control in controls:
-            codec, number, content = control
-            if producer.try_send(content, 0, codec, 0, 0, 0, 0, 0, number, KIND_CTRL):
+            if not self._push_control(control):
                 return False
-            records.sent(control, envelope)
+            self.records.sent(control, envelope)
         if prepared.nbytes > self._slot_max and prepared.nbytes > self._inline_max:
             return self._push_on_socket(envelope, prepared, tag)
-        if prepared.data is not None:
-            return producer.try_send_records([_record(envelope, prepared.data, prepared.codec, tag, KIND_INLINE)]) == 1
-        if prepared.nbytes <= self._inline_max:
-            data = prepared.to_bytes()
-            return producer.try_send_records([_record(envelope, data, prepared.codec, tag, KIND_INLINE)]) == 1
-        loan = producer.try_loan(prepared.nbytes)
+        if prepared.data is not None or prepared.nbytes <= self._inline_max:
+            went = self._write([_record(envelope, prepared.to_bytes(), prepared.codec, tag, KIND_INLINE)])
+        else:
+            went = self._push_in_place(envelope, prepared, tag)
+        if went or prepared.nbytes <= self._inline_max or not self._is_starved():
+            return went
+        return self._push_on_socket(envelope, prepared, tag)
+
+    def _is_starved(self) -> bool:
+        """No slot is free although the consumer is done with everything sent: it keeps payloads, or others do.
+
+        Nothing that it still has to do would bring a slot back, so waiting for one might never end.
+        """
+        return self._producer.blocked_by == NO_SLOT and sum(self.counts()[:LANES]) >= self._pushed
+
+    def _push_in_place(self, envelope: Envelope, prepared: Prepared, tag: int) -> bool:
+        loan = self._producer.try_loan(prepared.nbytes)
         if loan is None:
             return False
         with memoryview(loan) as target:
@@ -128,20 +154,41 @@ class RingNearLink:
             envelope.size_bytes,
             tag,
         )
+        self._written += 1
+        self._pushed += 1
         return True
 
-    def _push_on_socket(self, envelope: Envelope, prepared: Prepared, tag: int) -> bool:
-        record = _record(envelope, b"", prepared.codec | _ON_SOCKET, tag, KIND_INLINE)
-        if not self._producer.try_send_records([record]):
+    def _push_control(self, control: Control) -> bool:
+        codec, number, content = control
+        if len(content) <= self._control_max:
+            return self._write([(content, 0, codec, 0, 0, 0, 0, 0, number, KIND_CTRL)], messages=False)
+        if self._is_socket_full():
             return False
-        self._link.send(BODY, _NO_HEADER, prepared.to_bytes())
+        record = (b"", 0, codec | _ON_SOCKET, 0, 0, 0, 0, 0, number, KIND_CTRL)
+        return self._write([record], messages=False) and self._send_body(content)
+
+    def _push_on_socket(self, envelope: Envelope, prepared: Prepared, tag: int) -> bool:
+        if self._is_socket_full():
+            return False
+        record = _record(envelope, b"", prepared.codec | _ON_SOCKET, tag, KIND_INLINE)
+        return self._write([record]) and self._send_body(prepared.to_bytes())
+
+    def _is_socket_full(self) -> bool:
+        if self._room.is_lacking:
+            self._room.ask()
+        return self._room.is_lacking
+
+    def _send_body(self, data: BytesLike) -> bool:
+        """After its record, so that a consumer that finds a body without one knows that it is lied to."""
+        with suppress(ResourceError):  # then `lost` comes, and the message counts as sent until then
+            self._link.send(BODY, _NO_HEADER, data)
         return True
 
     def push_end(self) -> bool:
         """Say that nothing more will come."""
         try:
-            return self._producer.try_send(b"", 0, CODEC_END, 0, 0, 0, 0, 0, 0, KIND_CTRL) == 0
-        except (ResourceError, RemoteProtocolError) as error:
+            return self._write([(b"", 0, CODEC_END, 0, 0, 0, 0, 0, 0, KIND_CTRL)], messages=False)
+        except FlowbridgeError as error:
             self._loop.call_soon(self._fail, error)
             return False
 
@@ -160,9 +207,12 @@ class RingNearLink:
         """Let `on_news` be called when the consumer does anything; True when it should be looked at once more now."""
         if self._is_armed or self._producer.closed:
             return False
-        self._is_armed = True
+        self._is_armed = True  # even if it is gone and cannot be armed: the socket tells that
         self._producer.arm(any_change=True)
         return True
+
+    def _tell(self) -> None:
+        self.on_news()
 
     def _event(self) -> None:
         self._producer.clear()
@@ -188,6 +238,7 @@ class RingNearLink:
         if self._fileno >= 0:
             self._loop.remove_reader(self._fileno)
             self._fileno = -1
+            self._room.close()
             self.counts()
             self._producer.close()
             self._link.close()
@@ -216,10 +267,12 @@ class RingFarLink:
         self._link = link
         self._records = RecordReader(trails)
         self._bodies: deque[bytes] = deque()
-        self._awaiting: deque[Any] = deque()  # records taken, the first of which waits for its body on the socket
+        self._bodies_bytes = 0
+        self._awaiting: deque[TakenRecord] = deque()  # records taken, the first of which waits for its body
         self._counts: tuple[int, ...] = NOTHING
         self._loop = asyncio.get_running_loop()
         self._fileno = consumer.fileno()
+        self._is_started = False
         self._has_ended = False
         self._broken: Exception | None = None
         self.on_messages = _nothing
@@ -228,6 +281,7 @@ class RingFarLink:
 
     def start(self) -> None:
         """Begin to bring messages."""
+        self._is_started = True
         self._loop.add_reader(self._fileno, self._event)
         self._loop.call_soon(self._drain)
 
@@ -237,75 +291,89 @@ class RingFarLink:
 
     def _drain(self) -> None:
         """Bring what is there, for a bounded time; then ask to be told of more."""
-        if self._fileno < 0:
-            return
         try:
             for _ in range(_TURNS_MAX):
-                if self._awaiting:
-                    self._deliver(())
-                    if self._awaiting:
-                        return  # the body that is to come calls again
-                records = self._consumer.take_records(_TAKE_MAX)
-                if records:
-                    self._deliver(records)
-                elif self._has_ended or self._broken is not None:
-                    self._finish()
+                if self._fileno < 0 or not self._is_started or self._is_drained():
                     return
-                elif self._consumer.arm():
-                    return
+        except EndOfStream:
+            self._lose(BrokenError(f"{self._link.peer}: the producer closed its end without finishing"))
         except FlowbridgeError as error:
             self._lose(error)
-            return
-        self._loop.call_soon(self._drain)
+        else:
+            self._loop.call_soon(self._drain)
 
-    def _deliver(self, records: Sequence[Any]) -> None:
+    def _is_drained(self) -> bool:
+        """Bring some of what is there; True when something has to happen first."""
+        if not self._awaiting:
+            self._awaiting.extend(self._consumer.take_records(_TAKE_MAX))
+        if self._awaiting:
+            self._deliver()
+            if self._has_ended and self._fileno >= 0:
+                self._stop()
+                self.on_end()
+            if not self._awaiting or self._broken is None:
+                return bool(self._awaiting)  # the body that is to come calls again
+        if self._broken is not None:
+            self._lose(self._broken)
+            return True
+        if self._bodies:  # it would have been written before its body was
+            raise RemoteProtocolError(f"{self._link.peer}: a payload came without a record of it")
+        return self._consumer.arm()
+
+    def _deliver(self) -> None:
         waiting = self._awaiting
-        waiting.extend(records)
         messages: list[Envelope] = []
-        while waiting:
-            lane, codec, seq, deadline_ns, origin_ns, sent_ns, size_bytes, tag, kind, data = waiting[0]
-            if kind == KIND_CTRL:
-                if codec == CODEC_END:
-                    self._has_ended = True
-                else:
-                    self._records.control(codec, tag, data)
-            else:
+        try:
+            while waiting:
+                if self._has_ended:
+                    raise RemoteProtocolError(f"{self._link.peer}: a record came after the end")
+                record = waiting[0]
+                codec, tag, data = record[1], record[7], record[9]
                 if codec & _ON_SOCKET:
                     if not self._bodies:
                         break
-                    data = self._bodies.popleft()
                     codec &= ~_ON_SOCKET
-                envelope = Envelope(None, _lane(lane), deadline_ns, origin_ns, sent_ns, size_bytes, seq)
-                messages.append(self._records.message(envelope, codec, tag, data))
-            waiting.popleft()
-        if messages:
-            self.on_messages(messages)
+                    data = self._take_body()
+                waiting.popleft()
+                if record[8] != KIND_CTRL:
+                    messages.append(self._records.message(_envelope(record), codec, tag, data))
+                elif codec == CODEC_END:
+                    self._has_ended = True
+                else:
+                    self._records.control(codec, tag, bytes(data))
+        finally:
+            if messages:
+                self.on_messages(messages)
 
     def frame(self, kind: int, header: bytes, body: bytes) -> None:
         """A frame came from the producer's end: a payload that fits no slot. Raises: RemoteProtocolError."""
-        if kind == BODY:
-            self._bodies.append(body)
-            if self._awaiting:
-                self._drain()
-        elif not kind & 1:
+        if kind & 1:
+            return  # one that may be skipped
+        if kind != BODY or header != _NO_HEADER:
             raise RemoteProtocolError(
                 f"{self._link.peer}: frame {kind:#x} of {len(header)} + {len(body)} bytes from the producer of a ring"
             )
-
-    def lost(self, error: Exception | None) -> None:
-        """The producer's end is gone; what it sent is still brought."""
-        if self._fileno < 0:
-            return
-        self._broken = error or BrokenError(f"{self._link.peer}: the producer vanished")
+        self._bodies.append(body)
+        self._bodies_bytes += len(body) + _BODY_BYTES
+        if self._bodies_bytes > STREAM_BYTES_HIGH:
+            self._link.stream.pause()
         self._drain()
 
-    def _finish(self) -> None:
-        """Everything was brought."""
-        self._stop()
-        if self._has_ended:
-            self.on_end()
-        else:
-            self.on_lost(self._broken)
+    def _take_body(self) -> bytes:
+        body = self._bodies.popleft()
+        self._bodies_bytes -= len(body) + _BODY_BYTES
+        if self._bodies_bytes <= STREAM_BYTES_HIGH:
+            self._link.stream.resume()
+        return body
+
+    def lost(self, error: Exception | None) -> None:
+        """The producer's end is gone; what it sent is still brought, unless this was not started yet."""
+        why = error or BrokenError(f"{self._link.peer}: the producer vanished")
+        if self._fileno < 0 or not self._is_started:
+            self._lose(why)
+            return
+        self._broken = why
+        self._drain()
 
     def _lose(self, error: Exception) -> None:
         self._stop()
@@ -324,8 +392,10 @@ class RingFarLink:
             consumer.add_counter(_DONE)
             self._counts = tuple(counts)
             consumer.wake_producer()
-        except ResourceError:
-            return  # it vanished: nobody needs to know
+        except OverflowError:  # beyond 64 bits: sums of what only a peer that lies can have sent
+            self._link.stream.fail(RemoteProtocolError(f"{self._link.peer}: counts exceed 64 bits"))
+        except FlowbridgeError:
+            return  # it vanished, or what it did shows elsewhere: nobody needs to know
 
     def _stop(self) -> None:
         if self._fileno >= 0:
@@ -335,6 +405,8 @@ class RingFarLink:
     def close(self) -> None:
         """Close this half."""
         self._stop()
+        self._awaiting.clear()
+        self._bodies.clear()
         self._consumer.close()
         self._link.close()
 
@@ -342,7 +414,12 @@ class RingFarLink:
 _LANES: Final = tuple(Priority)
 
 
-def _lane(lane: int) -> Priority:
+def _envelope(record: TakenRecord) -> Envelope:
+    lane, _, seq, deadline_ns, origin_ns, sent_ns, size_bytes, *_ = record
     if lane >= len(_LANES):
         raise RemoteProtocolError(f"a record has lane {lane}")
-    return _LANES[lane]
+    if not 0 <= (seq | origin_ns | sent_ns | size_bytes | deadline_ns) <= INT_MAX:
+        raise RemoteProtocolError(
+            f"a record has a number that is not in 0..2**63-1: {(seq, deadline_ns, origin_ns, sent_ns, size_bytes)}"
+        )
+    return Envelope(None, _LANES[lane], deadline_ns, origin_ns, sent_ns, size_bytes, seq)

@@ -16,10 +16,11 @@ from flowbridge.codec.route_frames import (
     write_counts,
     write_item,
 )
-from flowbridge.errors import BrokenError, CodecError, RemoteProtocolError, ResourceError
+from flowbridge.errors import BrokenError, CodecError, EncodeError, RemoteProtocolError, ResourceError
 from flowbridge.limits import STREAM_BYTES_HIGH
 from flowbridge.machines.outcome import NOTHING
 from flowbridge.transports.route_records import RecordReader, RecordWriter
+from flowbridge.transports.uds.room import Room
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from flowbridge.transports.framed import FramedLink
 
 _NO_HEADER: Final = write_array(())
+_FRAME_BYTES: Final = 64  # of keeping a frame, whatever its size
 _CODEC_MAX: Final = 2**16 - 1
 _TAG_MAX: Final = 2**32 - 1
 
@@ -43,25 +45,21 @@ class SocketNearLink:
 
     def __init__(self, link: FramedLink) -> None:
         self._link = link
-        self._records = RecordWriter()
+        self._room = Room(link.stream, self._tell)
         self._counts: Sequence[int] = NOTHING
+        self._is_new = False  # nobody has seen these counts yet
         self._asked = False
-        self._drain: asyncio.Task[None] | None = None
+        self.records = RecordWriter()
         self.on_news = _nothing
         self.on_lost = _nothing
 
-    def prepare(self, envelope: Envelope) -> Envelope:
-        """The message with its payload ready to be written."""
-        return self._records.prepare(envelope)
-
     def push(self, envelopes: Sequence[Envelope]) -> int:
         """Write messages as long as not too much is unsent."""
-        link, records = self._link, self._records
-        stream = link.stream
+        link, records, room = self._link, self.records, self._room
         count = 0
         try:
             for envelope in envelopes:
-                if stream.unsent_bytes > STREAM_BYTES_HIGH:
+                if room.is_lacking:
                     break
                 controls, tag = records.before(envelope, with_context=False)
                 for control in controls:
@@ -84,23 +82,15 @@ class SocketNearLink:
 
     def counts(self) -> Sequence[int]:
         """The newest report."""
+        self._is_new = False
         return self._counts
 
     def ask(self) -> bool:
         """Let `on_news` be called when a report comes or the stream is below its low watermark."""
         self._asked = True
-        if self._drain is None and self._link.stream.unsent_bytes > STREAM_BYTES_HIGH:
-            self._drain = asyncio.get_running_loop().create_task(self._drained())
-        return False
-
-    async def _drained(self) -> None:
-        try:
-            await self._link.stream.drained()
-        except ResourceError:
-            return
-        finally:
-            self._drain = None
-        self._tell()
+        if self._room.is_lacking:
+            self._room.ask()
+        return self._is_new
 
     def _tell(self) -> None:
         if self._asked:
@@ -109,12 +99,15 @@ class SocketNearLink:
 
     def frame(self, kind: int, header: bytes, body: bytes) -> None:
         """A frame came from the consumer's end. Raises: RemoteProtocolError."""
+        if kind & 1:
+            return  # one that may be skipped
         if kind != COUNTS or body:
             raise RemoteProtocolError(f"{self._link.peer}: frame {kind:#x} from the consumer of a route")
         try:
             self._counts = read_counts(header)
         except CodecError as error:
             raise RemoteProtocolError(f"{self._link.peer}: {error}") from error
+        self._is_new = True
         self._tell()
 
     def lost(self, error: Exception | None) -> None:
@@ -122,9 +115,8 @@ class SocketNearLink:
         self.on_lost(error or BrokenError(f"{self._link.peer}: the consumer vanished"))
 
     def close(self) -> None:
-        """Close this half after everything written; what comes back is of no interest any more."""
-        if self._drain is not None:
-            self._drain.cancel()
+        """Close this half; what is unsent is lost."""
+        self._room.close()
         self._link.close()
 
 
@@ -134,17 +126,43 @@ class SocketFarLink:
     def __init__(self, link: FramedLink, trails: TrailReader) -> None:
         self._link = link
         self._records = RecordReader(trails)
+        self._early: list[tuple[int, bytes, bytes]] | None = []  # what came before `start`
+        self._early_bytes = 0
         self._ended = False
+        self._owed: Sequence[int] | None = None
+        self._room = Room(link.stream, self._report_owed)
         self.on_messages = _nothing
         self.on_end = _nothing
         self.on_lost = _nothing
 
     def start(self) -> None:
         """Begin to bring messages."""
-        self._link.stream.resume()
+        if self._early:
+            self._link.stream.pause()
+            asyncio.get_running_loop().call_soon(self._bring_early)
+        else:
+            self._early = None
+
+    def _bring_early(self) -> None:
+        early, self._early = self._early or (), None
+        stream = self._link.stream
+        try:
+            for kind, header, body in early:
+                if stream.is_lost:
+                    return
+                self.frame(kind, header, body)
+        except RemoteProtocolError as error:
+            stream.fail(error)
+        stream.resume()
 
     def frame(self, kind: int, header: bytes, body: bytes) -> None:
         """A frame came from the producer's end. Raises: RemoteProtocolError."""
+        if self._early is not None:
+            self._early.append((kind, header, body))
+            self._early_bytes += len(header) + len(body) + _FRAME_BYTES
+            if self._early_bytes > STREAM_BYTES_HIGH:
+                self._link.stream.pause()
+            return
         try:
             if self._ended:
                 raise RemoteProtocolError(f"frame {kind:#x} after the end")
@@ -167,10 +185,26 @@ class SocketFarLink:
         self.on_lost(error or BrokenError(f"{self._link.peer}: the producer vanished"))
 
     def report(self, counts: Sequence[int]) -> None:
-        """Tell the producer's end what ended; when it is gone, nobody needs to know."""
-        if not self._link.stream.is_lost:
+        """Tell the producer's end what ended; while it does not read, only the newest report is kept for it."""
+        if self._link.stream.is_lost:  # a peer that is gone need not know
+            return
+        if self._room.is_lacking:
+            self._owed = counts
+            self._room.ask()
+            return
+        try:
             self._link.send(COUNTS, write_counts(counts))
+        except EncodeError as error:  # beyond 64 bits: sums of what only a peer that lies can have sent
+            self._link.stream.fail(RemoteProtocolError(f"{self._link.peer}: {error}"))
+        except ResourceError:
+            return
+
+    def _report_owed(self) -> None:
+        owed, self._owed = self._owed, None
+        if owed is not None:
+            self.report(owed)
 
     def close(self) -> None:
         """Close this half."""
+        self._room.close()
         self._link.close()

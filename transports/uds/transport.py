@@ -5,23 +5,27 @@ from __future__ import annotations
 import logging
 import os
 import socket
+from contextlib import suppress
 from typing import TYPE_CHECKING, Final, Self
 
 from flowbridge.codec.route_frames import OPEN, TrailReader, read_open, write_open
-from flowbridge.errors import BrokenError, CodecError, RemoteProtocolError
+from flowbridge.errors import BrokenError, CodecError, LocalProtocolError, RemoteProtocolError, ResourceError
 from flowbridge.limits import SHM_POOL_PORTS_MAX
 from flowbridge.shm import native_problem
 from flowbridge.transports.framed import FramedLink, connector
 from flowbridge.transports.link_port import LinkDataPort, LinkSink, LinkSource
 from flowbridge.transports.uds.socket_link import SocketFarLink, SocketNearLink
 from flowbridge.transports.uds.stream import UdsStream
+from flowbridge.transports.uds.workers import meet_host, pair, start_worker
 
 if TYPE_CHECKING:
     from flowbridge.contracts import Clock, EventBus
-    from flowbridge.plan import Route
+    from flowbridge.plan import Placement, Route
     from flowbridge.shm.port import ShmProducer, SlotPool
+    from flowbridge.transports.bus_server import BusServer
     from flowbridge.transports.uds.bus import BusPair
     from flowbridge.transports.uds.ring_link import RingFarLink, RingNearLink
+    from flowbridge.transports.uds.workers import LocalWorker, SocketPartLink
 
 _log: Final = logging.getLogger("flowbridge.transports")
 _warned: list[str] = []
@@ -31,18 +35,23 @@ class _Near:
     """The producer's end of a route's socket: opens the route and feeds the near link."""
 
     def __init__(self, route: Route, sock: socket.socket, producer: ShmProducer | None) -> None:
-        peer = f"route {route.id}"
         self._half: SocketNearLink | RingNearLink
-        link = FramedLink(connector(UdsStream, sock, peer=peer), on_frame=self._frame, on_lost=self._lost)
+        link = FramedLink(
+            connector(UdsStream, sock, peer=f"route {route.id}"), on_frame=self._frame, on_lost=self._lost
+        )
+        descriptors: tuple[int, ...] = ()
         if producer is None:
-            link.send(OPEN, write_open(route.id, 0))
             self._half = SocketNearLink(link)
         else:
             from flowbridge.transports.uds.ring_link import RingNearLink
 
             descriptors = producer.descriptors()
-            link.send(OPEN, write_open(route.id, len(descriptors)), b"", descriptors)
             self._half = RingNearLink(producer, link)
+        try:
+            link.send(OPEN, write_open(route.id, len(descriptors)), b"", descriptors)
+        except BaseException:
+            self._half.close()
+            raise
 
     @property
     def half(self) -> SocketNearLink | RingNearLink:
@@ -94,6 +103,8 @@ class _Far:
 
             consumer = ShmConsumer.attach(descriptors, name=self._route.id)
             return RingFarLink(consumer, self._link, self._trails)
+        except (LocalProtocolError, ResourceError) as error:  # it has a consumer already, or cannot be mapped
+            raise RemoteProtocolError(f"route {self._route.id}: the ring cannot be joined: {error}") from error
         finally:
             for descriptor in descriptors:
                 os.close(descriptor)
@@ -102,6 +113,7 @@ class _Far:
         if self._half is not None:
             self._half.lost(error)
         else:
+            self._link.close()
             why = error or BrokenError(f"route {self._route.id}: the producer vanished before it opened the route")
             self._source.on_lost(why)
 
@@ -121,14 +133,19 @@ class UdsTransport:
         self._trails = TrailReader()
         self._sinks: list[LinkSink] = []
         self._sources: list[tuple[LinkSource, _Far]] = []
-        self._pools: list[tuple[SlotPool, int]] = []
+        self._pools: list[tuple[SlotPool, list[ShmProducer]]] = []  # with those that use it
         self._bus: BusPair | None = None
+        self._bus_servers: list[BusServer] = []
 
     async def open_port(self, route: Route) -> LinkDataPort:
         """Both ends of a route in this process, joined as two processes are."""
         near, far = socket.socketpair()
-        source = await self.open_source(route, far)
-        return LinkDataPort(route, await self.open_sink(route, near), source)
+        try:
+            sink = await self.open_sink(route, near)
+        except BaseException:
+            far.close()
+            raise
+        return LinkDataPort(route, sink, await self.open_source(route, far))
 
     async def open_bus(self) -> EventBus:
         """A bus whose owner is at the other end of a socket, in this process too; every call gives the same one."""
@@ -139,15 +156,19 @@ class UdsTransport:
         return self._bus.client
 
     async def open_sink(self, route: Route, sock: socket.socket) -> LinkSink:
-        """The producer's end; the other end of the connected socket is given to `open_source`, here or elsewhere."""
+        """The producer's end; the other end of the connected socket is given to `open_source`, here or elsewhere.
+
+        The socket is this object's from here on, also when it raises: ShmFullError, BrokenError, EncodeError.
+        """
         sink = LinkSink(route, self._clock, self._near(route, sock))
+        self._sinks = [other for other in self._sinks if not other.is_left]
         self._sinks.append(sink)
         return sink
 
     async def open_source(self, route: Route, sock: socket.socket) -> LinkSource:
-        """The consumer's end of the connected socket."""
+        """The consumer's end of the connected socket, which is this object's from here on."""
         source = LinkSource(route, self._clock)
-        self._sources.append((source, _Far(route, sock, source, self._trails)))
+        self._join(source, route, sock)
         return source
 
     def rejoin_sink(self, sink: LinkSink, route: Route, sock: socket.socket) -> None:
@@ -156,11 +177,59 @@ class UdsTransport:
 
     def rejoin_source(self, source: LinkSource, route: Route, sock: socket.socket) -> None:
         """Let a source whose producer vanished go on with another one."""
-        self._sources = [entry for entry in self._sources if entry[0] is not source]
-        self._sources.append((source, _Far(route, sock, source, self._trails)))
+        self._join(source, route, sock)
+
+    def _join(self, source: LinkSource, route: Route, sock: socket.socket) -> None:
+        kept: list[tuple[LinkSource, _Far]] = []
+        for entry in self._sources:
+            if entry[0] is source or entry[0].is_left:
+                entry[1].close()
+            else:
+                kept.append(entry)
+        kept.append((source, _Far(route, sock, source, self._trails)))
+        self._sources = kept
+
+    def join(self, route: Route) -> tuple[socket.socket, socket.socket]:
+        """The two ends of a new connection for a route: the producer's and the consumer's."""
+        return pair()
+
+    def serve_bus(self, bus: EventBus) -> socket.socket:
+        """Let one more process use a bus of this one."""
+        from flowbridge.transports.bus_server import BusServer
+        from flowbridge.transports.uds.bus import serve_client
+
+        server = next((server for server in self._bus_servers if server.bus is bus), None)
+        if server is None:
+            server = BusServer(bus, self._clock)
+            self._bus_servers.append(server)
+        near, far = pair()
+        serve_client(server, near)
+        return far
+
+    async def open_far_bus(self, end: socket.socket) -> EventBus:
+        """The bus at the other end of a connection."""
+        from flowbridge.transports.uds.bus import UdsEventBus
+
+        return await UdsEventBus.connect(end, self._clock, peer="event bus of the host")
+
+    async def start_worker(self, place: Placement) -> LocalWorker:
+        """Start the process of a place on this machine."""
+        return start_worker(place)
+
+    async def meet_host(self, address: str) -> SocketPartLink:
+        """In a worker: the connection to the host that started it."""
+        return meet_host(address)
 
     def _near(self, route: Route, sock: socket.socket) -> SocketNearLink | RingNearLink:
-        return _Near(route, sock, self._producer(route)).half
+        producer = None
+        try:
+            producer = self._producer(route)
+            return _Near(route, sock, producer).half
+        except BaseException:
+            if producer is not None:
+                producer.close()
+            sock.close()
+            raise
 
     def _producer(self, route: Route) -> ShmProducer | None:
         """A ring of this process's pool, None where the native module is missing."""
@@ -172,14 +241,23 @@ class UdsTransport:
             return None
         from flowbridge.shm.port import ShmSpec, SlotPool
 
-        if not self._pools or self._pools[-1][1] >= SHM_POOL_PORTS_MAX:
-            self._pools.append((SlotPool(ShmSpec(), name="slots"), 0))
-        pool, used = self._pools[-1]
-        self._pools[-1] = (pool, used + 1)
-        return pool.producer(name=route.id)
+        for pool, users in self._pools:
+            users[:] = [user for user in users if not user.closed]
+            _ = pool.free_slots  # which looks after the returns of rings that are closed
+            if len(users) < SHM_POOL_PORTS_MAX:
+                with suppress(LocalProtocolError):  # its last places wait for slots of rings that are closed
+                    users.append(pool.producer(name=route.id))
+                    return users[-1]
+        pool = SlotPool(ShmSpec(), name="slots")
+        producer = pool.producer(name=route.id)
+        self._pools.append((pool, [producer]))
+        return producer
 
     async def aclose(self) -> None:
         """Close every end. Idempotent."""
+        servers, self._bus_servers = self._bus_servers, []
+        for server in servers:
+            await server.aclose()
         sources, self._sources = self._sources, []
         sinks, self._sinks = self._sinks, []
         for source, far in sources:

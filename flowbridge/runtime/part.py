@@ -1,0 +1,293 @@
+"""Part: the nodes of a flow that run in this process for a host in another one."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import sys
+from contextlib import AsyncExitStack
+from typing import TYPE_CHECKING, Any, Final, cast
+
+from flowbridge.codec.part_frames import PartFrame, read_part, write_error, write_part
+from flowbridge.errors import FlowbridgeError, RemoteProtocolError, ResourceError
+from flowbridge.limits import WORKER_REPORT_NS, WORKER_STOP_NS
+from flowbridge.runtime.assembly import Assembly
+from flowbridge.runtime.books import Role, node_to_plain, path_to_plain
+from flowbridge.runtime.crossing import CrossingEnd, open_end, settled
+from flowbridge.runtime.far_stdout import FarStdout
+from flowbridge.runtime.kept import PackedState, packed, unpacked
+from flowbridge.runtime.problem import Problem
+from flowbridge.runtime.turn import Turns
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Sequence
+
+    from flowbridge.contracts import Clock, Transport
+    from flowbridge.placing import PartLink, PlacingTransport
+    from flowbridge.plan import Plan
+    from flowbridge.runtime.supervisor import Supervisor
+
+_log: Final = logging.getLogger("flowbridge.process")
+_REPORT_SHARE: Final = 20  # a report may take one part of so many of the time
+
+
+class Part:
+    """Does what its host tells it; see `codec.part_frames`. `run` returns when the host let it go, or is gone."""
+
+    def __init__(self, link: PartLink, transport: Callable[[str], Awaitable[Transport]], clock: Clock) -> None:
+        self._link = link
+        self._transport = transport
+        self._clock = clock
+        self._resources = AsyncExitStack()
+        self._told: dict[str, Any] = {}
+        self._plan: Plan
+        self._bus_end: Any = None
+        self._given: list[tuple[str, Role, Any]] = []
+        self._ends: dict[str, CrossingEnd] = {}
+        self._assembly: Assembly | None = None
+        self._supervisors: dict[str, Supervisor] = {}
+        self._nodes: dict[str, asyncio.Task[None]] = {}
+        self._deeds: set[asyncio.Task[None]] = set()
+        self._news = asyncio.Event()  # something is to be reported at once
+        self._kept: dict[str, Any] = {}  # the snapshots that the host has
+        self._stdout: FarStdout | None = None
+        self._lost = asyncio.get_running_loop().create_future()
+        self.is_stopping = False
+        """Whether the host told a node to stop at once."""
+        self.has_left = False
+        """Whether everything was said."""
+
+    async def run(self, import_ns: int) -> None:
+        """Serve the host until it closes the connection."""
+        self._link.listen(self._frame, self._host_lost)
+        self._tell(PartFrame.HELLO, {"import_ns": import_ns})
+        try:
+            await self._lost
+        finally:
+            for task in (*self._deeds, *self._nodes.values()):
+                task.cancel()
+            if self._nodes:
+                await asyncio.wait(self._nodes.values(), timeout=WORKER_STOP_NS / 1e9)
+            for end in self._ends.values():
+                end.close()
+            await self._resources.aclose()
+
+    def terminated(self) -> None:
+        """Somebody asked this process to end: the host drains the flow."""
+        self._tell(PartFrame.TERMINATED, {})
+
+    def _host_lost(self, error: Exception | None) -> None:
+        if error is not None and not self.has_left:
+            _log.error("%s", error)
+        if not self._lost.done():
+            self._lost.set_result(None)
+
+    def _tell(self, kind: PartFrame, content: dict[str, Any]) -> None:
+        with contextlib.suppress(ResourceError):  # the host is gone, and `_host_lost` comes
+            self._link.send(kind, write_part(content))
+
+    # --- what the host says -----------------------------------------------------------------------------------------
+
+    def _frame(self, kind: int, body: bytes, ends: Sequence[Any]) -> None:
+        frame, content = read_part(self._link.peer, kind, body)
+        try:
+            if frame is PartFrame.BUS:
+                self._bus_end = ends[0]
+            elif frame is PartFrame.END:
+                self._end_came(content, ends[0])
+            else:
+                self._act(frame, content)
+        except (KeyError, TypeError, ValueError, IndexError) as error:
+            raise RemoteProtocolError(f"{self._link.peer}: frame {frame.name} is damaged: {error!r}") from error
+
+    def _act(self, frame: PartFrame, content: dict[str, Any]) -> None:
+        if frame is PartFrame.PART:
+            self._told = content
+        elif frame is PartFrame.PREPARE:
+            self._do(self._prepare())
+        elif frame is PartFrame.GO:
+            self._go()
+        elif frame is PartFrame.DRAIN:
+            self._supervisors[content["node"]].drain()
+        elif frame is PartFrame.ABORT:
+            self.is_stopping = True
+            self._nodes[content["node"]].cancel()
+        elif frame is PartFrame.SNAPSHOT:
+            self._do(self._snapshot(content["node"]))
+        elif frame is PartFrame.BREAK:
+            end = self._ends.get(content["route"])
+            if end is not None:
+                end.break_off(ResourceError(str(content["why"])))
+        elif frame is PartFrame.CLOSE:
+            self._do(self._close())
+        elif frame is PartFrame.LEAVE:
+            self._do(self._leave())
+        else:
+            raise RemoteProtocolError(f"{self._link.peer}: frame {frame.name} is for a host")
+
+    def _do(self, deed: Any) -> None:
+        task = asyncio.get_running_loop().create_task(deed)
+        self._deeds.add(task)
+        task.add_done_callback(self._deeds.discard)
+
+    def _end_came(self, content: dict[str, Any], end: Any) -> None:
+        route, role = str(content["route"]), Role(content["role"])
+        if self._assembly is None:
+            self._given.append((route, role, end))
+        elif route in self._ends:
+            self._ends[route].rejoin(end)
+        else:
+            end.close()
+
+    # --- starting ---------------------------------------------------------------------------------------------------
+
+    async def _prepare(self) -> None:
+        """Load, open and join; tell the host what stands against that."""
+        told = self._told
+        problems: list[Problem] = []
+        try:
+            sys.path[:] = [str(entry) for entry in told["sys_path"]]
+            self._plan = unpacked(PackedState(told["plan"]))
+            problems = await self._assemble(told)
+        except Exception as error:
+            node = next(iter(told["nodes"]), "")
+            _log.exception("process %s cannot be prepared", told["process"])
+            problems.append(Problem(node, "process", f"process {told['process']}: {type(error).__name__}: {error}"))
+        self._tell(PartFrame.READY, {"problems": [problem.to_plain() for problem in problems]})
+
+    async def _assemble(self, told: dict[str, Any]) -> list[Problem]:
+        transport = cast("PlacingTransport", await self._transport("ipc"))
+        bus = await transport.open_far_bus(self._bus_end)
+        self._resources.push_async_callback(bus.aclose)
+        stdout = self._stdout = FarStdout(
+            lambda text: self._tell(PartFrame.TEXT, {"text": text}),
+            is_terminal=bool(told["is_terminal"]),
+            encoding=str(told["encoding"]),
+        )
+        assembly = self._assembly = Assembly(
+            self._plan,
+            told["nodes"],
+            ended=told["ended"],
+            bus=bus,
+            clock=self._clock,
+            transport=self._transport,
+            operators={},
+            turns=Turns(),
+            resources=self._resources,
+            serial=int(told["serial"]),
+            has_bus=False,
+            stdout=stdout.as_text_io(),
+        )
+        problems = assembly.load(lambda node: self._tell(PartFrame.LOADING, {"node": node}))
+        routes = {route.id: route for route in self._plan.routes}
+        for route, role, end in self._given:
+            self._ends[route] = await open_end(transport, routes[route], role, end, self._end_lost)
+        ports: dict[Role, dict[str, Any]] = {Role.SINK: {}, Role.SOURCE: {}}
+        for route, joined in self._ends.items():
+            ports[joined.role][route] = joined.port
+        await assembly.open(ports[Role.SINK], ports[Role.SOURCE])
+        state: dict[str, Any] = {}
+        for node, data in told["state"].items():
+            try:
+                state[node] = unpacked(PackedState(data))
+            except FlowbridgeError as error:
+                where = self._plan.where(node)
+                problems.append(Problem(node, "operator", f"{where}: node {node}: {error}", error))
+        supervisors, found = assembly.supervise(state)
+        self._supervisors = {supervisor.node: supervisor for supervisor in supervisors}
+        return [*problems, *found]
+
+    def _end_lost(self, end: CrossingEnd, error: Exception) -> None:
+        self._tell(PartFrame.LOST, {"route": end.route.id})
+
+    def _go(self) -> None:
+        loop = asyncio.get_running_loop()
+        self._nodes = {
+            node: loop.create_task(self._run(supervisor), name=f"node {node}")
+            for node, supervisor in self._supervisors.items()
+        }
+        self._do(self._report_always())
+
+    # --- running ----------------------------------------------------------------------------------------------------
+
+    async def _run(self, supervisor: Supervisor) -> None:
+        """Run one node and tell the host how it ended."""
+        failure: BaseException | None = None
+        try:
+            await supervisor.run()
+        except asyncio.CancelledError:
+            pass
+        except FlowbridgeError as error:
+            failure = error
+        except Exception as error:
+            _log.exception("node %s ended by a fault of flowbridge", supervisor.node)
+            failure = error
+        if supervisor.state.value not in ("done", "failed"):
+            await supervisor.close_inputs()  # it may have been stopped before its first step
+        content = {"node": supervisor.node, "report": node_to_plain(supervisor.report)}
+        self._tell(PartFrame.ENDED, {**content, "error": None if failure is None else write_error(failure)})
+        self._news.set()
+
+    async def _report_always(self) -> None:
+        while True:
+            started_ns = self._clock.now_ns()
+            self._report()
+            took_ns = self._clock.now_ns() - started_ns
+            await self._clock.sleep_until(started_ns + _REPORT_SHARE * took_ns)
+            alarm = self._clock.call_at(started_ns + WORKER_REPORT_NS, self._news.set)
+            await self._news.wait()
+            alarm.cancel()
+            self._news.clear()
+
+    def _report(self) -> None:
+        """Tell the host what was counted, and the snapshots that were taken since the last time."""
+        assert self._assembly is not None, "nothing runs"
+        kept: dict[str, bytes] = {}
+        for node, supervisor in self._supervisors.items():
+            state = supervisor.runner.state
+            if supervisor.runner.manifest.snapshot_ns is not None and state is not self._kept.get(node):
+                self._kept[node] = state
+                try:
+                    kept[node] = packed(state).data
+                except FlowbridgeError as error:
+                    _log.warning("node %s: %s", node, error)
+        edges: dict[str, Any] = {}
+        for route, account in self._assembly.edges.items():
+            ((role, counts),) = account.by_role.items()
+            edges[route] = [role.value, counts.total().to_plain()]
+        nodes = {node: node_to_plain(supervisor.report) for node, supervisor in self._supervisors.items()}
+        paths = [path_to_plain(report) for report in self._assembly.paths.reports()]
+        self._tell(PartFrame.REPORT, {"nodes": nodes, "edges": edges, "paths": paths, "kept": kept})
+        if self._stdout is not None:
+            self._stdout.flush()
+        with contextlib.suppress(OSError, ValueError):
+            sys.stdout.flush()  # what was printed past `context.stdout`
+
+    async def _snapshot(self, node: str) -> None:
+        state: bytes | None = None
+        failure: dict[str, Any] | None = None
+        try:
+            taken = await self._supervisors[node].take_snapshot()
+            state = None if taken is None else packed(taken).data
+        except FlowbridgeError as error:
+            failure = write_error(error)
+        self._tell(PartFrame.SNAPSHOTS, {"node": node, "state": state, "error": failure})
+
+    # --- the end ----------------------------------------------------------------------------------------------------
+
+    async def _close(self) -> None:
+        """Every node of the flow has ended: take nothing more."""
+        for supervisor in self._supervisors.values():
+            await supervisor.close_inputs()
+        self._tell(PartFrame.CLOSED, {})
+
+    async def _leave(self) -> None:
+        """Say the last that is to be said."""
+        await settled(self._ends.values(), self._clock)
+        for end in self._ends.values():
+            if end.role is Role.SINK:
+                end.close()
+        self._report()
+        self.has_left = True
+        self._tell(PartFrame.LEFT, {})

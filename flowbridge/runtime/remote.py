@@ -1,0 +1,279 @@
+"""RemoteParts: the processes of one flow, the routes that lead to them, and what they report."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import sys
+from typing import TYPE_CHECKING, Any, Final, TextIO
+
+from flowbridge.codec.part_frames import PartFrame
+from flowbridge.errors import BrokenError, ResourceError
+from flowbridge.limits import SETTLE_NS
+from flowbridge.plan import Placement, Plane
+from flowbridge.runtime.assembly import bus_edge
+from flowbridge.runtime.books import EdgeAccounts, Role, merged_paths
+from flowbridge.runtime.crossing import CrossingEnd, open_end, settled
+from flowbridge.runtime.remote_part import RemotePart, Stage
+from flowbridge.time.ledger import EdgeBooks
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping, Sequence
+
+    from flowbridge.contracts import Clock, EventBus
+    from flowbridge.placing import CrossingSink, CrossingSource, PlacingTransport
+    from flowbridge.plan import Plan, Route
+    from flowbridge.report import PathReport
+    from flowbridge.runtime.books import FlowBooks
+    from flowbridge.runtime.problem import Problem
+    from flowbridge.runtime.remote_node import RemoteNode
+
+_log: Final = logging.getLogger("flowbridge.process")
+
+
+class RemoteParts:
+    """What of a flow runs in worker processes; see `flow.Elsewhere` and `remote_part.Whole`.
+
+    Use: `start`, `open_ends`, `prepare`, `account`, and a `RunningFlow` goes on with `attach` and `leave`.
+    """
+
+    def __init__(
+        self,
+        plan: Plan,
+        transport: PlacingTransport,
+        clock: Clock,
+        state: Mapping[str, Any],
+        stdout: TextIO | None,
+        *,
+        bus: EventBus,
+        serial: int,
+    ) -> None:
+        self._plan = plan
+        self.bus = bus
+        self.serial = serial
+        self.stdout: TextIO = sys.stdout if stdout is None else stdout
+        """Where operators print, in whatever process they run."""
+        self._transport = transport
+        self._clock = clock
+        by_place: dict[Placement, list[Any]] = {}
+        for manifest in plan.manifests:
+            if manifest.place != Placement():
+                by_place.setdefault(manifest.place, []).append(manifest)
+        self._parts = [
+            RemotePart(plan, manifests, whole=self, transport=transport, clock=clock, state=state)
+            for manifests in by_place.values()
+        ]
+        self._part_of = {node: part for part in self._parts for node in part.nodes}
+        self._ends: dict[str, CrossingEnd] = {}
+        self._joined: dict[str, int] = {}  # how often a route was joined
+        self._edges: Mapping[str, EdgeAccounts] = {}
+        self._books: FlowBooks | None = None
+        self._trouble: Callable[[str], None] = _log.error
+        self._drain: Callable[[], None] | None = None
+        self._is_leaving = False
+        self._fed: dict[str, list[EdgeAccounts]] = {}  # the edges of the bus, by the node that they lead to
+
+    @property
+    def nodes(self) -> dict[str, RemoteNode]:
+        """The nodes of all parts, by id."""
+        return {node.node: node for part in self._parts for node in part.nodes.values()}
+
+    @property
+    def sinks(self) -> dict[str, CrossingSink]:
+        """The ends in this process of routes that leave it, by route id."""
+        return {route: end.port for route, end in self._ends.items() if end.role is Role.SINK}  # type: ignore[misc]
+
+    @property
+    def sources(self) -> dict[str, CrossingSource]:
+        """The ends in this process of routes that enter it, by route id."""
+        return {route: end.port for route, end in self._ends.items() if end.role is Role.SOURCE}  # type: ignore[misc]
+
+    # --- starting ---------------------------------------------------------------------------------------------------
+
+    async def start(self) -> list[Problem]:
+        """Start every process."""
+        return [problem for part in self._parts for problem in await part.start()]
+
+    def _crossing(self, part: RemotePart | None = None) -> Iterator[tuple[Route, RemotePart | None, RemotePart | None]]:
+        """Routes between two processes, with the parts at their two ends; None is this process."""
+        for route in self._plan.routes:
+            if route.plane is Plane.DATA:
+                source, target = self._part_of.get(route.source_node), self._part_of.get(route.target_node)
+                if source is not target and (part is None or part in (source, target)):
+                    yield route, source, target
+
+    async def open_ends(self) -> None:
+        """Make a connection for every route between two processes and give each its end. Raises: ResourceError."""
+        for route, source, target in self._crossing():
+            near, far = self._transport.join(route)
+            self._joined[route.id] = 1
+            for part, role, end in ((source, Role.SINK, near), (target, Role.SOURCE, far)):
+                if part is None:
+                    self._ends[route.id] = await open_end(self._transport, route, role, end, self._own_end_lost)
+                else:
+                    part.give(route.id, role, end)
+
+    async def prepare(self) -> list[Problem]:
+        """Wait until every part is ready to run; returns why some are not."""
+        found = await asyncio.gather(*(part.prepare() for part in self._parts))
+        problems = [problem for some in found for problem in some]
+        # Where one process is gone, others only say that they cannot reach it.
+        gone = any(problem.part == "process" for problem in problems)
+        return [problem for problem in problems if not gone or problem.part != "route"]
+
+    def account(self, edges: dict[str, EdgeAccounts]) -> None:
+        """Enter the edges that other processes count; `edges` has those of this one."""
+        for route in self._plan.routes:
+            source, target = self._part_of.get(route.source_node), self._part_of.get(route.target_node)
+            if source is None and target is None:
+                continue
+            if route.plane is Plane.BUS:
+                if target is not None:
+                    self._account_bus(edges.setdefault(route.id, EdgeAccounts("ipc")), route)
+                continue
+            is_near = source is target or route.plane is Plane.TIMER
+            tier = route.tier.value if is_near else self._transport.tier
+            account = edges.setdefault(route.id, EdgeAccounts("inproc" if tier == "choose" else tier))
+            if is_near:
+                account.of(Role.WHOLE)
+            else:
+                account.of(Role.SINK)
+                account.of(Role.SOURCE)
+        self._edges = edges
+
+    def _account_bus(self, account: EdgeAccounts, route: Route) -> None:
+        """The bus counts what it holds for a subscription in another process, and what that says became of it."""
+        empty = EdgeBooks()
+        name = bus_edge(self._plan, route, self.serial)
+        account.of(Role.SINK).go_on(lambda: self.bus.books().get(name, empty))
+        account.of(Role.SOURCE)
+        self._fed.setdefault(route.target_node, []).append(account)
+
+    def is_fed(self, node: RemoteNode) -> bool:
+        """Whether the bus holds something for a node."""
+        return any(account.of(Role.SINK).total().in_flight for account in self._fed.get(node.node, ()))
+
+    def report_to(self, books: FlowBooks) -> None:
+        """Enter the paths that other processes count here."""
+        self._books = books
+
+    def attach(self, trouble: Callable[[str], None], drain: Callable[[], None]) -> None:
+        """Run."""
+        self._trouble, self._drain = trouble, drain
+        for part in self._parts:
+            part.go()
+
+    # --- what the parts say -----------------------------------------------------------------------------------------
+
+    def counted(self, route: str, role: Role, books: EdgeBooks) -> None:
+        """A process counted this of an end of a route."""
+        self._edges[route].of(role).go_on(lambda: books)
+
+    def went(self, part: RemotePart, paths: Sequence[PathReport]) -> None:
+        """A process counted this of the paths that end in it."""
+        if self._books is not None:
+            self._books.far_paths[part.process] = list(paths)
+
+    def trouble(self, text: str) -> None:
+        """Something that belongs into the report."""
+        self._trouble(text)
+
+    def printed(self, text: str) -> None:
+        """An operator printed this."""
+        try:
+            self.stdout.write(text)
+            self.stdout.flush()
+        except (OSError, ValueError) as error:
+            _log.debug("what an operator printed went nowhere: %s", error)
+
+    def asked_to_end(self) -> None:
+        """Somebody sent SIGTERM to a process: the flow cannot go on without it."""
+        if self._drain is not None:
+            self._drain()
+
+    # --- deaths -----------------------------------------------------------------------------------------------------
+
+    def died(self, part: RemotePart) -> None:
+        """A process is gone: what it had counted stays."""
+        for route in self._plan.routes:
+            account = self._edges.get(route.id)
+            if account is None:
+                continue
+            if self._part_of.get(route.source_node) is part and Role.SINK in account.by_role:
+                account.of(Role.SINK).end(loses=False)
+            elif self._part_of.get(route.target_node) is part:
+                is_whole = Role.WHOLE in account.by_role
+                account.of(Role.WHOLE if is_whole else Role.SOURCE).end(loses=is_whole)
+        if self._books is not None:
+            paths, past = self._books.far_paths, f"{part.process} before"
+            paths[past] = merged_paths([paths.get(past, []), paths.pop(part.process, [])])
+
+    async def rejoin(self, part: RemotePart) -> None:
+        """Join the routes of a process that was started again."""
+        for route, source, target in self._crossing(part):
+            ended = [p.nodes[n].has_ended for p, n in ((source, route.source_node), (target, route.target_node)) if p]
+            try:
+                near, far = self._transport.join(route)
+            except ResourceError as error:
+                _log.error("%s", error)
+                continue
+            self._joined[route.id] += 1
+            for other, role, end in ((source, Role.SINK, near), (target, Role.SOURCE, far)):
+                if other is part and not any(ended):
+                    part.give(route.id, role, end)
+                elif any(ended):
+                    end.close()
+                elif other is None:
+                    self._ends[route.id].rejoin(end)
+                elif other.stage is Stage.RUNNING:
+                    other.give(route.id, role, end)
+                else:  # it is about to be joined again itself
+                    end.close()
+
+    def _own_end_lost(self, end: CrossingEnd, error: Exception) -> None:
+        self._await_peer(end.route, error)
+
+    def end_lost(self, route: str, peer_of: RemotePart) -> None:
+        """A process says that the other end of one of its routes is gone."""
+        found = next((entry for entry in self._plan.routes if entry.id == route), None)
+        if found is not None:
+            self._await_peer(found, BrokenError(f"{route}: lost between two processes ({peer_of.name})"))
+
+    def _await_peer(self, route: Route, error: Exception) -> None:
+        """Break a route off whose connection was lost though both its processes live; else they are started again."""
+        joined = self._joined[route.id]
+
+        def look() -> None:
+            parts = [self._part_of.get(route.source_node), self._part_of.get(route.target_node)]
+            alive = all(part is None or part.stage is Stage.RUNNING for part in parts)
+            if not alive or self._is_leaving or self._joined[route.id] != joined:
+                return
+            _log.error("%s: %s", route.id, error)
+            if route.id in self._ends:
+                self._ends[route.id].break_off(error)
+            for part in parts:
+                if part is not None:
+                    part.tell(PartFrame.BREAK, {"route": route.id, "why": str(error)})
+
+        self._clock.call_at(self._clock.now_ns() + SETTLE_NS, look)
+
+    # --- the end ----------------------------------------------------------------------------------------------------
+
+    async def leave(self) -> None:
+        """Every node has ended: gather the last counts and let the processes go. Bounded."""
+        self._is_leaving = True
+        await self._ask_all(PartFrame.CLOSE, PartFrame.CLOSED)
+        leaving = asyncio.ensure_future(self._ask_all(PartFrame.LEAVE, PartFrame.LEFT))
+        await settled(self._ends.values(), self._clock)
+        await leaving
+        await self.aclose()
+
+    async def _ask_all(self, kind: PartFrame, answer: PartFrame) -> None:
+        await asyncio.gather(*(part.ask(kind, answer, 2 * SETTLE_NS) for part in self._parts))
+
+    async def aclose(self) -> None:
+        """End every process and close every end. Idempotent."""
+        self._is_leaving = True
+        for end in self._ends.values():
+            end.close()
+        await asyncio.gather(*(part.aclose() for part in self._parts))

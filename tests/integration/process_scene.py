@@ -1,0 +1,242 @@
+"""Flows with nodes in worker processes: operators for them, and a look at what is left afterwards."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import textwrap
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from flow_scene import balanced, compiled, flow_text
+
+from flowbridge.errors import FlowbridgeError
+from flowbridge.host import Host
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Coroutine, Mapping
+
+    from flowbridge.report import RunReport
+    from flowbridge.runtime.flow import RunningFlow
+
+MS = 1_000_000
+S = 1_000_000_000
+PATIENCE_S = 60.0  # how long a test waits for what must come
+
+OPERATORS = textwrap.dedent(
+    '''
+    import asyncio
+    import os
+    import signal
+    import time
+
+
+    def numbers(count=100):
+        return list(range(count))
+
+
+    class Numbers:
+        """0, 1, 2 ...; goes on from its snapshot."""
+
+        def __init__(self, count=100, pause_ms=0.0):
+            self.count, self.pause_ms, self.next = count, pause_ms, 0
+
+        async def produce(self):
+            while self.next < self.count:
+                number, self.next = self.next, self.next + 1
+                yield number
+                await asyncio.sleep(self.pause_ms / 1000)
+
+        def snapshot(self):
+            return State(self.next)
+
+        def restore(self, state):
+            self.next = state.next
+
+
+    class State:
+        """Known only to those who load this file."""
+
+        def __init__(self, next):
+            self.next = next
+
+
+    async def endless():
+        n = 0
+        while True:
+            yield n
+            n += 1
+            await asyncio.sleep(0.001)
+
+
+    def double(value):
+        return 2 * value
+
+
+    def with_pid(value):
+        return {"n": value, "pid": os.getpid()}
+
+
+    def fails_at_7(value):
+        if value == 7:
+            raise ValueError("seven")
+        return value
+
+
+    class DiesOnce:
+        """Kills its process at 50 unless a file says that it did before."""
+
+        def __init__(self, mark, at=50, number=signal.SIGKILL):
+            self.mark, self.at, self.number = mark, at, number
+
+        def process(self, value):
+            if value >= self.at and not os.path.exists(self.mark):
+                with open(self.mark, "w"):
+                    pass
+                os.kill(os.getpid(), self.number)
+            return value
+
+
+    def dies_at_50(value):
+        if value == 50:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return value
+
+
+    def exits_at_50(value):
+        if value == 50:
+            os._exit(9)
+        return value
+
+
+    class Tells:
+        """Publishes what it gets by itself, and passes it on."""
+
+        def open(self, context):
+            self.bus = context.bus
+
+        async def process(self, value):
+            from flowbridge import Envelope
+
+            await self.bus.publish("told", Envelope(value))
+            return value
+
+
+    def marks(value):
+        if value == 20:
+            open("begun", "w").close()
+        return value
+
+
+    def marks_and_blocks(value):
+        if value == 20:
+            open("begun", "w").close()
+            time.sleep(3600)
+        return value
+
+
+    async def slowly(value):
+        await asyncio.sleep(0.02)
+        return value
+
+
+    def blocks(value):
+        time.sleep(3600)
+    '''
+)
+
+
+def workers() -> set[int]:
+    """The processes that this one started and that still are, zombies too."""
+    found: set[int] = set()
+    for name in os.listdir("/proc"):
+        if name.isdigit():
+            with contextlib.suppress(OSError):
+                fields = Path(f"/proc/{name}/stat").read_text().rpartition(")")[2].split()
+                if int(fields[1]) == os.getpid():
+                    found.add(int(name))
+    return found
+
+
+def folder_of(tmp_path: Path) -> str:
+    """A folder with the operators."""
+    (tmp_path / "ops.py").write_text(OPERATORS)
+    return str(tmp_path)
+
+
+class Sink:
+    """Keeps what it gets."""
+
+    def __init__(self) -> None:
+        self.values: list[Any] = []
+
+    def process(self, value: Any) -> None:
+        self.values.append(value)
+
+
+Drive = "Callable[[RunningFlow], Coroutine[Any, Any, object]]"
+
+
+def run_placed(
+    tmp_path: Path,
+    *nodes: str,
+    operators: Mapping[str, Any] | None = None,
+    drive: Callable[[RunningFlow], Coroutine[Any, Any, object]] | None = None,
+    state: Mapping[str, Any] | None = None,
+    drain_ns: int = 20 * S,
+    head: str = "",
+) -> RunReport:
+    """Run a flow of nodes to its end on the real clock; nothing of it is left, and its books balance."""
+    base_dir = folder_of(tmp_path)
+
+    async def main() -> RunReport:
+        async with Host(operators=dict(operators or {}), drain_ns=drain_ns) as host:
+            flow = await host.start(compiled(flow_text(*nodes, head=head), base_dir), state=state)
+            try:
+                if drive is not None:
+                    await drive(flow)
+                return await asyncio.wait_for(flow.wait(), PATIENCE_S)
+            finally:
+                await flow.aclose()
+
+    with nothing_left():
+        report = asyncio.run(main())
+    balanced(report)
+    return report
+
+
+def refusal(tmp_path: Path, *nodes: str, operators: Mapping[str, Any] | None = None) -> list[str]:
+    """The lines of the error that starting a flow raises."""
+    base_dir = folder_of(tmp_path)
+
+    async def main() -> str:
+        async with Host(operators=dict(operators or {})) as host:
+            try:
+                await asyncio.wait_for(host.start(compiled(flow_text(*nodes), base_dir)), PATIENCE_S)
+            except FlowbridgeError as error:
+                return str(error)
+        raise AssertionError("the flow was started")
+
+    with nothing_left():
+        return asyncio.run(main()).splitlines()
+
+
+@contextlib.contextmanager
+def nothing_left() -> Any:
+    """No process, no descriptor and no shared memory that was not there before."""
+    before = workers(), set(os.listdir("/proc/self/fd")), set(os.listdir("/dev/shm"))
+    yield
+    assert workers() == before[0]
+    assert set(os.listdir("/proc/self/fd")) <= before[1]
+    mine = {name for name in set(os.listdir("/dev/shm")) - before[2] if "flowbridge" in name}
+    assert not mine
+
+
+async def until(condition: Callable[[], object], what: str) -> None:
+    """Return once something is so."""
+    loop = asyncio.get_running_loop()
+    end_s = loop.time() + PATIENCE_S
+    while not condition():
+        assert loop.time() < end_s, what
+        await asyncio.sleep(0.005)

@@ -1,0 +1,149 @@
+"""The consumer's end of a route that comes over a link; see `link_port` for the rules."""
+
+from __future__ import annotations
+
+import asyncio
+from functools import partial
+from typing import TYPE_CHECKING
+
+from flowbridge.errors import ClosedError
+from flowbridge.machines.outcome import Arrivals
+from flowbridge.transports.route_queue import QueueSource, RouteQueue
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from flowbridge.contracts import Clock
+    from flowbridge.envelope import Envelope
+    from flowbridge.plan import Route
+    from flowbridge.transports.route_link import FarLink
+
+
+class LinkSource(QueueSource):
+    """The consumer's end; see `contracts.DataSource`."""
+
+    __slots__ = ("_arrivals", "_is_started", "_link", "_loop", "_reports", "on_lost")
+
+    def __init__(self, route: Route, clock: Clock, link: FarLink | None = None) -> None:
+        super().__init__(RouteQueue(route.id, route.qos, clock))
+        self._loop = asyncio.get_running_loop()
+        self._arrivals = Arrivals(self._queue)
+        self._link: FarLink | None = None
+        self._is_started = False  # the link brings messages
+        self._reports = False
+        self.on_lost: Callable[[Exception], None] = self.break_off
+        """What to do when the link is lost before the end; by default the route is broken."""
+        if link is not None:
+            self.attach(link)
+
+    def attach(self, link: FarLink) -> None:
+        """Go on over this link, once everything that came over the last one is settled."""
+        last, self._link = self._link, link
+        if last is not None:
+            last.close()
+        self._is_started = False
+        link.on_messages = self._arrived
+        link.on_end = self._finished
+        link.on_lost = partial(self._lost, link)
+        self._start()
+
+    def _start(self) -> None:
+        """Start the link if nothing of an earlier one is held."""
+        link = self._link
+        if link is None or self._is_started or any(lane.items for lane in self._queue.lanes):
+            return
+        self._is_started = True
+        self._arrivals.rebase()
+        link.start()
+        if self._arrivals.is_closed:
+            self._report_soon()
+
+    def break_off(self, why: Exception) -> None:
+        """The producer will not come back: BrokenError once everything that arrived was taken."""
+        if not self._queue.finished:
+            self._ends.break_off(why)
+
+    def _arrived(self, envelopes: Sequence[Envelope]) -> None:
+        queue, arrivals = self._queue, self._arrivals
+        dropped = queue.books.dropped_total if queue.drops else 0
+        try:
+            for envelope in envelopes:
+                queue.arrive(envelope)
+                arrivals.arrived(envelope.priority, envelope.size_bytes)
+        finally:
+            if self._ends.abandoned:
+                queue.abort()
+                self._report_soon()
+            else:
+                if queue.drops and queue.books.dropped_total != dropped:
+                    self._report_soon()
+                self._tell()
+
+    def _tell(self) -> None:
+        try:
+            self._ends.tell()
+        except Exception as error:  # the listener's mistake, which must not stop the link
+            what = f"{self._ends.edge}: who was told of news failed"
+            self._loop.call_exception_handler({"message": what, "exception": error})
+
+    def _finished(self) -> None:
+        self._queue.finished = self._ends.guarded = True
+        self._report_soon()
+        self._tell()
+        self._ends.wake_receiver()
+
+    def _lost(self, link: FarLink, error: Exception) -> None:
+        if link is not self._link:
+            return
+        self._link = None
+        link.close()
+        if not self._queue.finished:
+            self.on_lost(error)
+
+    def settle(self, taken: Sequence[Envelope], *, expired: int = 0) -> None:
+        """Return what `take` lent; the producer's end hears of it in the next turn of the loop."""
+        self._queue.settle(taken, expired)
+        self._freed()
+
+    async def aclose(self) -> None:
+        """Take no more; what is queued is counted as dropped by `abort`, what still arrives too."""
+        self._arrivals.is_closed = True
+        await super().aclose()
+        self._freed()
+
+    def _freed(self) -> None:
+        """Less is held."""
+        if self._is_started:
+            self._report_soon()
+        else:
+            self._start()
+
+    def _report_soon(self) -> None:
+        if not self._reports and self._link is not None:
+            self._reports = True
+            self._loop.call_soon(self._report)
+
+    def _report(self) -> None:
+        self._reports = False
+        if self._link is not None and self._is_started:
+            self._link.report(self._arrivals.counts())
+
+    def give_back(self, taken: Sequence[Envelope]) -> None:
+        """Undo a `take`."""
+        super().give_back(taken)
+        if self._ends.abandoned:
+            self._freed()
+
+    @property
+    def is_left(self) -> bool:
+        """Whether it was closed, and has no link."""
+        return self._ends.ended and self._link is None
+
+    def close(self) -> None:
+        """Leave the link, after a last report. What arrived can still be taken. Idempotent."""
+        if self._link is not None:
+            self._report()
+            link, self._link = self._link, None
+            link.close()
+        if not self._ends.ended:  # nobody may wait for ever
+            self._ends.break_off(ClosedError(f"{self._ends.edge}: closed"))

@@ -5,7 +5,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 
-.PHONY: demo test bench setup check format clean help
+.PHONY: demo test bench bench-ipc sanitize model setup check format clean help
 
 help:
 	@echo "make demo    set up and run examples/flights"
@@ -13,6 +13,9 @@ help:
 	@echo "make check   types, style and import contracts only"
 	@echo "make format  let ruff mend what it can"
 	@echo "make bench   the benchmarks (minutes; keep the machine quiet)"
+	@echo "make bench-ipc  the ring of the ipc tier beside its peers (minutes; two quiet cores)"
+	@echo "make sanitize   the C core under the sanitizers of gcc, and ten million wake-ups"
+	@echo "make model      the wake-up and the reclaim as models, by spin"
 	@echo "make clean   remove the .venv and what builds and tests leave"
 
 setup: $(STAMP)
@@ -52,6 +55,17 @@ bench: $(STAMP)
 	@$(BIN)/python benchmarks/year.py
 	@$(BIN)/python benchmarks/start.py
 	@$(BIN)/python -m pytest benchmarks --benchmark-only --benchmark-columns=min,median,mean,rounds
+
+bench-ipc: $(STAMP)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[bench-ipc]' \
+	    --config-settings editable_mode=compat
+	@$(BIN)/python benchmarks/ipc.py
+
+sanitize:
+	@$(PYTHON) tests/native/sanitize.py --wake-rounds 10000000
+
+model:
+	@$(PYTHON) tests/native/model.py
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info .hypothesis .benchmarks .coverage shm/_core.c shm/_core.*.so

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
 
 import typer
@@ -73,6 +74,10 @@ CountOption: TypeAlias = Annotated[int, typer.Option(min=1, max=10**9, help="Mes
 DeadlineOption: TypeAlias = Annotated[
     str | None, typer.Option(metavar="DURATION", callback=_deadline, help="Give every message this deadline.")
 ]
+RawOption: TypeAlias = Annotated[bool, typer.Option("--raw", help="The bare ring of the ipc tier, without its port.")]
+ProcessesOption: TypeAlias = Annotated[
+    int, typer.Option(min=0, max=2, help="1 or 2; 0 for 2 where the tier joins processes.", show_default=False)
+]
 
 
 @app.command("flow")
@@ -98,15 +103,21 @@ def bench_rtt(
     size: SizeOption = "64,1KiB",
     count: CountOption = 20_000,
     deadline: DeadlineOption = None,
+    processes: ProcessesOption = 0,
+    raw: RawOption = False,
     json: JsonOption = False,
 ) -> None:
-    """Requests over the event bus.
+    """Round trips, one after the other.
 
-    One after the other; latency is from a request to its reply.
+    In one process they are requests over the event bus; between two, a message to a data port and one back. Latency is
+    from a request to its reply.
     """
-    from flowbridge.cli.bench_transport import measure_rtt
+    from flowbridge.cli import bench_pair, bench_transport
 
-    _run("rtt", measure_rtt, tier, size, count, deadline, json=json)
+    if _in_two(tier, processes, raw=raw):
+        _run("rtt", partial(bench_pair.measure_rtt, raw=raw), tier, size, count, deadline, json=json)
+    else:
+        _run("rtt", bench_transport.measure_rtt, tier, size, count, deadline, json=json)
 
 
 @app.command("data")
@@ -115,15 +126,32 @@ def bench_data(
     size: SizeOption = "64,1KiB",
     count: CountOption = 200_000,
     deadline: DeadlineOption = None,
+    processes: ProcessesOption = 0,
+    raw: RawOption = False,
     json: JsonOption = False,
 ) -> None:
     """One data port with a full queue.
 
     Latency is from the offer of the sender to the take of the receiver.
     """
-    from flowbridge.cli.bench_transport import measure_data
+    from flowbridge.cli import bench_pair, bench_transport
 
-    _run("data", measure_data, tier, size, count, deadline, json=json)
+    if _in_two(tier, processes, raw=raw):
+        _run("data", partial(bench_pair.measure_data, raw=raw), tier, size, count, deadline, json=json)
+    else:
+        _run("data", bench_transport.measure_data, tier, size, count, deadline, json=json)
+
+
+def _in_two(tier: str, processes: int, *, raw: bool) -> bool:
+    """Whether to measure between two processes. BadParameter for what cannot be."""
+    from flowbridge.cli.bench_pair import can_split
+
+    if raw and (tier != "ipc" or processes == 1):
+        raise typer.BadParameter("the ring joins two processes: --raw goes with --tier ipc", param_hint="--raw")
+    possible = can_split(tier)
+    if processes == 2 and not possible:
+        raise typer.BadParameter(f"the tier {tier} joins no two processes", param_hint="--processes")
+    return possible and processes != 1
 
 
 def _run(

@@ -11,7 +11,7 @@ from flowbridge.adapters.cycle import components, cycles, graph_of
 from flowbridge.adapters.unit import duration_text
 from flowbridge.budget import Budgets
 from flowbridge.limits import FINDINGS_MAX
-from flowbridge.plan import Category, ContentType, Plane, Policy, Tier
+from flowbridge.plan import Category, ContentType, Plane, Policy
 from flowbridge.tiers import choose
 
 if TYPE_CHECKING:
@@ -163,9 +163,6 @@ def _note_overrun(plan: Plan, path: PathBudget, findings: Findings) -> None:
 def _check_tiers(plan: Plan, data: Sequence[Route], scene: Scene) -> None:
     places = {manifest.node: manifest.place for manifest in plan.manifests}
     for route in data:
-        choice = choose(route, places[route.source_node], places[route.target_node])
-        problem = choice.problem
-        if not problem and choice.tier is not Tier.INPROC and route.content_type is ContentType.OBJECT:
-            problem = f"tier {choice.tier.value} cannot carry type object ({choice.why})"
+        problem = choose(route, places[route.source_node], places[route.target_node]).problem
         if problem:
             scene.findings.add(rule.TIER, _mark(plan, route.id), f"{route.id}: {problem}")

@@ -143,7 +143,7 @@ BUDGET: Final = _rule(
 TIER: Final = _rule(
     "FB508",
     "A route cannot use this tier",
-    "Leave `tier` out, place the nodes together, or declare a `type` that can leave its process.",
+    "Leave `tier` out, or place the nodes together.",
 )
 RESOURCE: Final = _rule(
     "FB509", "A resource with untyped outputs", "Give each output `type: json` or `type: cbor` and a `schema`."

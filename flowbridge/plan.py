@@ -49,7 +49,7 @@ class Category(enum.Enum):
 
 
 class ContentType(enum.Enum):
-    """How a payload is to be understood. OBJECT is any Python value and cannot leave its process."""
+    """How a payload is to be understood. OBJECT is any Python value; it may leave its process if it is plain data."""
 
     ARROW = "application/vnd.apache.arrow.stream"
     JSON = "application/json"

@@ -27,7 +27,7 @@ PLACES = {
     "audit": "analytics",
     "hours": "sinks",
     "alerts": "sinks",
-    "audits": "analytics",  # what it is sent is a Python object, which cannot leave its process
+    "audits": "sinks",
     "table": "sinks",  # and prints where the host says
 }
 FLOW = """

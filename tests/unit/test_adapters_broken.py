@@ -196,10 +196,6 @@ NODES = {
     "inproc between processes": (
         "- {id: t, operator: 'python:m:f', place: {process: p}, inputs: {in: {from: §FB508§s/out, tier: inproc}}}"
     ),
-    "an object between processes": """
-        - {id: o, operator: 'python:m:f'}
-        - {id: t, operator: 'python:m:f', place: {process: p}, inputs: {in: §FB508§o/out}}
-    """,
     "a cycle": """
         - {id: a, operator: 'python:m:f', inputs: {in: [s/out, §FB504§b/out]}}
         - {id: b, operator: 'python:m:f', inputs: {in: a/out}}

@@ -6,11 +6,13 @@ import logging
 import os
 import socket
 from contextlib import suppress
+from importlib import import_module
 from typing import TYPE_CHECKING, Final, Self
 
 from flowbridge.codec.route_frames import OPEN, TrailReader, read_open, write_open
 from flowbridge.errors import BrokenError, CodecError, LocalProtocolError, RemoteProtocolError, ResourceError
 from flowbridge.limits import SHM_POOL_PORTS_MAX
+from flowbridge.plan import ContentType
 from flowbridge.shm import native_problem
 from flowbridge.transports.framed import FramedLink, connector
 from flowbridge.transports.link_port import LinkDataPort, LinkSink, LinkSource
@@ -123,6 +125,12 @@ class _Far:
             self._link.close()
 
 
+def _warm_up(route: Route) -> None:
+    """Load now what the first batch would have to wait for: a third of a second in a process that has just started."""
+    if route.content_type is ContentType.ARROW:
+        import_module("flowbridge.codec.batch")
+
+
 class UdsTransport:
     """Makes ports whose ends may be in two processes of this machine."""
 
@@ -160,6 +168,7 @@ class UdsTransport:
 
         The socket is this object's from here on, also when it raises: ShmFullError, BrokenError, EncodeError.
         """
+        _warm_up(route)
         sink = LinkSink(route, self._clock, self._near(route, sock))
         self._sinks = [other for other in self._sinks if not other.is_left]
         self._sinks.append(sink)
@@ -167,6 +176,7 @@ class UdsTransport:
 
     async def open_source(self, route: Route, sock: socket.socket) -> LinkSource:
         """The consumer's end of the connected socket, which is this object's from here on."""
+        _warm_up(route)
         source = LinkSource(route, self._clock)
         self._join(source, route, sock)
         return source

@@ -37,6 +37,7 @@ if TYPE_CHECKING:
         FlowErrors,
         LocalProtocolError,
         MissingExtraError,
+        NativeUnavailableError,
         NoResponderError,
         OperatorError,
         OperatorLoadError,
@@ -45,6 +46,7 @@ if TYPE_CHECKING:
         RemoteProtocolError,
         ResourceError,
         SchemaMismatchError,
+        ShmFullError,
         WouldBlock,
     )
     from flowbridge.finding import Finding
@@ -82,6 +84,7 @@ __all__ = [
     "Lease",
     "LocalProtocolError",
     "MissingExtraError",
+    "NativeUnavailableError",
     "NoResponderError",
     "NodeRunner",
     "Operator",
@@ -100,6 +103,7 @@ __all__ = [
     "RunReport",
     "RunningFlow",
     "SchemaMismatchError",
+    "ShmFullError",
     "Tier",
     "TimeManager",
     "TraceContext",
@@ -117,8 +121,9 @@ _HOMES: Final = {
     "envelope": "Envelope Priority TraceContext",
     "errors": (
         "BrokenError BusyError ClosedError CodecError DeadlineExceeded DecodeError EncodeError EndOfStream "
-        "FlowErrors FlowbridgeError LocalProtocolError MissingExtraError NoResponderError OperatorError "
-        "OperatorLoadError PlanError ProtocolError RemoteProtocolError ResourceError SchemaMismatchError WouldBlock"
+        "FlowErrors FlowbridgeError LocalProtocolError MissingExtraError NativeUnavailableError NoResponderError "
+        "OperatorError OperatorLoadError PlanError ProtocolError RemoteProtocolError ResourceError "
+        "SchemaMismatchError ShmFullError WouldBlock"
     ),
     "finding": "Finding",
     "host": "Host",

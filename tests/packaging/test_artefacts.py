@@ -66,8 +66,8 @@ def has_compiler() -> bool:
 
 
 def source_of_native(name: str) -> bool:
-    """Whether a file is only there to be compiled."""
-    return name.endswith((".pyx", ".pxi", ".h"))
+    """Whether a file is only there to be compiled, or to prove what is compiled."""
+    return name.endswith((".pyx", ".pxi", ".h", ".pml"))
 
 
 def code_in(names: list[str]) -> set[str]:

@@ -6,6 +6,7 @@ extension; `native_problem` tells whether it is there.
 
 from __future__ import annotations
 
+import os
 from importlib import import_module
 
 if __name__ != "flowbridge.shm":
@@ -13,7 +14,9 @@ if __name__ != "flowbridge.shm":
 
 
 def native_problem() -> str | None:
-    """Why shared memory cannot be used here, None when it can."""
+    """Why shared memory cannot be used here, None when it can. `FLOWBRIDGE_NATIVE=0` in the environment forbids it."""
+    if os.environ.get("FLOWBRIDGE_NATIVE") == "0":
+        return "the native ring is switched off by FLOWBRIDGE_NATIVE=0"
     try:
         import_module("flowbridge.shm._core")
     except ImportError as error:

@@ -130,9 +130,9 @@ def main(arguments: list[str] | None = None) -> int:
     for name, edge in report.edges.items():
         books = edge.books
         bad |= not books.balances or bool(books.dropped_total or books.expired or books.refused or books.in_flight)
-        print(
-            f"{name}: sent {books.sent:,}, delivered {books.delivered:,}, dropped {books.dropped}, p99 {(books.latency.percentile(0.99) or 0) / 1e6:.2f} ms"
-        )
+        p99_ms = (books.latency.percentile(0.99) or 0) / 1e6
+        counts = f"sent {books.sent:,}, delivered {books.delivered:,}, dropped {books.dropped}"
+        print(f"{name}: {counts}, p99 {p99_ms:.2f} ms")
     for process, slope in slopes(samples).items():
         bad |= slope > PAGE_BYTES
         print(f"process {process}: {slope:+.0f} bytes per second over the second half")

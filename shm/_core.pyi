@@ -146,13 +146,15 @@ class ProducerCore:
         sent_ns: int,
         trails: dict[Trail, int],
         encode: Callable[[Any], bytes],
+        closing: int,
     ) -> tuple[int, int, bytes | None]:
         """Send what goes now of messages that are one inline record each, up to the first that is not.
 
         Such a message is of that lane, in time at `now_ns`, within `items` messages and `size_bytes`, has no trace and
         no headers, no trail or one of `trails`, and its payload is bytes or what `encode` takes: dict, list, str. A
         negative `sent_ns` leaves each its own. Returns how many went, their `size_bytes`, and the encoded payload of
-        the next if it was that far. Errors are not raised: the next try to send has them.
+        the next if it was that far. Nothing goes once the
+        consumer's counter `closing` is not 0. Errors are not raised: the next try to send has them.
         """
     def send_many(self, payloads: Iterable[Payload]) -> int:
         """The same for payloads alone. What was sent before one that raises stays sent."""

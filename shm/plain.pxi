@@ -43,11 +43,13 @@ cdef bint describe(object envelope, fb_record *r, int64_t sent_ns, dict trails) 
 
 
 cdef tuple send_plain(ProducerCore p, object envelopes, int lane, int64_t items, int64_t size_bytes, int64_t now_ns,
-                      int64_t sent_ns, dict trails, object encode):
+                      int64_t sent_ns, dict trails, object encode, unsigned int closing):
     cdef fb_record r
     cdef int64_t count = 0, left = size_bytes
     cdef object data = None, kind
     if p.is_closed or p.is_lost or p.forks != fb_forks:
+        return 0, 0, None
+    if closing < FB_COUNTERS and load64(&consumer_of(p.tx.chan).counter[closing], memory_order_acquire) != 0:
         return 0, 0, None
     try:
         for envelope in envelopes:

@@ -245,8 +245,8 @@ cdef class ProducerCore:
         return count
 
     def try_send_plain(self, envelopes, int lane, int64_t items, int64_t size_bytes, int64_t now_ns, int64_t sent_ns,
-                       dict trails, encode):
-        return send_plain(self, envelopes, lane, items, size_bytes, now_ns, sent_ns, trails, encode)
+                       dict trails, encode, unsigned int closing):
+        return send_plain(self, envelopes, lane, items, size_bytes, now_ns, sent_ns, trails, encode, closing)
 
     def send_many(self, payloads):
         cdef fb_record r

@@ -47,6 +47,7 @@ class LinkSink(QueueSink):
         "_flushed",
         "_is_full",
         "_is_left",
+        "_lazy_items",
         "_link",
         "_loop",
         "_outcomes",
@@ -66,6 +67,7 @@ class LinkSink(QueueSink):
         self._records = RecordWriter()
         self._seen: Sequence[int] = NOTHING  # the report that was taken in last
         self._link: NearLink | None = None
+        self._lazy_items = max(1, min(route.qos.high_items, route.qos.capacity_items) // 2)
         self._is_full = False
         self._is_left = False
         self._soon = False
@@ -147,14 +149,11 @@ class LinkSink(QueueSink):
 
     def send_nowait(self, envelope: Envelope) -> None:
         """Accept the message or say at once why not."""
-        self._refresh()
-        tree = None
+        went, tree = self._send_one(envelope)
+        if went:
+            return
         if self._ends.guarded:
             self._guard(envelope)
-        else:
-            count, tree = self._send_plain((envelope,), self._now_ns(), is_now=True)
-            if count:
-                return
         prepared = self._prepare(envelope, tree)
         now_ns = prepared.sent_ns = self._now_ns()
         reason = self._offer(prepared, now_ns)
@@ -191,6 +190,23 @@ class LinkSink(QueueSink):
             if count < len(part):
                 break
         return done
+
+    def _send_one(self, envelope: Envelope) -> tuple[bool, bytes | None]:
+        """As `_send_plain`, for one message; when it did not go, the newest report was taken in.
+
+        As long as half of the credit is left, reports can wait; that the consumer closed its end, the link sees.
+        """
+        ends = self._ends
+        tree = None
+        if not ends.guarded and self._queue.lanes[envelope.priority].items < self._lazy_items:
+            count, tree = self._send_plain((envelope,), self._now_ns(), is_now=True)
+            if count:
+                return True, None
+        self._refresh()
+        if tree is None and not ends.guarded:
+            count, tree = self._send_plain((envelope,), self._now_ns(), is_now=True)
+            return count > 0, tree
+        return False, tree
 
     def _send_plain(self, envelopes: Sequence[Envelope], now_ns: int, *, is_now: bool) -> tuple[int, bytes | None]:
         """Send the first messages without preparing and queueing them, as far as that is the same.
@@ -235,13 +251,10 @@ class LinkSink(QueueSink):
 
     async def send(self, envelope: Envelope) -> None:
         """Accept the message, waiting for credit where the policy is `block`."""
-        self._refresh()
-        tree = None
-        if not self._ends.guarded:
-            count, tree = self._send_plain((envelope,), self._now_ns(), is_now=True)
-            if count:
-                return
-        elif self._ends.ended:
+        went, tree = self._send_one(envelope)
+        if went:
+            return
+        if self._ends.ended:
             self._refuse()
         # `tell` within is not heard (nothing is idle), so what was accepted is pushed here.
         await super().send(self._prepare(envelope, tree))
@@ -377,15 +390,17 @@ class LinkSink(QueueSink):
             self._ask()
 
     def _refresh(self) -> None:
-        link = self._link
-        if link is not None and link.counts() is not self._seen:
-            self._take_report(link)
+        if self._link is not None:
+            self._take_report(self._link)
 
     def _take_report(self, link: NearLink) -> None:
+        counts = link.counts()
+        if counts is self._seen:
+            return
+        self._seen = counts
         ends = self._ends
-        self._seen = link.counts()
         try:
-            accepting = self._outcomes.apply(self._seen)
+            accepting = self._outcomes.apply(counts)
         except RemoteProtocolError as error:
             self._loop.call_soon(self._lost, link, error)
             return
@@ -396,7 +411,7 @@ class LinkSink(QueueSink):
             self._drop_queued("abort")
             ends.fail_waiters(BrokenError, "the consumer closed its end")
             self._tell_flushed()
-        if accepting:
+        if accepting and (ends.guarded or ends.writable):
             self._admit(accepting)
 
     def _admit(self, lanes: int = -1) -> None:

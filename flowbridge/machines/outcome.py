@@ -25,8 +25,9 @@ _DELIVERED: Final = 2 * LANES
 _EXPIRED: Final = _DELIVERED + 1
 _DROPPED: Final = _EXPIRED + 1
 _CAUSES: Final = (Policy.DROP_OLDEST.value, Policy.DROP_NEWEST.value, Policy.LATEST.value, "abort")
-_CLOSED: Final = _DROPPED + len(_CAUSES)
-_FINISHED: Final = _CLOSED + 1
+CLOSED: Final = _DROPPED + len(_CAUSES)
+"""Where the counts say that the consumer takes no more: 1, and 0 before."""
+_FINISHED: Final = CLOSED + 1
 NOTHING: Final = (0,) * COUNTS
 
 
@@ -39,7 +40,7 @@ class Arrivals:
         self._queue = queue
         self._items = [0] * LANES
         self._bytes = [0] * LANES
-        self._before: tuple[int, ...] = (0,) * (_CLOSED - _DELIVERED)  # how messages of earlier links ended
+        self._before: tuple[int, ...] = (0,) * (CLOSED - _DELIVERED)  # how messages of earlier links ended
         self.is_closed = False
 
     def rebase(self) -> None:
@@ -112,7 +113,7 @@ class Outcomes:
             raise RemoteProtocolError(f"a report of what ended is no continuation of the last: {now} after {last}")
         items = [now[n] - last[n] for n in range(_ITEMS, _BYTES)]
         sizes = [now[n] - last[n] for n in range(_BYTES, _DELIVERED)]
-        if sum(items) != sum(now[_DELIVERED:_CLOSED]) - sum(last[_DELIVERED:_CLOSED]):
+        if sum(items) != sum(now[_DELIVERED:CLOSED]) - sum(last[_DELIVERED:CLOSED]):
             raise RemoteProtocolError(f"a report of what ended does not add up: {now} after {last}")
         for count, size, lane in zip(items, sizes, self.unsettled, strict=True):
             if count > lane[0] or size > lane[1] or (size and not count) or (count == lane[0] and size != lane[1]):
@@ -128,7 +129,7 @@ class Outcomes:
                 lane[1] -= sizes[number]
                 if self._queue.release(number, items[number], sizes[number]):
                     accepting |= 1 << number
-        self.is_closed = bool(now[_CLOSED])
+        self.is_closed = bool(now[CLOSED])
         self.is_finished = bool(now[_FINISHED])
         return accepting
 
@@ -164,10 +165,10 @@ class Outcomes:
 
     def _must_be_possible(self, now: Sequence[int]) -> None:
         """What a consumer cannot have done with a route of this policy, or before it was told to."""
-        if now[_CLOSED] > 1 or now[_FINISHED] > int(self.has_ended):
-            raise RemoteProtocolError(f"a report tells of an end that was not sent: {tuple(now[_CLOSED:])}")
+        if now[CLOSED] > 1 or now[_FINISHED] > int(self.has_ended):
+            raise RemoteProtocolError(f"a report tells of an end that was not sent: {tuple(now[CLOSED:])}")
         for index, cause in enumerate(_CAUSES, _DROPPED):
-            if now[index] and not (now[_CLOSED] if cause == "abort" else cause == self._queue.qos.policy.value):
+            if now[index] and not (now[CLOSED] if cause == "abort" else cause == self._queue.qos.policy.value):
                 raise RemoteProtocolError(f"a report tells of {now[index]} messages dropped by {cause}: that cannot be")
 
     def _book(self, now: tuple[int, ...], last: tuple[int, ...], ended: int) -> None:

@@ -24,7 +24,7 @@ from flowbridge.errors import (
     ShmFullError,
 )
 from flowbridge.limits import LANES, STREAM_BYTES_HIGH
-from flowbridge.machines.outcome import COUNTS, NOTHING
+from flowbridge.machines.outcome import CLOSED, COUNTS, NOTHING
 from flowbridge.shm._core import KIND_CTRL, KIND_INLINE, NO_SLOT
 from flowbridge.shm.port import HEADER_BYTES
 from flowbridge.transports.route_records import RecordReader, RecordWriter
@@ -92,7 +92,7 @@ class RingNearLink:
             return 0, 0, None
         lane = envelopes[0].priority
         went = self._producer.try_send_plain(
-            envelopes, lane, items, size_bytes, now_ns, sent_ns, records.trails, tree_to_bytes
+            envelopes, lane, items, size_bytes, now_ns, sent_ns, records.trails, tree_to_bytes, CLOSED
         )
         self._written += went[0]
         self._pushed += went[0]

@@ -1,10 +1,11 @@
 """The native core of the shared-memory port: mappings, the slot pool, and both ends of a channel."""
 
 from collections.abc import Callable, Iterable
-from typing import Final, TypeAlias
+from typing import Any, Final, TypeAlias
 
 from typing_extensions import Buffer
 
+from flowbridge.envelope import Envelope, Trail
 from flowbridge.errors import BlockReason, ShmFullError
 
 Payload: TypeAlias = Buffer
@@ -135,6 +136,26 @@ class ProducerCore:
         """Send one message now: 0, or NO_CREDIT, NO_RING, NO_SLOT. Raises as `ShmProducer.send_nowait` does."""
     def try_send_records(self, records: list[SendRecord]) -> int:
         """Send what goes now, with one fence and at most one wake-up; the number of messages sent."""
+    def try_send_plain(
+        self,
+        envelopes: Iterable[Envelope],
+        lane: int,
+        items: int,
+        size_bytes: int,
+        now_ns: int,
+        sent_ns: int,
+        trails: dict[Trail, int],
+        encode: Callable[[Any], bytes],
+        closing: int,
+    ) -> tuple[int, int, bytes | None]:
+        """Send what goes now of messages that are one inline record each, up to the first that is not.
+
+        Such a message is of that lane, in time at `now_ns`, within `items` messages and `size_bytes`, has no trace and
+        no headers, no trail or one of `trails`, and its payload is bytes or what `encode` takes: dict, list, str. A
+        negative `sent_ns` leaves each its own. Returns how many went, their `size_bytes`, and the encoded payload of
+        the next if it was that far. Nothing goes once the
+        consumer's counter `closing` is not 0. Errors are not raised: the next try to send has them.
+        """
     def send_many(self, payloads: Iterable[Payload]) -> int:
         """The same for payloads alone. What was sent before one that raises stays sent."""
     def send(
@@ -178,6 +199,8 @@ class ProducerCore:
         """A counter of the consumer."""
     def read_counters(self, count: int = 64) -> tuple[int, ...]:
         """The first counters of the consumer."""
+    def newer_report(self, count: int) -> tuple[int, ...] | None:
+        """What the consumer last wrote with `write_report`, whole; None when that was read, or after `close`."""
     @property
     def counters(self) -> tuple[int, ...]:
         """Our own counters."""
@@ -303,6 +326,11 @@ class ConsumerCore:
         """What is there now, at most `limit` messages."""
     def take_records(self, limit: int) -> list[TakenRecord]:
         """What is there now as plain tuples: small payloads as bytes, slots as leases while `max_leases` allows."""
+    def take_plain(self, limit: int, trails: dict[int, Trail], decode: Callable[[bytes], Any]) -> list[Envelope]:
+        """The messages that are there now, up to the first that is more than an inline record of bytes or a tree.
+
+        What cannot be read is left for `take_records` too. Nothing is raised at the end of the stream.
+        """
     def grant(self, n: int) -> None:
         """Let the producer send n more messages; for a `window_items` of 0."""
     def arm(self) -> bool:
@@ -317,6 +345,11 @@ class ConsumerCore:
         """Wake the producer if it waits, as after `add_counter`."""
     def add_counter(self, index: int, n: int = 1) -> None:
         """Add to a counter that the producer can read."""
+    def write_report(self, counts: tuple[int, ...]) -> None:
+        """Set the first counters, between two more that count reports begun and done, and wake the producer.
+
+        Raises: OverflowError for a count that is not in 0..2**64-1; nothing is written then.
+        """
     def counter(self, index: int) -> int:
         """A counter of the producer."""
     def read_counters(self, count: int = 64) -> tuple[int, ...]:

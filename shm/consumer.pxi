@@ -348,6 +348,9 @@ cdef class ConsumerCore:
             self.ended()
         return taken
 
+    def take_plain(self, int limit, dict trails, decode):
+        return take_plain(self, limit, trails, decode)
+
     def grant(self, uint64_t n):
         self.check()
         if self.rx.g.window_items:
@@ -378,6 +381,9 @@ cdef class ConsumerCore:
             raise LocalProtocolError(f"{self.name}: counters go from 0 to {FB_COUNTERS - 1}, not {index}")
         self.rx.counter[index] += n
         store64(&consumer_of(self.rx.chan).counter[index], self.rx.counter[index], memory_order_release)
+
+    def write_report(self, tuple counts):
+        write_report(self, counts)
 
     def counter(self, unsigned int index):
         self.check()

@@ -18,6 +18,7 @@ cdef class ProducerCore:
     cdef bint is_closed, registered
     cdef bint is_lost
     cdef public bint lingers  # of a shared pool: slots stay out after a close, until the consumer gives them back
+    cdef uint64_t reports  # of the consumer, up to the one that was read last
     cdef readonly str name
     cdef public object on_high, on_low
 
@@ -243,6 +244,10 @@ cdef class ProducerCore:
                 self.notice()
         return count
 
+    def try_send_plain(self, envelopes, int lane, int64_t items, int64_t size_bytes, int64_t now_ns, int64_t sent_ns,
+                       dict trails, encode, unsigned int closing):
+        return send_plain(self, envelopes, lane, items, size_bytes, now_ns, sent_ns, trails, encode, closing)
+
     def send_many(self, payloads):
         cdef fb_record r
         cdef int count = 0
@@ -386,6 +391,9 @@ cdef class ProducerCore:
         self.check()
         count = min(count, <unsigned int> FB_COUNTERS)
         return tuple([load64(&consumer_of(self.tx.chan).counter[i], memory_order_acquire) for i in range(count)])
+
+    def newer_report(self, unsigned int count):
+        return newer_report(self, min(count, <unsigned int> FB_COUNTERS - 2))
 
     @property
     def counters(self):

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Final
 
 from flowbridge.errors import BrokenError, ClosedError, EncodeError, RemoteProtocolError, WouldBlock
 from flowbridge.limits import LANES, SLICE_ITEMS_MAX
-from flowbridge.machines.outcome import Outcomes
+from flowbridge.machines.outcome import NOTHING, Outcomes
 from flowbridge.plan import Policy
 from flowbridge.transports.link_source import LinkSource
 from flowbridge.transports.route_queue import QueueSink, RouteQueue
@@ -43,7 +43,19 @@ _log: Final = logging.getLogger("flowbridge.transports")
 class LinkSink(QueueSink):
     """The producer's end; see `contracts.DataSink`."""
 
-    __slots__ = ("_flushed", "_is_full", "_is_left", "_link", "_loop", "_outcomes", "_records", "_soon", "on_lost")
+    __slots__ = (
+        "_flushed",
+        "_is_full",
+        "_is_left",
+        "_lazy_items",
+        "_link",
+        "_loop",
+        "_outcomes",
+        "_records",
+        "_seen",
+        "_soon",
+        "on_lost",
+    )
 
     def __init__(self, route: Route, clock: Clock, link: NearLink | None = None) -> None:
         super().__init__(RouteQueue(route.id, route.qos, clock))
@@ -53,7 +65,9 @@ class LinkSink(QueueSink):
         self._loop = asyncio.get_running_loop()
         self._outcomes = Outcomes(self._queue)
         self._records = RecordWriter()
+        self._seen: Sequence[int] = NOTHING  # the report that was taken in last
         self._link: NearLink | None = None
+        self._lazy_items = max(1, min(route.qos.high_items, route.qos.capacity_items) // 2)
         self._is_full = False
         self._is_left = False
         self._soon = False
@@ -74,6 +88,7 @@ class LinkSink(QueueSink):
             return
         self._link = link
         self._records.reset()
+        self._seen = NOTHING
         link.records = self._records
         link.on_news = self._news
         link.on_lost = partial(self._lost, link)
@@ -134,10 +149,12 @@ class LinkSink(QueueSink):
 
     def send_nowait(self, envelope: Envelope) -> None:
         """Accept the message or say at once why not."""
-        self._refresh()
+        went, tree = self._send_one(envelope)
+        if went:
+            return
         if self._ends.guarded:
             self._guard(envelope)
-        prepared = self._prepare(envelope)
+        prepared = self._prepare(envelope, tree)
         now_ns = prepared.sent_ns = self._now_ns()
         reason = self._offer(prepared, now_ns)
         if reason is not None:
@@ -156,9 +173,12 @@ class LinkSink(QueueSink):
                 self._refuse()
             if any(ends.waiters[envelope.priority] for envelope in envelopes):
                 return 0
-        done = 0
+        done, tree = 0, None
+        if envelopes and not ends.guarded:
+            done, tree = self._send_plain(envelopes, self._now_ns(), is_now=False)
         while done < len(envelopes):
-            part = self._affordable(envelopes[done : done + SLICE_ITEMS_MAX], is_first=not done)
+            part = self._affordable(envelopes[done : done + SLICE_ITEMS_MAX], tree, is_first=not done)
+            tree = None
             if not part:
                 break
             if self._queue.drops and not self._queue.waiting and not self._is_full and not self._soon:
@@ -171,9 +191,45 @@ class LinkSink(QueueSink):
                 break
         return done
 
-    def _affordable(self, envelopes: Sequence[Envelope], *, is_first: bool) -> list[Envelope]:
+    def _send_one(self, envelope: Envelope) -> tuple[bool, bytes | None]:
+        """As `_send_plain`, for one message; when it did not go, the newest report was taken in.
+
+        As long as half of the credit is left, reports can wait; that the consumer closed its end, the link sees.
+        """
+        ends = self._ends
+        tree = None
+        if not ends.guarded and self._queue.lanes[envelope.priority].items < self._lazy_items:
+            count, tree = self._send_plain((envelope,), self._now_ns(), is_now=True)
+            if count:
+                return True, None
+        self._refresh()
+        if tree is None and not ends.guarded:
+            count, tree = self._send_plain((envelope,), self._now_ns(), is_now=True)
+            return count > 0, tree
+        return False, tree
+
+    def _send_plain(self, envelopes: Sequence[Envelope], now_ns: int, *, is_now: bool) -> tuple[int, bytes | None]:
+        """Send the first messages without preparing and queueing them, as far as that is the same.
+
+        Nobody waits for credit. Returns how many, and the payload of the next as a tree in bytes if that was made.
+        """
+        link, queue = self._link, self._queue
+        if link is None or self._is_full or self._soon or queue.waiting:
+            return 0, None
+        lane = envelopes[0].priority
+        items, size_bytes = queue.room(lane)
+        if items <= 0:
+            return 0, None
+        count, size_bytes, tree = link.push_plain(envelopes, items, size_bytes, now_ns, now_ns if is_now else -1)
+        if count:
+            queue.pass_many(lane, count, size_bytes)
+            self._outcomes.pushed(lane, size_bytes, count)
+        return count, tree
+
+    def _affordable(self, envelopes: Sequence[Envelope], tree: bytes | None, *, is_first: bool) -> list[Envelope]:
         """Prepare messages up to the first that must wait, that one included, or up to one that cannot be written.
 
+        `tree` is the first payload as a tree in bytes if they are at hand.
         Raises: EncodeError when that is the very first of all; it is counted as refused.
         """
         queue = self._queue
@@ -181,7 +237,8 @@ class LinkSink(QueueSink):
         part: list[Envelope] = []
         for envelope in envelopes:
             try:
-                part.append(self._records.prepare(envelope))
+                part.append(self._records.prepare(envelope, tree))
+                tree = None
             except EncodeError as error:
                 if is_first and not part:
                     raise self._refused(error) from error
@@ -194,11 +251,13 @@ class LinkSink(QueueSink):
 
     async def send(self, envelope: Envelope) -> None:
         """Accept the message, waiting for credit where the policy is `block`."""
-        self._refresh()
+        went, tree = self._send_one(envelope)
+        if went:
+            return
         if self._ends.ended:
             self._refuse()
         # `tell` within is not heard (nothing is idle), so what was accepted is pushed here.
-        await super().send(self._prepare(envelope))
+        await super().send(self._prepare(envelope, tree))
         self._pump()
 
     def credit_items(self, priority: int) -> int:
@@ -249,9 +308,9 @@ class LinkSink(QueueSink):
             self._ask()
         return len(envelopes)
 
-    def _prepare(self, envelope: Envelope) -> Envelope:
+    def _prepare(self, envelope: Envelope, tree: bytes | None) -> Envelope:
         try:
-            return self._records.prepare(envelope)
+            return self._records.prepare(envelope, tree)
         except EncodeError as error:
             raise self._refused(error) from error
 
@@ -335,9 +394,13 @@ class LinkSink(QueueSink):
             self._take_report(self._link)
 
     def _take_report(self, link: NearLink) -> None:
+        counts = link.counts()
+        if counts is self._seen:
+            return
+        self._seen = counts
         ends = self._ends
         try:
-            accepting = self._outcomes.apply(link.counts())
+            accepting = self._outcomes.apply(counts)
         except RemoteProtocolError as error:
             self._loop.call_soon(self._lost, link, error)
             return
@@ -348,7 +411,7 @@ class LinkSink(QueueSink):
             self._drop_queued("abort")
             ends.fail_waiters(BrokenError, "the consumer closed its end")
             self._tell_flushed()
-        if accepting:
+        if accepting and (ends.guarded or ends.writable):
             self._admit(accepting)
 
     def _admit(self, lanes: int = -1) -> None:

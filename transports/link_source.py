@@ -66,6 +66,10 @@ class LinkSource(QueueSource):
     def _arrived(self, envelopes: Sequence[Envelope]) -> None:
         queue, arrivals = self._queue, self._arrivals
         dropped = queue.books.dropped_total if queue.drops else 0
+        size_bytes = queue.arrive_plain(envelopes)
+        if size_bytes >= 0:
+            arrivals.arrived(envelopes[0].priority, size_bytes, len(envelopes))
+            envelopes = ()
         try:
             for envelope in envelopes:
                 queue.arrive(envelope)

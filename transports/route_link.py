@@ -29,6 +29,19 @@ class NearLink(Protocol):
         """Take prepared messages in order, as many as there is room for; returns how many."""
         ...
 
+    def push_plain(
+        self, envelopes: Sequence[Envelope], items: int, size_bytes: int, now_ns: int, sent_ns: int
+    ) -> tuple[int, int, bytes | None]:
+        """Take messages that need no preparing, in order, up to the first that does or that there is no room for.
+
+        None once the newest counts say that the consumer takes no more.
+
+        All that it takes are of the first one's lane, in time at `now_ns`, and within `items` messages and
+        `size_bytes`. They are said to be sent at `sent_ns`, or each at its own time when that is negative. Returns how
+        many, the sum of their `size_bytes`, and the payload of the next as a tree in bytes if that was made.
+        """
+        ...
+
     def push_end(self) -> bool:
         """Say that nothing more will come; False when there is no room for that now."""
         ...

@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Final
 
 from flowbridge.codec.arrays import INT_MAX, read_array, write_array
-from flowbridge.codec.payload import PayloadReader, PayloadWriter
+from flowbridge.codec.payload import TREE, PayloadReader, PayloadWriter, Prepared
 from flowbridge.codec.route_frames import (
     CODEC_CONTEXT,
     CODEC_TRAIL,
@@ -26,7 +26,6 @@ from flowbridge.errors import CodecError, DecodeError, EncodeError, RemoteProtoc
 from flowbridge.limits import BODY_BYTES_MAX, PATHS_MAX
 
 if TYPE_CHECKING:
-    from flowbridge.codec.payload import Prepared
     from flowbridge.envelope import Trail
 
 _NUMBER_MAX: Final = 0xFFFF
@@ -41,22 +40,26 @@ Control = tuple[int, int, bytes]
 class RecordWriter:
     """The producer's end of a route."""
 
-    __slots__ = ("_context_for", "_nodes", "_payloads", "_sent", "_trails")
+    __slots__ = ("_context_for", "_nodes", "_payloads", "_sent", "trails")
 
     def __init__(self) -> None:
         self._payloads = PayloadWriter()
-        self._trails: dict[Trail, int] = {}
+        self.trails: dict[Trail, int] = {}
+        """Those that went over the link by their number, 0 for one that travels without."""
         self._nodes = 0  # of all trails that were sent
         self._sent: set[int] = set()  # the schemas the other end has
         self._context_for: Envelope | None = None  # its context was sent, itself not yet
 
-    def prepare(self, envelope: Envelope) -> Envelope:
-        """A copy whose payload is a `Prepared`, and that can be sent for sure. Raises: EncodeError."""
+    def prepare(self, envelope: Envelope, tree: bytes | None = None) -> Envelope:
+        """A copy whose payload is a `Prepared`, and that can be sent for sure. Raises: EncodeError.
+
+        `tree` is the payload as a tree in bytes if they are at hand.
+        """
         trace, headers, payload = envelope.trace, envelope.headers, envelope.payload
         try:
             if type(payload) is memoryview:
                 payload = memoryview(payload)  # ours, which the sender cannot release before it is written
-            prepared = self._payloads.prepare(payload)
+            prepared = self._payloads.prepare(payload) if tree is None else Prepared(TREE, 0, tree, len(tree))
             numbers = envelope.seq | envelope.origin_ns | envelope.size_bytes
             if not 0 <= numbers <= INT_MAX or envelope.deadline_ns > INT_MAX:
                 raise EncodeError(f"a number is not in 0..2**63-1: {envelope!r} of {envelope.origin_ns}")
@@ -92,7 +95,7 @@ class RecordWriter:
         trail = envelope.trail
         number = 0
         if trail is not None:
-            number = self._trails.get(trail, -1)
+            number = self.trails.get(trail, -1)
             if number < 0:
                 number = self._trail(trail, controls)
         if with_context and self._context_for is not envelope:
@@ -104,16 +107,16 @@ class RecordWriter:
         return controls, prepared.tag << 16 | number
 
     def _trail(self, trail: Trail, controls: list[Control]) -> int:
-        if len(self._trails) >= PATHS_MAX:
+        if len(self.trails) >= PATHS_MAX:
             return 0  # so many paths that reports add them up as "(others)" anyhow
-        number = len(self._trails) + 1
+        number = len(self.trails) + 1
         nodes = len(trail.nodes)
         try:
             if nodes > TRAIL_NODES_MAX or self._nodes + nodes > NODES_MAX:
                 raise EncodeError(f"the trails of a route exceed {NODES_MAX} nodes")
             content = write_trail(trail)
         except EncodeError:
-            self._trails[trail] = 0  # travels without
+            self.trails[trail] = 0  # travels without
             return 0
         controls.append((CODEC_TRAIL, number, content))
         return number
@@ -122,7 +125,7 @@ class RecordWriter:
         """A control record in front of this message went over the link."""
         codec, tag, content = control
         if codec == CODEC_TRAIL and envelope.trail is not None:
-            self._trails[envelope.trail] = tag
+            self.trails[envelope.trail] = tag
             self._nodes += len(envelope.trail.nodes)
         elif codec == CODEC_CONTEXT:
             self._context_for = None if content is _NO_CONTEXT else envelope
@@ -133,13 +136,18 @@ class RecordWriter:
         """Whether the context of just this message went over the link already."""
         return self._context_for is envelope
 
+    @property
+    def is_between(self) -> bool:
+        """Whether the context of a message went over the link and the message did not yet."""
+        return self._context_for is not None
+
     def passed(self) -> None:
         """A message went over the link, and with it the context in front of it."""
         self._context_for = None
 
     def reset(self) -> None:
         """Forget what the other end has: it is a new one."""
-        self._trails.clear()
+        self.trails.clear()
         self._sent.clear()
         self._nodes = 0
         self._context_for = None
@@ -148,12 +156,13 @@ class RecordWriter:
 class RecordReader:
     """The consumer's end of a route. Whatever a peer sends that cannot be read is a RemoteProtocolError."""
 
-    __slots__ = ("_context", "_nodes", "_payloads", "_trails", "_trees")
+    __slots__ = ("_context", "_nodes", "_payloads", "_trees", "trails")
 
     def __init__(self, trees: TrailReader) -> None:
         self._payloads = PayloadReader()
         self._trees = trees
-        self._trails: dict[int, Trail] = {}
+        self.trails: dict[int, Trail] = {}
+        """Those that came, by number."""
         self._nodes = 0
         self._context: list[Any] | None = None
 
@@ -161,11 +170,11 @@ class RecordReader:
         """Take in a control record."""
         try:
             if codec == CODEC_TRAIL:
-                if not 0 < tag <= PATHS_MAX or tag in self._trails:
+                if not 0 < tag <= PATHS_MAX or tag in self.trails:
                     raise DecodeError(f"a trail has the number {tag}, which is taken or not in 1..{PATHS_MAX}")
                 trail, nodes = self._trees.read(data, NODES_MAX - self._nodes)
                 self._nodes += nodes
-                self._trails[tag] = trail
+                self.trails[tag] = trail
             elif codec == CODEC_CONTEXT:
                 self._context = read_array(data, 3)
             else:
@@ -173,13 +182,18 @@ class RecordReader:
         except CodecError as error:
             raise RemoteProtocolError(f"a control record cannot be read: {error}") from error
 
+    @property
+    def is_between(self) -> bool:
+        """Whether a context came whose message did not come yet."""
+        return self._context is not None
+
     def message(self, envelope: Envelope, codec: int, tag: int, data: Any) -> Envelope:
         """Put payload, trail and context into an envelope."""
         try:
             envelope.payload = self._payloads.read(codec, tag >> 16, data)
             number = tag & _NUMBER_MAX
             if number:
-                trail = self._trails.get(number)
+                trail = self.trails.get(number)
                 if trail is None:
                     raise DecodeError(f"trail {number} was never sent")
                 envelope.trail = trail

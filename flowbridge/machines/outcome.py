@@ -6,6 +6,7 @@ page of a ring, or travel in a COUNTS frame.
 
 from __future__ import annotations
 
+import operator
 from typing import TYPE_CHECKING, Final
 
 from flowbridge.errors import RemoteProtocolError
@@ -24,8 +25,9 @@ _DELIVERED: Final = 2 * LANES
 _EXPIRED: Final = _DELIVERED + 1
 _DROPPED: Final = _EXPIRED + 1
 _CAUSES: Final = (Policy.DROP_OLDEST.value, Policy.DROP_NEWEST.value, Policy.LATEST.value, "abort")
-_CLOSED: Final = _DROPPED + len(_CAUSES)
-_FINISHED: Final = _CLOSED + 1
+CLOSED: Final = _DROPPED + len(_CAUSES)
+"""Where the counts say that the consumer takes no more: 1, and 0 before."""
+_FINISHED: Final = CLOSED + 1
 NOTHING: Final = (0,) * COUNTS
 
 
@@ -38,7 +40,7 @@ class Arrivals:
         self._queue = queue
         self._items = [0] * LANES
         self._bytes = [0] * LANES
-        self._before: tuple[int, ...] = (0,) * (_CLOSED - _DELIVERED)  # how messages of earlier links ended
+        self._before: tuple[int, ...] = (0,) * (CLOSED - _DELIVERED)  # how messages of earlier links ended
         self.is_closed = False
 
     def rebase(self) -> None:
@@ -49,20 +51,30 @@ class Arrivals:
 
     def _ended(self) -> tuple[int, ...]:
         books = self._queue.books
+        if not books.dropped:
+            return (books.delivered, books.expired, 0, 0, 0, 0)
         return (books.delivered, books.expired, *[books.dropped.get(cause, 0) for cause in _CAUSES])
 
-    def arrived(self, priority: int, size_bytes: int) -> None:
-        """Count one message that was queued."""
-        self._items[priority] += 1
+    def arrived(self, priority: int, size_bytes: int, items: int = 1) -> None:
+        """Count messages that were queued."""
+        self._items[priority] += items
         self._bytes[priority] += size_bytes
 
     def counts(self) -> tuple[int, ...]:
         """The sixteen counts of now."""
-        lanes = self._queue.lanes
+        # Written out: it is made for every turn of the loop in which something ended.
+        one, two, three, four = self._queue.lanes
+        items, sizes = self._items, self._bytes
         return (
-            *[items - lane.items for items, lane in zip(self._items, lanes, strict=True)],
-            *[size - lane.bytes for size, lane in zip(self._bytes, lanes, strict=True)],
-            *[now - before for now, before in zip(self._ended(), self._before, strict=True)],
+            items[0] - one.items,
+            items[1] - two.items,
+            items[2] - three.items,
+            items[3] - four.items,
+            sizes[0] - one.bytes,
+            sizes[1] - two.bytes,
+            sizes[2] - three.bytes,
+            sizes[3] - four.bytes,
+            *map(operator.sub, self._ended(), self._before),
             int(self.is_closed),
             int(self._queue.finished),
         )
@@ -82,10 +94,10 @@ class Outcomes:
         self.is_closed = False  # the consumer takes no more
         self.is_finished = False  # the consumer has seen the end of the stream
 
-    def pushed(self, priority: int, size_bytes: int) -> None:
-        """Count one message that went over the link."""
+    def pushed(self, priority: int, size_bytes: int, items: int = 1) -> None:
+        """Count messages that went over the link."""
         lane = self.unsettled[priority]
-        lane[0] += 1
+        lane[0] += items
         lane[1] += size_bytes
 
     def apply(self, counts: Sequence[int]) -> int:
@@ -93,11 +105,15 @@ class Outcomes:
         last, now = self._counts, tuple(counts)
         if now == last:
             return 0
+        if len(now) == COUNTS and now[_EXPIRED:] == last[_EXPIRED:]:
+            accepting = self._delivered(now, last)
+            if accepting >= 0:
+                return accepting
         if len(now) != COUNTS or any(new < old for new, old in zip(now, last, strict=True)):
             raise RemoteProtocolError(f"a report of what ended is no continuation of the last: {now} after {last}")
         items = [now[n] - last[n] for n in range(_ITEMS, _BYTES)]
         sizes = [now[n] - last[n] for n in range(_BYTES, _DELIVERED)]
-        if sum(items) != sum(now[_DELIVERED:_CLOSED]) - sum(last[_DELIVERED:_CLOSED]):
+        if sum(items) != sum(now[_DELIVERED:CLOSED]) - sum(last[_DELIVERED:CLOSED]):
             raise RemoteProtocolError(f"a report of what ended does not add up: {now} after {last}")
         for count, size, lane in zip(items, sizes, self.unsettled, strict=True):
             if count > lane[0] or size > lane[1] or (size and not count) or (count == lane[0] and size != lane[1]):
@@ -113,16 +129,46 @@ class Outcomes:
                 lane[1] -= sizes[number]
                 if self._queue.release(number, items[number], sizes[number]):
                     accepting |= 1 << number
-        self.is_closed = bool(now[_CLOSED])
+        self.is_closed = bool(now[CLOSED])
         self.is_finished = bool(now[_FINISHED])
         return accepting
 
+    def _delivered(self, now: tuple[int, ...], last: tuple[int, ...]) -> int:
+        """A report by which messages of one lane were delivered and nothing else happened; -1 for any other."""
+        ended = now[_DELIVERED] - last[_DELIVERED]
+        for number in range(LANES):
+            if now[number] != last[number]:
+                break
+        else:
+            return -1
+        items, size = now[number] - last[number], now[number + LANES] - last[number + LANES]
+        lane = self.unsettled[number]
+        if (
+            items != ended
+            or not 0 < items <= lane[0]
+            or not 0 <= size <= lane[1]
+            or (items == lane[0] and size != lane[1])
+        ):
+            return -1
+        rest = number + 1
+        if now[rest:_BYTES] != last[rest:_BYTES] or now[_BYTES : _BYTES + number] != last[_BYTES : _BYTES + number]:
+            return -1
+        if now[_BYTES + rest : _DELIVERED] != last[_BYTES + rest : _DELIVERED]:
+            return -1
+        self._counts = now
+        lane[0] -= items
+        lane[1] -= size
+        books = self._queue.books
+        books.in_flight -= items
+        books.delivered += items
+        return 1 << number if self._queue.release(number, items, size) else 0
+
     def _must_be_possible(self, now: Sequence[int]) -> None:
         """What a consumer cannot have done with a route of this policy, or before it was told to."""
-        if now[_CLOSED] > 1 or now[_FINISHED] > int(self.has_ended):
-            raise RemoteProtocolError(f"a report tells of an end that was not sent: {tuple(now[_CLOSED:])}")
+        if now[CLOSED] > 1 or now[_FINISHED] > int(self.has_ended):
+            raise RemoteProtocolError(f"a report tells of an end that was not sent: {tuple(now[CLOSED:])}")
         for index, cause in enumerate(_CAUSES, _DROPPED):
-            if now[index] and not (now[_CLOSED] if cause == "abort" else cause == self._queue.qos.policy.value):
+            if now[index] and not (now[CLOSED] if cause == "abort" else cause == self._queue.qos.policy.value):
                 raise RemoteProtocolError(f"a report tells of {now[index]} messages dropped by {cause}: that cannot be")
 
     def _book(self, now: tuple[int, ...], last: tuple[int, ...], ended: int) -> None:

@@ -15,7 +15,7 @@ No waiting, no clock: `now_ns` is an argument.
 from __future__ import annotations
 
 from collections import deque
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from flowbridge.errors import BlockReason, RemoteProtocolError
 from flowbridge.limits import LANES
@@ -28,6 +28,9 @@ if TYPE_CHECKING:
     from flowbridge.envelope import Envelope
     from flowbridge.plan import Qos
     from flowbridge.time.ledger import EdgeBooks
+
+
+_NO_LIMIT: Final = 2**63 - 1
 
 
 class Lane:
@@ -179,13 +182,46 @@ class LaneQueue:
             return None
         return self.offer(envelope, now_ns)
 
+    def room(self, number: int) -> tuple[int, int]:
+        """How many messages and bytes may be passed on in this lane without a second look, at most."""
+        if self.drops:
+            return _NO_LIMIT, _NO_LIMIT
+        lane = self.lanes[number]
+        return (0, 0) if lane.stopped else (self._open_items - lane.items, self._bytes_max - lane.bytes)
+
     def pass_on(self, envelope: Envelope) -> None:
         """Count a message that went over a link at once, without standing here; `release` ends it."""
-        lane = self.lanes[envelope.priority]
-        lane.items += 1
-        lane.bytes += envelope.size_bytes
-        self.books.sent += 1
-        self.books.in_flight += 1
+        self.pass_many(envelope.priority, 1, envelope.size_bytes)
+
+    def pass_many(self, number: int, items: int, size_bytes: int) -> None:
+        """Count messages of one lane that went over a link at once; see `pass_on`."""
+        lane = self.lanes[number]
+        lane.items += items
+        lane.bytes += size_bytes
+        books = self.books
+        books.sent += items
+        books.in_flight += items
+
+    def arrive_plain(self, envelopes: Sequence[Envelope]) -> int:
+        """Take in messages if all are of one lane and there is room for all; their bytes, or -1: `arrive` each."""
+        first = envelopes[0].priority
+        lane = self.lanes[first]
+        count = len(envelopes)
+        size = 0
+        for envelope in envelopes:
+            if envelope.priority != first:
+                return -1
+            size += envelope.size_bytes
+        items = lane.items + count
+        if items > self._items_max or lane.bytes + size > self._bytes_max or self._policy is Policy.LATEST:
+            return -1
+        lane.queue.extend(envelopes)
+        lane.items = items
+        lane.bytes += size
+        books = self.books
+        books.sent += count
+        books.in_flight += count
+        return size
 
     def arrive(self, envelope: Envelope) -> None:
         """Take in what the other end of a link accepted: credit was used there, so only a dropping policy acts here.

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from flowbridge.codec.arrays import INT_MAX, write_array
 from flowbridge.codec.route_frames import BODY, CODEC_END
+from flowbridge.codec.tree import tree_from_bytes, tree_to_bytes
 from flowbridge.envelope import Envelope, Priority
 from flowbridge.errors import (
     BrokenError,
@@ -23,7 +24,7 @@ from flowbridge.errors import (
     ShmFullError,
 )
 from flowbridge.limits import LANES, STREAM_BYTES_HIGH
-from flowbridge.machines.outcome import COUNTS, NOTHING
+from flowbridge.machines.outcome import CLOSED, COUNTS, NOTHING
 from flowbridge.shm._core import KIND_CTRL, KIND_INLINE, NO_SLOT
 from flowbridge.shm.port import HEADER_BYTES
 from flowbridge.transports.route_records import RecordReader, RecordWriter
@@ -44,8 +45,6 @@ _TAKE_MAX: Final = 256
 _TURNS_MAX: Final = 8  # so many takes in one turn of the loop
 _ON_SOCKET: Final = 0x8000
 """Set in a record's codec when the payload comes over the socket."""
-_BEGUN: Final = COUNTS  # counters that tell a half-written report from a whole one
-_DONE: Final = COUNTS + 1
 _BODY_BYTES: Final = 64  # of keeping a body, whatever its size
 _NO_HEADER: Final = write_array(())
 
@@ -83,6 +82,21 @@ class RingNearLink:
         except FlowbridgeError as error:  # the consumer is gone, or damaged the ring; what went before that counts
             self._loop.call_soon(self._fail, error)
         return self._pushed - before
+
+    def push_plain(
+        self, envelopes: Sequence[Envelope], items: int, size_bytes: int, now_ns: int, sent_ns: int
+    ) -> tuple[int, int, bytes | None]:
+        """Write messages of one inline record each straight into the ring."""
+        records = self.records
+        if records.is_between:
+            return 0, 0, None
+        lane = envelopes[0].priority
+        went = self._producer.try_send_plain(
+            envelopes, lane, items, size_bytes, now_ns, sent_ns, records.trails, tree_to_bytes, CLOSED
+        )
+        self._written += went[0]
+        self._pushed += went[0]
+        return went
 
     def _push(self, envelopes: Sequence[Envelope]) -> None:
         records = self.records
@@ -204,13 +218,9 @@ class RingNearLink:
 
     def counts(self) -> Sequence[int]:
         """The newest whole report: one that is being written is left for the next call."""
-        producer = self._producer
-        if producer.closed:
-            return self._counts
-        done = producer.counter(_DONE)
-        found = producer.read_counters(_DONE)
-        if found[_BEGUN] == done:
-            self._counts = found[:COUNTS]
+        found = self._producer.newer_report(COUNTS)
+        if found is not None:
+            self._counts = found
         return self._counts
 
     def ask(self) -> bool:
@@ -279,7 +289,6 @@ class RingFarLink:
         self._bodies: deque[bytes] = deque()
         self._bodies_bytes = 0
         self._awaiting: deque[TakenRecord] = deque()  # records taken, the first of which waits for its body
-        self._counts: tuple[int, ...] = NOTHING
         self._loop = asyncio.get_running_loop()
         self._fileno = consumer.fileno()
         self._is_started = False
@@ -315,6 +324,11 @@ class RingFarLink:
     def _is_drained(self) -> bool:
         """Bring some of what is there; True when something has to happen first."""
         if not self._awaiting:
+            if not (self._bodies or self._broken or self._records.is_between):
+                messages = self._consumer.take_plain(_TAKE_MAX, self._records.trails, tree_from_bytes)
+                if messages:
+                    self.on_messages(messages)
+                    return self._fileno < 0 or (len(messages) < _TAKE_MAX and self._consumer.arm())
             self._awaiting.extend(self._consumer.take_records(_TAKE_MAX))
         if self._awaiting:
             self._deliver()
@@ -395,13 +409,7 @@ class RingFarLink:
         if consumer.closed:
             return
         try:
-            consumer.add_counter(_BEGUN)
-            for index, (new, old) in enumerate(zip(counts, self._counts, strict=True)):
-                if new != old:
-                    consumer.add_counter(index, new - old)
-            consumer.add_counter(_DONE)
-            self._counts = tuple(counts)
-            consumer.wake_producer()
+            consumer.write_report(tuple(counts))
         except OverflowError:  # beyond 64 bits: sums of what only a peer that lies can have sent
             self._link.stream.fail(RemoteProtocolError(f"{self._link.peer}: counts exceed 64 bits"))
         except FlowbridgeError:

@@ -72,6 +72,12 @@ class SocketNearLink:
             return count  # `lost` comes, and counts what has not ended
         return count
 
+    def push_plain(
+        self, envelopes: Sequence[Envelope], items: int, size_bytes: int, now_ns: int, sent_ns: int
+    ) -> tuple[int, int, bytes | None]:
+        """None at all: every frame is made in Python."""
+        return 0, 0, None
+
     def push_end(self) -> bool:
         """Say that nothing more will come."""
         try:

@@ -181,7 +181,10 @@ class BusClient:
         self._submit(call, frames.REQ, frames.req(call, topic, fields), body)
         alarm = None if deadline_ns == NO_DEADLINE else clock.call_at(deadline_ns, expired)
         try:
-            return await self._answer(call, future)
+            return await future
+        except asyncio.CancelledError:
+            self._withdraw(call)
+            raise
         finally:
             if alarm is not None:
                 alarm.cancel()

@@ -155,8 +155,8 @@ class SubscriptionPort:
     def _copy(self, message: Envelope, now_ns: int) -> Envelope:
         return Envelope(
             message.payload,
-            self.lane(message),
-            self.deadline_ns(message),
+            message.priority if self._priority is None else self._priority,
+            message.deadline_ns if self._deadline_ns is None else self.deadline_ns(message),
             message.origin_ns,
             now_ns,
             message.size_bytes,

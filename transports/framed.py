@@ -79,14 +79,16 @@ class FramedLink:
 
         Raises: EncodeError when it is too large; ClosedError; BrokenError.
         """
-        size = body.nbytes if isinstance(body, memoryview) else len(body)
+        size = len(body) if type(body) is bytes else memoryview(body).nbytes
         if len(header) > HEADER_BYTES_MAX or size > self._body_bytes_max:
             raise EncodeError(
                 f"{self.peer}: a frame of {len(header)} + {size} bytes exceeds {HEADER_BYTES_MAX} + "
                 f"{self._body_bytes_max}"
             )
         front = prefix(kind, len(header), size) + header
-        if size <= _JOINED_BYTES_MAX:
+        if size <= _JOINED_BYTES_MAX and not descriptors:
+            self.stream.write(front + body if size else front)
+        elif size <= _JOINED_BYTES_MAX:
             self.stream.write(front + body if size else front, descriptors=descriptors)
         else:
             self.stream.write(front, body, descriptors=descriptors)

@@ -329,7 +329,7 @@ _NO_BODY: Final = frozenset(_FIELDS) - frozenset(_FRONTS)
 _ENVELOPE_SHAPES: Final = tuple(  # the types of an envelope without a trace
     (int, deadline, int, int, int, int, int, type(None), type(None), headers)
     for deadline in (int, type(None))
-    for headers in (type(None), dict)
+    for headers in (dict, type(None))
 )
 _FRONT_SHAPES: Final[dict[int, tuple[type, ...]]] = {
     PUB: (int, int, str),
@@ -338,7 +338,7 @@ _FRONT_SHAPES: Final[dict[int, tuple[type, ...]]] = {
     REPLY: (int, int, int, int, dict),
     DELIVER: (int,),
 }
-_SHAPES: Final = {kind: frozenset(front + shape for shape in _ENVELOPE_SHAPES) for kind, front in _FRONT_SHAPES.items()}
+_SHAPES: Final = {kind: tuple(front + shape for shape in _ENVELOPE_SHAPES) for kind, front in _FRONT_SHAPES.items()}
 
 
 def _fits_envelope(values: list[Any]) -> bool:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from flowbridge.codec import bus_frames as frames
 from flowbridge.codec.bus_errors import error_in
 from flowbridge.codec.bus_items import envelope_out
+from flowbridge.codec.bus_payload import RAW
 from flowbridge.codec.bus_payload import decode as decode_payload
 from flowbridge.codec.bus_payload import encode as encode_payload
 from flowbridge.envelope import NO_DEADLINE
@@ -378,6 +379,9 @@ class BusClient:
 
     def _envelope(self, values: list[Any], body: bytes) -> Envelope:
         envelope, codec = frames.envelope_in(values, 1)
+        if codec == RAW:
+            envelope.payload = body
+            return envelope
         try:
             envelope.payload = decode_payload(codec, body)
         except DecodeError as error:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from flowbridge.codec import bus_frames as frames
 from flowbridge.codec.bus_errors import error_out
 from flowbridge.codec.bus_items import envelope_out
+from flowbridge.codec.bus_payload import RAW
 from flowbridge.codec.bus_payload import decode as decode_payload
 from flowbridge.codec.bus_payload import encode as encode_payload
 from flowbridge.errors import DecodeError, FlowbridgeError, LocalProtocolError, RemoteProtocolError, ResourceError
@@ -84,7 +85,11 @@ class BusPeer:
             frames.HELLO: self._hello,
         }
         self._link = FramedLink(
-            connect, on_frame=self._frame, on_lost=self._lost, body_bytes_max=BUS_LINK_BODY_BYTES_MAX
+            connect,
+            on_frame=self._frame,
+            on_lost=self._lost,
+            body_bytes_max=BUS_LINK_BODY_BYTES_MAX,
+            corks=True,
         )
 
     @property
@@ -204,6 +209,9 @@ class BusPeer:
 
     def _envelope(self, values: list[Any], at: int, body: bytes) -> Envelope:
         envelope, codec = frames.envelope_in(values, at)
+        if codec == RAW:
+            envelope.payload = body
+            return envelope
         try:
             envelope.payload = decode_payload(codec, body)
         except DecodeError as error:

@@ -38,8 +38,9 @@ class LocalSubscription(QueueSource):
 
     def settle(self, taken: Sequence[Envelope], *, expired: int = 0) -> None:
         """Return what `take` lent; the credit goes to whoever waited longest for it."""
-        super().settle(taken, expired=expired)
-        self.port.admit()
+        QueueSource.settle(self, taken, expired=expired)
+        if self.port.waited_by:
+            self.port.admit()
 
     async def aclose(self) -> None:
         """Take no more, and be published to no more. Idempotent."""

@@ -376,9 +376,11 @@ def decode(kind: int, header: bytes, body: bytes, allowed: frozenset[int]) -> li
     if end != _END or type(items) is not list:
         raise RemoteProtocolError(f"frame {kind:#x}: its header is not one array, and nothing else")
     values: list[Any] = items
+    shapes = _SHAPES.get(kind)
     fields = _FIELDS[kind]
-    if kind in _SHAPES and tuple(map(type, values)) in _SHAPES[kind] and _fits_envelope(values):
-        if kind in _CALL_ONLY and 0 <= values[0] <= UINT_MAX:  # the common cases at half the cost
+    if shapes is not None and tuple(map(type, values)) in shapes and _fits_envelope(values):
+        is_text = kind == REQ and len(values[1]) <= _TEXT_MAX
+        if 0 <= values[0] <= UINT_MAX and (is_text or kind in _CALL_ONLY):  # the common cases at half the cost
             return values
         fields = _FRONTS[kind]
     elif len(values) != len(fields) and (kind != SETTLE or len(values) < len(fields)):

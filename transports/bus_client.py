@@ -162,15 +162,11 @@ class BusClient:
         self._check(topic)
         clock = self._clock
         codec, body = encode_payload(envelope.payload)
-        own_ns = envelope.deadline_ns
-        deadline_ns = min(own_ns, clock.now_ns() + timeout_ns, NO_DEADLINE)
-        # What travels is the same envelope with another deadline; nobody else may see that one.
-        envelope.deadline_ns = deadline_ns
-        try:
-            fields = envelope_out(envelope, codec)
-        finally:
-            envelope.deadline_ns = own_ns
+        deadline_ns = min(envelope.deadline_ns, clock.now_ns() + timeout_ns, NO_DEADLINE)
+        fields = envelope_out(envelope, codec, deadline_ns)
         future: asyncio.Future[Envelope] = self._loop.create_future()
+        if self._calls:  # others ask too, and may in this turn
+            self._link.cork_turn()
         call = self._begin(len(body), future)
 
         def expired() -> None:
@@ -487,8 +483,9 @@ class BusClient:
         self._is_closed = True
         self._stop(ClosedError("the bus is closed"))
         if self._broken is None:
-            self._link.stream.end()
             try:
+                self._link.uncork()
+                self._link.stream.end()
                 if self._link.stream.unsent_bytes:
                     await asyncio.wait_for(self._link.stream.flushed(), 1.0)
             except (ResourceError, TimeoutError):

@@ -263,6 +263,8 @@ class BusPeer:
 
     def answer(self, call: int, result: Envelope | FlowbridgeError) -> None:
         """Send the outcome of a request; a reply that cannot leave the process is an error of the request."""
+        if self._calls:  # more is likely to come in this turn
+            self._link.cork_turn()
         try:
             if isinstance(result, FlowbridgeError):
                 raise result

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 from collections import deque
 from contextlib import suppress
@@ -110,6 +111,16 @@ class FramedLink:
         """Keep what is sent until `uncork`, up to `CORKED_BYTES_MAX`; a large body or a descriptor lets it all go."""
         self._is_corked = True
 
+    def cork_turn(self) -> None:
+        """Keep what is sent until the loop has run what is ready now; that the peer is gone is told by `on_lost`."""
+        if not self._is_corked:
+            self._is_corked = True
+            asyncio.get_running_loop().call_soon(self._uncork_turn)
+
+    def _uncork_turn(self) -> None:
+        with suppress(ResourceError):
+            self.uncork()
+
     def uncork(self) -> None:
         """Write what was kept, with one system call. Raises: ClosedError; BrokenError."""
         self._is_corked = False
@@ -146,8 +157,7 @@ class FramedLink:
             try:
                 self._hand_on(frames)
             finally:
-                with suppress(ResourceError):
-                    self.uncork()
+                self._uncork_turn()
         else:
             self._hand_on(frames)
         if (failure := self._reader.failure) is not None:

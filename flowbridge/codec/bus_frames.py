@@ -214,10 +214,6 @@ def _is_text_or_null(value: object) -> bool:
     return value is None or _is_text(value)
 
 
-def _is_list(value: object) -> bool:
-    return type(value) is list
-
-
 def _is_flag(value: object) -> bool:
     return type(value) is bool
 
@@ -372,10 +368,10 @@ def decode(kind: int, header: bytes, body: bytes, allowed: frozenset[int]) -> li
         )
     except (cbor2.CBORError, ValueError, TypeError, OverflowError, MemoryError) as error:
         raise RemoteProtocolError(f"frame {kind:#x}: its header is not CBOR as agreed: {error}") from error
-    items, end = pair
-    if end != _END or type(items) is not list:
+    is_list = type(pair[0]) is list
+    if pair[1] != _END or not is_list:
         raise RemoteProtocolError(f"frame {kind:#x}: its header is not one array, and nothing else")
-    values: list[Any] = items
+    values: list[Any] = pair[0]
     shapes = _SHAPES.get(kind)
     fields = _FIELDS[kind]
     if shapes is not None and tuple(map(type, values)) in shapes and _fits_envelope(values):

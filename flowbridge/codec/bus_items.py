@@ -102,9 +102,14 @@ def priority_out(envelope: Envelope) -> bytes:
     return SMALL[envelope.priority]
 
 
-def envelope_out(envelope: Envelope, codec: int) -> bytes:
-    """The ten positions of an envelope whose payload is written by a codec. Raises: EncodeError."""
-    deadline_ns, origin_ns, sent_ns = envelope.deadline_ns, envelope.origin_ns, envelope.sent_ns
+def envelope_out(envelope: Envelope, codec: int, deadline_ns: int | None = None) -> bytes:
+    """The ten positions of an envelope whose payload is written by a codec; `deadline_ns` replaces its own.
+
+    Raises: EncodeError.
+    """
+    if deadline_ns is None:
+        deadline_ns = envelope.deadline_ns
+    origin_ns, sent_ns = envelope.origin_ns, envelope.sent_ns
     priority, size_bytes = envelope.priority, envelope.size_bytes
     trace = envelope.trace
     headers = envelope.headers

@@ -152,7 +152,11 @@ class FramedLink:
             self._arrived_with(data, descriptors)
             return
         frames = self._reader.feed(data)
-        if self._corks and len(frames) > 1:
+        if len(frames) == 1:
+            self._on_frame(*frames[0])
+            if self.stream.is_lost:
+                return
+        elif self._corks and frames:
             self.cork()
             try:
                 self._hand_on(frames)

@@ -54,6 +54,7 @@ BODY_BYTES_MAX: Final = 1024**3  # of one frame on a Unix socket: RemoteProtocol
 STREAM_BYTES_HIGH: Final = 1024 * 1024  # a sender waits while more than this is unsent
 STREAM_BYTES_LOW: Final = 256 * 1024  # ... until no more than this is
 STREAM_READ_BYTES: Final = 64 * 1024  # of one read: larger ones are mapped anew each time, five times slower
+CORKED_BYTES_MAX: Final = 64 * 1024  # of frames kept for one system call: when more are, they are written at once
 STREAM_WRITE_BYTES: Final = 1024 * 1024  # of one turn: the rest is written in the next one, after others ran
 STREAM_PARTS_MAX: Final = 64  # of one system call, below the kernel's IOV_MAX; the rest follows
 DESCRIPTORS_MAX: Final = 16  # passed with one frame: RemoteProtocolError from a peer, LocalProtocolError here

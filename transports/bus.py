@@ -7,16 +7,15 @@ are those of the data plane.
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from flowbridge.envelope import NO_DEADLINE, Envelope, Priority
+from flowbridge.envelope import Envelope, Priority
 from flowbridge.errors import (
     BlockReason,
     ClosedError,
-    DeadlineExceeded,
-    Effect,
     LocalProtocolError,
     NoResponderError,
     WouldBlock,
@@ -33,7 +32,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
     from flowbridge.contracts import Clock, DataPort
+    from flowbridge.errors import FlowbridgeError
     from flowbridge.time.ledger import EdgeBooks
+    from flowbridge.transports.bus_replies import Answer, PendingReply
 
 REPLIES = "(replies)"
 
@@ -199,35 +200,41 @@ class LocalEventBus:
 
     async def request(self, topic: str, envelope: Envelope, *, timeout_ns: int) -> Envelope:
         """Publish, and wait for the first reply; when every subscription refused the request, WouldBlock."""
+        answer: asyncio.Future[Envelope | FlowbridgeError] = asyncio.get_running_loop().create_future()
+        pending = self.ask(topic, envelope, timeout_ns, answer)
+        try:
+            outcome = await answer
+        finally:
+            pending.close()
+        if isinstance(outcome, Envelope):
+            return outcome
+        raise outcome
+
+    def ask(self, topic: str, envelope: Envelope, timeout_ns: int, answer: Answer) -> PendingReply:
+        """As `request`, for those that are no task: `answer` is given the outcome, maybe before this returns.
+
+        Close what this returns once there is an outcome, or when it is not wanted any more. Raises: as `request`, where
+        it is known at once that there will be no reply.
+        """
         fanout = self._fanout(topic)
         if not fanout.gates:
             raise NoResponderError(f"topic {topic!r} has no subscriber, so nobody replies")
-        clock = self._clock
         message = self._message(topic, envelope, fanout)
-        deadline_ns = message.deadline_ns = min(message.deadline_ns, clock.now_ns() + timeout_ns)
-        pending = self._replies.expect(deadline_ns, message.priority)
+        deadline_ns = message.deadline_ns = min(message.deadline_ns, message.sent_ns + timeout_ns)
+        pending = self._replies.expect(message, topic, self._clock, answer)
         assert isinstance(message.headers, dict), "made a moment ago, and in nobody else's hands yet"
         message.headers[REPLY_TO] = pending.key
-
-        def expired() -> None:
-            pending.fail(DeadlineExceeded(f"request on {topic}", deadline_ns, clock.now_ns(), Effect.MAYBE))
-
-        def unheard() -> None:
-            if not delivery.accepted and deadline_ns > clock.now_ns():
-                pending.fail(NoResponderError(f"topic {topic!r} lost its subscribers before one took the request"))
-
-        alarm = None if deadline_ns == NO_DEADLINE else clock.call_at(deadline_ns, expired)
-        delivery = self._give(fanout.gates, message)
-        delivery.on_end = unheard
         try:
-            if not (delivery.accepted or delivery.waits or deadline_ns <= clock.now_ns()):
-                raise WouldBlock(BlockReason.CREDIT_ITEMS, f"every subscription to {topic}")
-            return await pending.wait()
-        finally:
-            if alarm is not None:
-                alarm.cancel()
-            delivery.withdraw()
-            self._replies.forget(pending)
+            pending.watch()
+            delivery = pending.delivery = self._give(fanout.gates, message)
+            if not delivery.accepted:
+                if not delivery.waits and deadline_ns > self._clock.now_ns():
+                    raise WouldBlock(BlockReason.CREDIT_ITEMS, f"every subscription to {topic}")
+                delivery.on_end = pending.unheard
+        except BaseException:
+            pending.close()
+            raise
+        return pending
 
     async def reply(self, request: Envelope, envelope: Envelope) -> None:
         """Answer a request; a reply that nobody waits for any more is counted as expired."""

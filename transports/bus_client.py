@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from flowbridge.codec import bus_frames as frames
 from flowbridge.codec.bus_errors import error_in
 from flowbridge.codec.bus_items import envelope_out
+from flowbridge.codec.bus_payload import RAW
 from flowbridge.codec.bus_payload import decode as decode_payload
 from flowbridge.codec.bus_payload import encode as encode_payload
 from flowbridge.envelope import NO_DEADLINE
@@ -161,15 +162,11 @@ class BusClient:
         self._check(topic)
         clock = self._clock
         codec, body = encode_payload(envelope.payload)
-        own_ns = envelope.deadline_ns
-        deadline_ns = min(own_ns, clock.now_ns() + timeout_ns, NO_DEADLINE)
-        # What travels is the same envelope with another deadline; nobody else may see that one.
-        envelope.deadline_ns = deadline_ns
-        try:
-            fields = envelope_out(envelope, codec)
-        finally:
-            envelope.deadline_ns = own_ns
+        deadline_ns = min(envelope.deadline_ns, clock.now_ns() + timeout_ns, NO_DEADLINE)
+        fields = envelope_out(envelope, codec, deadline_ns)
         future: asyncio.Future[Envelope] = self._loop.create_future()
+        if self._calls:  # others ask too, and may in this turn
+            self._link.cork_turn()
         call = self._begin(len(body), future)
 
         def expired() -> None:
@@ -181,7 +178,10 @@ class BusClient:
         self._submit(call, frames.REQ, frames.req(call, topic, fields), body)
         alarm = None if deadline_ns == NO_DEADLINE else clock.call_at(deadline_ns, expired)
         try:
-            return await self._answer(call, future)
+            return await future
+        except asyncio.CancelledError:
+            self._withdraw(call)
+            raise
         finally:
             if alarm is not None:
                 alarm.cancel()
@@ -375,6 +375,9 @@ class BusClient:
 
     def _envelope(self, values: list[Any], body: bytes) -> Envelope:
         envelope, codec = frames.envelope_in(values, 1)
+        if codec == RAW:
+            envelope.payload = body
+            return envelope
         try:
             envelope.payload = decode_payload(codec, body)
         except DecodeError as error:
@@ -480,8 +483,9 @@ class BusClient:
         self._is_closed = True
         self._stop(ClosedError("the bus is closed"))
         if self._broken is None:
-            self._link.stream.end()
             try:
+                self._link.uncork()
+                self._link.stream.end()
                 if self._link.stream.unsent_bytes:
                     await asyncio.wait_for(self._link.stream.flushed(), 1.0)
             except (ResourceError, TimeoutError):

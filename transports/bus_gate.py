@@ -109,8 +109,9 @@ class Gate:
         """Whether it was accepted; None when it has to wait."""
         if self._waiting and self.waits[self._lane(message)] and not self._late(message):
             return None
-        if len(self.members) == 1:
-            return self.members[0].put(message)
+        members = self.members
+        if len(members) == 1:
+            return members[0].put(message)
         port = self._choose(message)
         return None if port is None else port.put(message)
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from flowbridge.codec import bus_frames as frames
 from flowbridge.codec.bus_errors import error_out
 from flowbridge.codec.bus_items import envelope_out
+from flowbridge.codec.bus_payload import RAW
 from flowbridge.codec.bus_payload import decode as decode_payload
 from flowbridge.codec.bus_payload import encode as encode_payload
 from flowbridge.errors import DecodeError, FlowbridgeError, LocalProtocolError, RemoteProtocolError, ResourceError
@@ -30,6 +31,7 @@ from flowbridge.limits import (
 )
 from flowbridge.machines.bus_mirror import BusMirror
 from flowbridge.plan import Policy, Qos
+from flowbridge.transports.bus_peer_call import AskedCall
 from flowbridge.transports.bus_peer_subscription import PeerSubscription
 from flowbridge.transports.eager import run_eagerly
 from flowbridge.transports.framed import FramedLink
@@ -57,7 +59,7 @@ class BusPeer:
         self._loop = asyncio.get_running_loop()
         self._subs: dict[int, PeerSubscription] = {}
         self._entries: dict[int, TopicEntry[PeerSubscription]] = {}
-        self._calls: dict[int, asyncio.Task[None]] = {}  # those that wait
+        self._calls: dict[int, asyncio.Task[None] | AskedCall] = {}  # those that wait
         self._bytes = 0  # ... and the size of their payloads
         self._last_call = -1
         self._topics: set[str] = set()
@@ -83,7 +85,11 @@ class BusPeer:
             frames.HELLO: self._hello,
         }
         self._link = FramedLink(
-            connect, on_frame=self._frame, on_lost=self._lost, body_bytes_max=BUS_LINK_BODY_BYTES_MAX
+            connect,
+            on_frame=self._frame,
+            on_lost=self._lost,
+            body_bytes_max=BUS_LINK_BODY_BYTES_MAX,
+            corks=True,
         )
 
     @property
@@ -141,14 +147,14 @@ class BusPeer:
             self._later.cancel()
         if self._draining is not None:
             self._draining.cancel()
-        for task in tuple(self._calls.values()):
-            task.cancel()
+        for call in tuple(self._calls.values()):
+            call.cancel()
         for sub in tuple(self._subs):
             run_eagerly(self._close_sub(self._subs[sub], abandon=True))
 
     async def aclose(self) -> None:
         """Let the client go; to it the host is gone. What waits for it here is withdrawn."""
-        waiting = tuple(self._calls.values())
+        waiting = [call for call in self._calls.values() if isinstance(call, asyncio.Task)]
         self._leave()
         if waiting:
             await asyncio.wait(waiting)
@@ -165,26 +171,34 @@ class BusPeer:
 
     def _run(self, call: int, size: int, work: Coroutine[Any, Any, None]) -> None:
         """Do the work of a call, in a task when it waits. Raises: RemoteProtocolError when too much waits."""
-        if call <= self._last_call:
+        try:
+            self._count(call)
+        except RemoteProtocolError:
             work.close()
+            raise
+        task = run_eagerly(self._answering(call, work))
+        if task is not None:
+            self._wait_for(call, size, task)
+            task.add_done_callback(lambda _: self.over(call, size))
+
+    def _count(self, call: int) -> None:
+        if call <= self._last_call:
             raise RemoteProtocolError(f"{self.name}: call {call} after call {self._last_call}")
         self._last_call = call
-        task = run_eagerly(self._answering(call, work))
-        if task is None:
-            return
+
+    def _wait_for(self, call: int, size: int, work: asyncio.Task[None] | AskedCall) -> None:
         if len(self._calls) >= BUS_LINK_CALLS_MAX or (self._bytes and self._bytes + size > BUS_LINK_BYTES_MAX):
-            task.cancel()
+            work.cancel()
             raise RemoteProtocolError(
                 f"{self.name}: calls that wait exceed {BUS_LINK_CALLS_MAX}, or {BUS_LINK_BYTES_MAX} bytes"
             )
-        self._calls[call] = task
+        self._calls[call] = work
         self._bytes += size
 
-        def over(_: object) -> None:
-            self._calls.pop(call, None)
+    def over(self, call: int, size: int) -> None:
+        """A call waits no more; nothing happens for one that did not wait."""
+        if self._calls.pop(call, None) is not None:
             self._bytes -= size
-
-        task.add_done_callback(over)
 
     async def _answering(self, call: int, work: Coroutine[Any, Any, None]) -> None:
         """The errors of a call go to its caller. Whatever a bus raises is one of the house's errors there."""
@@ -195,6 +209,9 @@ class BusPeer:
 
     def _envelope(self, values: list[Any], at: int, body: bytes) -> Envelope:
         envelope, codec = frames.envelope_in(values, at)
+        if codec == RAW:
+            envelope.payload = body
+            return envelope
         try:
             envelope.payload = decode_payload(codec, body)
         except DecodeError as error:
@@ -224,11 +241,38 @@ class BusPeer:
 
     def _req(self, values: list[Any], body: bytes) -> None:
         call, topic = values[:2]
-        self._run(call, len(body), self._request(call, topic, self._envelope(values, 2, body)))
+        envelope = self._envelope(values, 2, body)
+        asked = self._server.asked
+        if asked is None:
+            self._run(call, len(body), self._request(call, topic, envelope))
+            return
+        self._count(call)
+        answer = AskedCall(self, call, len(body))
+        try:
+            pending = asked.ask(topic, envelope, envelope.deadline_ns - self._server.clock.now_ns(), answer)
+        except Exception as error:
+            self.send(frames.ERROR, error_out(call, error))
+            return
+        if answer.begin(pending):
+            self._wait_for(call, len(body), answer)
 
     async def _request(self, call: int, topic: str, envelope: Envelope) -> None:
         timeout_ns = envelope.deadline_ns - self._server.clock.now_ns()
         answer = await self._bus.request(topic, envelope, timeout_ns=timeout_ns)
+        self._respond(call, answer)
+
+    def answer(self, call: int, result: Envelope | FlowbridgeError) -> None:
+        """Send the outcome of a request; a reply that cannot leave the process is an error of the request."""
+        if self._calls:  # more is likely to come in this turn
+            self._link.cork_turn()
+        try:
+            if isinstance(result, FlowbridgeError):
+                raise result
+            self._respond(call, result)
+        except Exception as error:
+            self.send(frames.ERROR, error_out(call, error))
+
+    def _respond(self, call: int, answer: Envelope) -> None:
         codec, body = encode_payload(answer.payload)
         self.send(frames.RESP, frames.resp(call, envelope_out(answer, codec)), body)
 

@@ -38,8 +38,9 @@ class LocalSubscription(QueueSource):
 
     def settle(self, taken: Sequence[Envelope], *, expired: int = 0) -> None:
         """Return what `take` lent; the credit goes to whoever waited longest for it."""
-        super().settle(taken, expired=expired)
-        self.port.admit()
+        QueueSource.settle(self, taken, expired=expired)
+        if self.port.waited_by:
+            self.port.admit()
 
     async def aclose(self) -> None:
         """Take no more, and be published to no more. Idempotent."""
@@ -155,8 +156,8 @@ class SubscriptionPort:
     def _copy(self, message: Envelope, now_ns: int) -> Envelope:
         return Envelope(
             message.payload,
-            self.lane(message),
-            self.deadline_ns(message),
+            message.priority if self._priority is None else self._priority,
+            message.deadline_ns if self._deadline_ns is None else self.deadline_ns(message),
             message.origin_ns,
             now_ns,
             message.size_bytes,

@@ -2,40 +2,90 @@
 
 from __future__ import annotations
 
-import asyncio
 import itertools
-from dataclasses import dataclass
-from typing import Final
+from typing import TYPE_CHECKING, Final, Protocol
 
-from flowbridge.envelope import Envelope
-from flowbridge.errors import BlockReason, ClosedError, FlowbridgeError, LocalProtocolError, WouldBlock
+from flowbridge.envelope import NO_DEADLINE, Envelope
+from flowbridge.errors import (
+    BlockReason,
+    ClosedError,
+    DeadlineExceeded,
+    Effect,
+    FlowbridgeError,
+    LocalProtocolError,
+    NoResponderError,
+    WouldBlock,
+)
 from flowbridge.limits import REQUESTS_PENDING_MAX
 from flowbridge.time.ledger import EdgeBooks
+
+if TYPE_CHECKING:
+    from flowbridge.contracts import Alarm, Clock
+    from flowbridge.transports.bus_gate import Delivery
 
 REPLY_TO: Final = "reply_to"
 _NUMBERS: Final = itertools.count()  # of all buses of a process, so that a reply cannot go astray to another bus
 
 
-@dataclass(slots=True, eq=False)
+class Answer(Protocol):
+    """Where the outcome of a request goes, once: the reply, or why there is none. A future is one."""
+
+    def done(self) -> bool:
+        """Whether it has an outcome, or nobody wants it any more."""
+        ...
+
+    def set_result(self, result: Envelope | FlowbridgeError, /) -> None:
+        """Take the outcome. Raises: nothing; whoever replies would get it."""
+        ...
+
+
 class PendingReply:
     """One request that is not answered yet."""
 
-    key: str
-    answer: asyncio.Future[Envelope | FlowbridgeError]
-    deadline_ns: int
-    priority: int
+    __slots__ = ("_clock", "_table", "alarm", "answer", "deadline_ns", "delivery", "key", "priority", "topic")
+
+    def __init__(
+        self, table: ReplyTable, key: str, message: Envelope, topic: str, clock: Clock, answer: Answer
+    ) -> None:
+        self.key: Final = key
+        self.topic: Final = topic
+        self.answer: Final = answer
+        self.deadline_ns: Final = message.deadline_ns
+        self.priority: Final = message.priority
+        self.delivery: Delivery | None = None  # of the request
+        self.alarm: Alarm | None = None
+        self._table = table
+        self._clock = clock
+
+    def watch(self) -> None:
+        """Fail at the deadline."""
+        if self.deadline_ns != NO_DEADLINE:
+            self.alarm = self._clock.call_at(self.deadline_ns, self._expire)
+
+    def _expire(self) -> None:
+        what = f"request on {self.topic}"
+        self.fail(DeadlineExceeded(what, self.deadline_ns, self._clock.now_ns(), Effect.MAYBE))
+
+    def unheard(self) -> None:
+        """The request waits nowhere any more."""
+        delivery = self.delivery
+        if delivery is not None and not delivery.accepted and self.deadline_ns > self._clock.now_ns():
+            self.fail(NoResponderError(f"topic {self.topic!r} lost its subscribers before one took the request"))
 
     def fail(self, error: FlowbridgeError) -> None:
         """Let the requester raise this, unless it has an answer."""
         if not self.answer.done():
             self.answer.set_result(error)
 
-    async def wait(self) -> Envelope:
-        """The reply. Raises: what `fail` was given."""
-        answer = await self.answer
-        if isinstance(answer, FlowbridgeError):
-            raise answer
-        return answer
+    def close(self) -> None:
+        """Wait no more, neither for credit nor for the reply. Idempotent."""
+        alarm, self.alarm = self.alarm, None
+        if alarm is not None:
+            alarm.cancel()
+        delivery, self.delivery = self.delivery, None
+        if delivery is not None:
+            delivery.withdraw()
+        self._table.forget(self)
 
 
 class ReplyTable:
@@ -51,13 +101,12 @@ class ReplyTable:
     def __len__(self) -> int:
         return len(self._pending)
 
-    def expect(self, deadline_ns: int, priority: int) -> PendingReply:
-        """Be ready for a reply. Raises: WouldBlock when `REQUESTS_PENDING_MAX` requests wait already."""
+    def expect(self, message: Envelope, topic: str, clock: Clock, answer: Answer) -> PendingReply:
+        """Be ready for the reply to a message. Raises: WouldBlock when `REQUESTS_PENDING_MAX` wait already."""
         if len(self._pending) >= REQUESTS_PENDING_MAX:
             raise WouldBlock(BlockReason.CREDIT_ITEMS, f"the bus, with {REQUESTS_PENDING_MAX} requests unanswered")
         key = f"_reply.{next(_NUMBERS)}"
-        pending = PendingReply(key, asyncio.get_running_loop().create_future(), deadline_ns, priority)
-        self._pending[key] = pending
+        pending = self._pending[key] = PendingReply(self, key, message, topic, clock, answer)
         return pending
 
     def forget(self, pending: PendingReply) -> None:
@@ -84,7 +133,8 @@ class ReplyTable:
         books.delivered += 1
         seq = self._seq
         self._seq = seq + 1
-        headers = {name: value for name, value in (envelope.headers or {}).items() if name != REPLY_TO}
+        headers: dict[str, str | int] = {**envelope.headers} if envelope.headers else {}
+        headers.pop(REPLY_TO, None)
         headers["topic"] = key
         pending.answer.set_result(
             Envelope(

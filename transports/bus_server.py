@@ -18,7 +18,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from flowbridge.contracts import Clock, DataPort, EventBus
+    from flowbridge.envelope import Envelope
     from flowbridge.transports.bus_peer_subscription import PeerSubscription
+    from flowbridge.transports.bus_replies import Answer, PendingReply
     from flowbridge.transports.framed import ByteStream
 
 
@@ -27,6 +29,14 @@ class WatchedBus(Protocol):
 
     def watch(self, callback: Callable[[DataPort, bool], None]) -> Callable[[], None]:
         """Call back with True for each open subscription, now or later, and with False once it closed."""
+        ...
+
+
+class AskedBus(Protocol):
+    """A bus that can be asked without a task for each request, which costs more than the rest of it."""
+
+    def ask(self, topic: str, envelope: Envelope, timeout_ns: int, answer: Answer) -> PendingReply:
+        """As `LocalEventBus.ask`."""
         ...
 
 
@@ -46,6 +56,8 @@ class BusServer:
         self._numbers = itertools.count()
         self._peers: set[BusPeer] = set()
         self._is_closed = False
+        ask: Any = getattr(bus, "ask", None)
+        self.asked: AskedBus | None = None if ask is None else cast(AskedBus, bus)
         watch: Any = getattr(bus, "watch", None)
         self.tells = watch is not None
         self._unwatch: Callable[[], None] | None = None

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 from collections import deque
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Protocol
 
 from flowbridge.codec.framing import FrameReader, prefix
-from flowbridge.errors import EncodeError, RemoteProtocolError
-from flowbridge.limits import BODY_BYTES_MAX, DESCRIPTORS_MAX, HEADER_BYTES_MAX
+from flowbridge.errors import EncodeError, RemoteProtocolError, ResourceError
+from flowbridge.limits import BODY_BYTES_MAX, CORKED_BYTES_MAX, DESCRIPTORS_MAX, HEADER_BYTES_MAX
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -50,6 +52,8 @@ class FramedLink:
       process that was killed ends its bytes like one that closed: only a frame can say that the end was meant.
     - Descriptors that came with a frame are taken by `take_descriptors` while its `on_frame` runs. Those that it leaves
       are closed when the next frame comes or the stream stands between two frames.
+    - With `corks`, what is sent while the frames of one read are handled goes out with one system call, when the last
+      of them was. That the connection is gone is then told by `on_lost` alone.
     """
 
     def __init__(
@@ -60,7 +64,12 @@ class FramedLink:
         on_lost: Callable[[Exception | None], None],
         body_bytes_max: int = BODY_BYTES_MAX,
         descriptors: bool = False,
+        corks: bool = False,
     ) -> None:
+        self._corks = corks
+        self._is_corked = False
+        self._corked: list[bytes] = []  # frames that wait for `uncork`
+        self._corked_bytes = 0
         self._on_frame = on_frame
         self._on_lost = on_lost
         self._reader = FrameReader(body_bytes_max=body_bytes_max)
@@ -79,17 +88,58 @@ class FramedLink:
 
         Raises: EncodeError when it is too large; ClosedError; BrokenError.
         """
-        size = body.nbytes if isinstance(body, memoryview) else len(body)
+        size = len(body) if type(body) is bytes else memoryview(body).nbytes
         if len(header) > HEADER_BYTES_MAX or size > self._body_bytes_max:
             raise EncodeError(
                 f"{self.peer}: a frame of {len(header)} + {size} bytes exceeds {HEADER_BYTES_MAX} + "
                 f"{self._body_bytes_max}"
             )
         front = prefix(kind, len(header), size) + header
-        if size <= _JOINED_BYTES_MAX:
+        if self._is_corked:
+            if size <= _JOINED_BYTES_MAX and not descriptors:
+                self._keep(front + body if size else front)
+                return
+            self._write_corked()
+        if size <= _JOINED_BYTES_MAX and not descriptors:
+            self.stream.write(front + body if size else front)
+        elif size <= _JOINED_BYTES_MAX:
             self.stream.write(front + body if size else front, descriptors=descriptors)
         else:
             self.stream.write(front, body, descriptors=descriptors)
+
+    def cork(self) -> None:
+        """Keep what is sent until `uncork`, up to `CORKED_BYTES_MAX`; a large body or a descriptor lets it all go."""
+        self._is_corked = True
+
+    def cork_turn(self) -> None:
+        """Keep what is sent until the loop has run what is ready now; that the peer is gone is told by `on_lost`."""
+        if not self._is_corked:
+            self._is_corked = True
+            asyncio.get_running_loop().call_soon(self._uncork_turn)
+
+    def _uncork_turn(self) -> None:
+        with suppress(ResourceError):
+            self.uncork()
+
+    def uncork(self) -> None:
+        """Write what was kept, with one system call. Raises: ClosedError; BrokenError."""
+        self._is_corked = False
+        self._write_corked()
+
+    def _keep(self, frame: bytes) -> None:
+        if self.stream.is_lost:
+            self.stream.write(frame)  # which raises
+        self._corked.append(frame)
+        self._corked_bytes += len(frame)
+        if self._corked_bytes > CORKED_BYTES_MAX:
+            self._write_corked()
+
+    def _write_corked(self) -> None:
+        if self._corked:
+            kept = self._corked
+            self._corked = []
+            self._corked_bytes = 0
+            self.stream.write(b"".join(kept))
 
     def take_descriptors(self, count: int) -> tuple[int, ...]:
         """The next descriptors that came; the caller owns them. Raises: RemoteProtocolError when there are fewer."""
@@ -101,12 +151,27 @@ class FramedLink:
         if descriptors or self._descriptors:
             self._arrived_with(data, descriptors)
             return
-        for kind, header, body in self._reader.feed(data):
+        frames = self._reader.feed(data)
+        if len(frames) == 1:
+            self._on_frame(*frames[0])
+            if self.stream.is_lost:
+                return
+        elif self._corks and frames:
+            self.cork()
+            try:
+                self._hand_on(frames)
+            finally:
+                self._uncork_turn()
+        else:
+            self._hand_on(frames)
+        if (failure := self._reader.failure) is not None:
+            raise failure
+
+    def _hand_on(self, frames: list[tuple[int, bytes, bytes]]) -> None:
+        for kind, header, body in frames:
             self._on_frame(kind, header, body)
             if self.stream.is_lost:
                 return
-        if (failure := self._reader.failure) is not None:
-            raise failure
 
     def _arrived_with(self, data: bytes, descriptors: Sequence[int]) -> None:
         # Descriptors travel with the first byte of their frame, and a read ends with the piece that carried them
@@ -138,6 +203,9 @@ class FramedLink:
 
     def close(self) -> None:
         """Close at once; `on_lost` is not called any more. Idempotent."""
+        if self._corked:
+            with suppress(ResourceError):
+                self._write_corked()
         self._close_descriptors()
         self.stream.close()
 

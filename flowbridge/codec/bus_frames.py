@@ -214,10 +214,6 @@ def _is_text_or_null(value: object) -> bool:
     return value is None or _is_text(value)
 
 
-def _is_list(value: object) -> bool:
-    return type(value) is list
-
-
 def _is_flag(value: object) -> bool:
     return type(value) is bool
 
@@ -322,23 +318,37 @@ _FIELDS: Final[dict[int, tuple[tuple[str, Callable[[object], bool]], ...]]] = {
 _FRONTS: Final = {  # what stands in front of an envelope
     kind: fields[: -len(_ENVELOPE)] for kind, fields in _FIELDS.items() if fields[-len(_ENVELOPE) :] == _ENVELOPE
 }
+_CALL_ONLY: Final = frozenset({RESP, DELIVER})  # with one number in front
 _NO_BODY: Final = frozenset(_FIELDS) - frozenset(_FRONTS)
 
 
-def _fits_envelope(values: Sequence[Any]) -> bool:
-    """Whether the last ten positions are an envelope without a trace."""
-    seq, deadline_ns, origin_ns, sent_ns, priority, size_bytes, codec, traceparent, tracestate, headers = values[-10:]
+_ENVELOPE_SHAPES: Final = tuple(  # the types of an envelope without a trace
+    (int, deadline, int, int, int, int, int, type(None), type(None), headers)
+    for deadline in (int, type(None))
+    for headers in (dict, type(None))
+)
+_FRONT_SHAPES: Final[dict[int, tuple[type, ...]]] = {
+    PUB: (int, int, str),
+    REQ: (int, str),
+    RESP: (int,),
+    REPLY: (int, int, int, int, dict),
+    DELIVER: (int,),
+}
+_SHAPES: Final = {kind: tuple(front + shape for shape in _ENVELOPE_SHAPES) for kind, front in _FRONT_SHAPES.items()}
+
+
+def _fits_envelope(values: list[Any]) -> bool:
+    """Whether the last ten positions, of types as in `_SHAPES`, are an envelope."""
+    seq, deadline_ns, origin_ns, sent_ns, priority, size_bytes, codec, _, _, headers = values[-10:]
     return (
-        type(seq) is type(origin_ns) is type(sent_ns) is type(priority) is type(size_bytes) is type(codec) is int
-        and (deadline_ns is None or (type(deadline_ns) is int and 0 <= deadline_ns <= UINT_MAX))
+        (deadline_ns is None or 0 <= deadline_ns <= UINT_MAX)
         and 0 <= seq <= UINT_MAX
         and 0 <= origin_ns <= UINT_MAX
         and 0 <= sent_ns <= UINT_MAX
         and 0 <= size_bytes <= UINT_MAX
         and 0 <= codec <= UINT_MAX
         and 0 <= priority < LANES
-        and traceparent is tracestate is None
-        and _is_headers(headers)
+        and (headers is None or _is_headers(headers))
     )
 
 
@@ -358,15 +368,19 @@ def decode(kind: int, header: bytes, body: bytes, allowed: frozenset[int]) -> li
         )
     except (cbor2.CBORError, ValueError, TypeError, OverflowError, MemoryError) as error:
         raise RemoteProtocolError(f"frame {kind:#x}: its header is not CBOR as agreed: {error}") from error
-    items, end = cast(list[Any], pair)
-    if end != _END or not _is_list(items):
+    is_list = type(pair[0]) is list
+    if pair[1] != _END or not is_list:
         raise RemoteProtocolError(f"frame {kind:#x}: its header is not one array, and nothing else")
-    values: list[Any] = items
+    values: list[Any] = pair[0]
+    shapes = _SHAPES.get(kind)
     fields = _FIELDS[kind]
-    if len(values) != len(fields) and (kind != SETTLE or len(values) < len(fields)):
-        raise RemoteProtocolError(f"frame {kind:#x}: its header has {len(values)} positions, not {len(fields)}")
-    if kind in _FRONTS and _fits_envelope(values):  # the common case at half the cost
+    if shapes is not None and tuple(map(type, values)) in shapes and _fits_envelope(values):
+        is_text = kind == REQ and len(values[1]) <= _TEXT_MAX
+        if 0 <= values[0] <= UINT_MAX and (is_text or kind in _CALL_ONLY):  # the common cases at half the cost
+            return values
         fields = _FRONTS[kind]
+    elif len(values) != len(fields) and (kind != SETTLE or len(values) < len(fields)):
+        raise RemoteProtocolError(f"frame {kind:#x}: its header has {len(values)} positions, not {len(fields)}")
     for (name, fits), value in zip(fields, values, strict=False):
         if not fits(value):
             raise _bad(name, value, f"what frame {kind:#x} has there")

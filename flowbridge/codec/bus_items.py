@@ -5,6 +5,7 @@ A general encoder takes twice the time for the few forms that are needed here.
 
 from __future__ import annotations
 
+import struct
 from typing import TYPE_CHECKING, Final
 
 import cbor2
@@ -22,6 +23,10 @@ UINT_MAX: Final = 2**63 - 1
 INT_MIN: Final = -(2**63)
 _NULL: Final = b"\xf6"
 SMALL: Final = tuple(cbor2.dumps(number) for number in range(1024))
+_TEXT_HEADS: Final = tuple(cbor2.dumps(" " * size)[:-size] if size else b"\x60" for size in range(256))
+_LARGE: Final = 0xFFFF_FFFF  # a number above this takes nine bytes
+_LARGE_PAIR: Final = struct.Struct(">BQBQ").pack
+_LARGE_NUMBER: Final = struct.Struct(">BQ").pack
 _texts: dict[str, bytes] = {}  # words that come again: topics, patterns, names of headers
 
 
@@ -29,8 +34,8 @@ def uint(value: int) -> bytes:
     """An unsigned integer in its shortest form. Raises: EncodeError."""
     if 0 <= value < 1024:
         return SMALL[value]
-    if 0xFFFF_FFFF < value <= UINT_MAX:
-        return b"\x1b" + value.to_bytes(8, "big")
+    if _LARGE < value <= UINT_MAX:
+        return _LARGE_NUMBER(0x1B, value)
     if not 0 <= value <= UINT_MAX:
         raise EncodeError(f"a number in a frame is {value}, not in 0..{UINT_MAX}")
     return b"\x1a" + value.to_bytes(4, "big") if value > 0xFFFF else b"\x19" + value.to_bytes(2, "big")
@@ -43,10 +48,8 @@ def text(value: str) -> bytes:
     except UnicodeEncodeError as error:
         raise EncodeError(f"a text in a frame cannot be written: {error}") from error
     size = len(data)
-    if size < 24:
-        return bytes((0x60 | size,)) + data
     if size < 256:
-        return bytes((0x78, size)) + data
+        return _TEXT_HEADS[size] + data
     return b"\x79" + size.to_bytes(2, "big") + data if size < 65536 else cbor2.dumps(value)
 
 
@@ -64,6 +67,8 @@ def headers_out(headers: Mapping[str, str | int] | None) -> bytes:
     """Headers of an envelope, keys in deterministic order. Raises: EncodeError."""
     if headers is None:
         return _NULL
+    if len(headers) == 1 and type(topic := headers.get("topic")) is str:
+        return b"\xa1\x65topic" + (text(topic) if topic[:1] == "_" else word(topic))  # a reply's is never used again
     pairs: list[bytes] = []
     for key, value in headers.items():
         if type(key) is not str:
@@ -79,7 +84,15 @@ def headers_out(headers: Mapping[str, str | int] | None) -> bytes:
     if len(pairs) > 1:
         pairs.sort()  # shorter keys sort first, because their length stands in front
     count = len(pairs)
-    return (bytes((0xA0 | count,)) if count < 24 else b"\xb9" + count.to_bytes(2, "big")) + b"".join(pairs)
+    if count < 24:
+        head = bytes((0xA0 | count,))
+    elif count < 256:
+        head = bytes((0xB8, count))
+    elif count < 65536:
+        head = b"\xb9" + count.to_bytes(2, "big")
+    else:
+        raise EncodeError(f"an envelope has {count} headers, more than a frame can hold")
+    return head + b"".join(pairs)
 
 
 def priority_out(envelope: Envelope) -> bytes:
@@ -89,21 +102,33 @@ def priority_out(envelope: Envelope) -> bytes:
     return SMALL[envelope.priority]
 
 
-def envelope_out(envelope: Envelope, codec: int) -> bytes:
-    """The ten positions of an envelope whose payload is written by a codec. Raises: EncodeError."""
-    deadline_ns = envelope.deadline_ns
+def envelope_out(envelope: Envelope, codec: int, deadline_ns: int | None = None) -> bytes:
+    """The ten positions of an envelope whose payload is written by a codec; `deadline_ns` replaces its own.
+
+    Raises: EncodeError.
+    """
+    if deadline_ns is None:
+        deadline_ns = envelope.deadline_ns
+    origin_ns, sent_ns = envelope.origin_ns, envelope.sent_ns
+    priority, size_bytes = envelope.priority, envelope.size_bytes
     trace = envelope.trace
+    headers = envelope.headers
     return b"".join(
         (
             uint(envelope.seq),
-            _NULL if deadline_ns >= NO_DEADLINE else uint(max(0, deadline_ns)),
-            uint(envelope.origin_ns),
-            uint(envelope.sent_ns),
-            priority_out(envelope),
-            uint(envelope.size_bytes),
+            _NULL
+            if deadline_ns >= NO_DEADLINE
+            else _LARGE_NUMBER(0x1B, deadline_ns)
+            if deadline_ns > _LARGE
+            else uint(max(0, deadline_ns)),
+            _LARGE_PAIR(0x1B, origin_ns, 0x1B, sent_ns)
+            if _LARGE < origin_ns <= UINT_MAX and _LARGE < sent_ns <= UINT_MAX
+            else uint(origin_ns) + uint(sent_ns),
+            SMALL[priority] if 0 <= priority < LANES else priority_out(envelope),
+            SMALL[size_bytes] if 0 <= size_bytes < 1024 else uint(size_bytes),
             SMALL[codec],
             b"\xf6\xf6" if trace is None else text(trace.traceparent) + text(trace.tracestate),
-            headers_out(envelope.headers),
+            _NULL if headers is None else headers_out(headers),
         )
     )
 

@@ -7,6 +7,8 @@ from typing import Any, Final
 from flowbridge.codec.payload import PayloadReader, PayloadWriter
 from flowbridge.errors import DecodeError, RemoteProtocolError
 
+RAW: Final = 0
+"""The number of bytes that are the payload themselves."""
 _TAG_BITS: Final = 2
 _writer: Final = PayloadWriter(alone=True)
 _reader: Final = PayloadReader()  # it is never told of a schema, so it remembers nothing
@@ -15,7 +17,7 @@ _reader: Final = PayloadReader()  # it is never told of a schema, so it remember
 def encode(payload: Any) -> tuple[int, bytes]:
     """The number, and the bytes. Raises: EncodeError for a value that cannot leave its process."""
     if type(payload) is bytes:
-        return 0, payload
+        return RAW, payload
     prepared = _writer.prepare(payload)
     data = prepared.to_bytes()
     return prepared.codec << _TAG_BITS | prepared.tag, data if type(data) is bytes else bytes(data)

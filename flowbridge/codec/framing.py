@@ -16,8 +16,13 @@ from flowbridge.limits import BODY_BYTES_MAX, HEADER_BYTES_MAX
 
 _TYPE_MAX: Final = 0x3FFF
 _PIECE_BYTES_MIN: Final = 4096
+_SHORT_FRONT_BYTES: Final = 5
 _LENGTHS: Final = (1, 2, 4, 8)
 _LEAST: Final = (0, 0x40, 0x4000, 0x4000_0000)  # the smallest value that needs so many bytes
+_SHORT: Final = tuple(
+    (value if value < 0x40 else value | 0x4000).to_bytes(1 if value < 0x40 else 2, "big") for value in range(1024)
+)
+"""The forms of the values that nearly every frame has in front."""
 
 
 def varint(value: int) -> bytes:
@@ -35,8 +40,8 @@ def varint(value: int) -> bytes:
 
 def prefix(kind: int, header_bytes: int, body_bytes: int) -> bytes:
     """What stands in front of header and body. Raises: EncodeError for a type outside 0..0x3fff."""
-    if 0 <= kind < 0x40 and 0 <= header_bytes < 0x40 and 0 <= body_bytes < 0x40:
-        return bytes((kind, header_bytes, body_bytes))
+    if 0 <= kind < 1024 and 0 <= header_bytes < 1024 and 0 <= body_bytes < 1024:
+        return _SHORT[kind] + _SHORT[header_bytes] + _SHORT[body_bytes]
     if kind > _TYPE_MAX:
         raise EncodeError(f"frame type {kind:#x} exceeds {_TYPE_MAX:#x}")
     return varint(kind) + varint(header_bytes) + varint(body_bytes)
@@ -133,10 +138,26 @@ class FrameReader:
         end = len(data)
         while at < end:
             start = at
-            if end - at > 2 and data[at] < 0x40 and data[at + 1] < 0x40 and data[at + 2] < 0x40:
-                kind, header_bytes, body_bytes = data[at], data[at + 1], data[at + 2]
-                at += 3
-            else:
+            is_usual = False
+            kind = header_bytes = body_bytes = 0
+            if end - at >= _SHORT_FRONT_BYTES:  # nearly every frame: a type of one byte, lengths of one or two
+                kind, header_bytes = data[at], data[at + 1]
+                is_usual = kind < 0x40
+                at += 2
+                if header_bytes >= 0x40:
+                    is_usual = is_usual and header_bytes < 0x80
+                    header_bytes = (header_bytes & 0x3F) << 8 | data[at]
+                    is_usual = is_usual and header_bytes >= 0x40
+                    at += 1
+                body_bytes = data[at]
+                at += 1
+                if body_bytes >= 0x40:
+                    is_usual = is_usual and body_bytes < 0x80
+                    body_bytes = (body_bytes & 0x3F) << 8 | data[at]
+                    is_usual = is_usual and body_bytes >= 0x40
+                    at += 1
+            if not is_usual:
+                at = start
                 kind, at = self._number(data, at, end)
                 if kind > _TYPE_MAX:
                     raise RemoteProtocolError(f"frame type {kind:#x} exceeds {_TYPE_MAX:#x}")

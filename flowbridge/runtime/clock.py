@@ -26,11 +26,10 @@ CANCELLED_MAX: Final = 64
 class SystemAlarm:
     """A call that is still to come; see `contracts.Alarm`."""
 
-    __slots__ = ("_callback", "_timer", "deadline_ns", "order")
+    __slots__ = ("_callback", "_timer", "deadline_ns")
 
-    def __init__(self, deadline_ns: int, order: int, callback: Callable[[], None], timer: LoopTimer) -> None:
+    def __init__(self, deadline_ns: int, callback: Callable[[], None], timer: LoopTimer) -> None:
         self.deadline_ns: Final = deadline_ns
-        self.order: Final = order
         self._callback: Callable[[], None] | None = callback
         self._timer = timer
 
@@ -51,9 +50,6 @@ class SystemAlarm:
         if callback is not None:
             callback()
 
-    def __lt__(self, other: SystemAlarm) -> bool:
-        return (self.deadline_ns, self.order) < (other.deadline_ns, other.order)
-
     def __repr__(self) -> str:
         return f"<SystemAlarm {'over' if self.over else f'at {self.deadline_ns}'}>"
 
@@ -62,7 +58,7 @@ class LoopTimer:
     """The alarms of one loop, and what wakes it for the first of them: a timerfd, or `call_at` without one."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop, *, precise: bool) -> None:
-        self._alarms: list[SystemAlarm] = []  # a heap
+        self._alarms: list[tuple[int, int, SystemAlarm]] = []  # a heap, by deadline and then order
         self._order = 0
         self._live = 0
         self._armed_ns = 0  # what the wake-up is set to; 0: it is not
@@ -93,11 +89,12 @@ class LoopTimer:
 
     def add(self, deadline_ns: int, callback: Callable[[], None]) -> SystemAlarm:
         """Call back from the loop at a deadline; at its next turn when that has passed."""
-        self._order += 1
+        order = self._order = self._order + 1
         self._live += 1
-        alarm = SystemAlarm(deadline_ns, self._order, callback, self)
-        heapq.heappush(self._alarms, alarm)
-        if self._alarms[0] is alarm:
+        alarm = SystemAlarm(deadline_ns, callback, self)
+        alarms = self._alarms
+        heapq.heappush(alarms, (deadline_ns, order, alarm))
+        if alarms[0][2] is alarm:
             self._arm(deadline_ns)
         return alarm
 
@@ -106,7 +103,7 @@ class LoopTimer:
         self._live -= 1
         idle = len(self._alarms) - self._live
         if idle > CANCELLED_MAX and idle * 2 > len(self._alarms):
-            self._alarms = [alarm for alarm in self._alarms if not alarm.over]
+            self._alarms = [entry for entry in self._alarms if not entry[2].over]
             heapq.heapify(self._alarms)
 
     def _arm(self, deadline_ns: int) -> None:
@@ -127,16 +124,16 @@ class LoopTimer:
         last = self._order
         now_ns = time.monotonic_ns()
         try:
-            while self._alarms and self._alarms[0].deadline_ns <= now_ns and self._alarms[0].order <= last:
-                alarm = heapq.heappop(self._alarms)
+            while self._alarms and self._alarms[0][0] <= now_ns and self._alarms[0][1] <= last:
+                alarm = heapq.heappop(self._alarms)[2]
                 if not alarm.over:
                     self._live -= 1
                     alarm.come()
         finally:  # a callback that raises is the loop's to report; the rest comes in the next turn
-            while self._alarms and self._alarms[0].over:
+            while self._alarms and self._alarms[0][2].over:
                 heapq.heappop(self._alarms)
             if self._alarms and not self.closed:
-                self._arm(self._alarms[0].deadline_ns)
+                self._arm(self._alarms[0][0])
 
     def close(self) -> None:
         """Close the descriptor; what is still to come does not."""
@@ -163,17 +160,24 @@ class SystemClock:
         # Weak both ways: the loop holds its timer (as a reader or a handle), and the timer holds the loop.
         self._timers: WeakKeyDictionary[asyncio.AbstractEventLoop, ReferenceType[LoopTimer]] = WeakKeyDictionary()
 
+        self._last: tuple[Callable[[], asyncio.AbstractEventLoop | None], Callable[[], LoopTimer | None]]
+        self._last = _nothing, _nothing  # who asked last, which is nearly always who asks next
+
     # The builtins themselves: these are asked several times per message.
     now_ns = staticmethod(time.monotonic_ns)
     unix_ns = staticmethod(time.time_ns)
 
     def _timer(self) -> LoopTimer:
         loop = asyncio.get_running_loop()
+        last_loop, last_timer = self._last
+        if last_loop() is loop and (last := last_timer()) is not None and not last.closed:
+            return last
         known = self._timers.get(loop)
         timer = None if known is None else known()
         if timer is None or timer.closed:
             timer = LoopTimer(loop, precise=self._precise)
             self._timers[loop] = ReferenceType(timer)
+        self._last = ReferenceType(loop), ReferenceType(timer)
         return timer
 
     def call_at(self, deadline_ns: int, callback: Callable[[], None]) -> SystemAlarm:
@@ -206,6 +210,10 @@ class SystemClock:
 
     def __repr__(self) -> str:
         return f"<SystemClock {'timerfd' if self._precise else 'call_at'}>"
+
+
+def _nothing() -> None:
+    """The reference to something that is gone."""
 
 
 def _wake(future: asyncio.Future[None]) -> None:

@@ -57,6 +57,20 @@ def test_a_number_in_more_bytes_than_it_needs_is_refused(octets: str) -> None:
         FrameReader().feed(bytes.fromhex(octets))
 
 
+@pytest.mark.parametrize("octets", ["02403f0000", "0200403f00", "0240404000", "023f403f00"])
+def test_a_length_in_two_bytes_that_needs_one_is_refused_in_front_of_a_whole_frame(octets: str) -> None:
+    with pytest.raises(RemoteProtocolError, match="needs fewer"):
+        FrameReader().feed(bytes.fromhex(octets) + bytes(200))
+
+
+@pytest.mark.parametrize("header_bytes", [0, 1, 63, 64, 65, 255, 256, 1023, 1024])
+@pytest.mark.parametrize("body_bytes", [0, 1, 63, 64, 65, 255, 256, 1023, 1024, 16_383, 16_384])
+def test_lengths_on_both_sides_of_a_form_arrive(header_bytes: int, body_bytes: int) -> None:
+    frame = prefix(2, header_bytes, body_bytes) + b"h" * header_bytes + b"b" * body_bytes
+    assert prefix(2, header_bytes, body_bytes) == varint(2) + varint(header_bytes) + varint(body_bytes)
+    assert FrameReader().feed(frame * 2) == [(2, b"h" * header_bytes, b"b" * body_bytes)] * 2
+
+
 @pytest.mark.parametrize(
     ("data", "says"),
     [

@@ -142,6 +142,8 @@ class UdsStream:
                 ) from error
             self._fail_writing(error)
             raise self._broken() from error
+        if len(parts) == 1 and type(parts[0]) is bytes and sent == len(parts[0]):
+            return ()
         rest: list[BytesLike] = []
         for part in parts:
             size = part.nbytes if isinstance(part, memoryview) else len(part)

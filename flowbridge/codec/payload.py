@@ -101,13 +101,14 @@ class PayloadWriter:
     With ``alone=True`` every record stands by itself: batches travel with their schema, and nothing goes before them.
     """
 
-    __slots__ = ("_alone", "_announced", "_last", "_schemas")
+    __slots__ = ("_alone", "_announced", "_batch_type", "_last", "_schemas")
 
     def __init__(self, *, alone: bool = False) -> None:
         self._alone = alone
         self._schemas: list[tuple[BatchSchema, int, bytes]] = []
         self._last: tuple[BatchSchema, int, bytes] | None = None
         self._announced: set[int] = set()
+        self._batch_type: Any = Prepared  # pyarrow.RecordBatch once one came; pyarrow may be absent
 
     def prepare(self, payload: Any) -> Prepared:
         """The record of a payload. The payload must not change until it is written.
@@ -124,8 +125,14 @@ class PayloadWriter:
             return Prepared(RAW, _BYTEARRAY, payload, len(payload))
         if kind is memoryview:
             return _prepare_view(payload)
-        if kind.__module__ == "pyarrow.lib" and kind.__name__ in {"RecordBatch", "Table"}:
-            return self._prepare_arrow(payload)
+        if kind is self._batch_type:
+            return self._prepare_batch(payload)
+        if kind.__module__ == "pyarrow.lib":
+            if kind.__name__ == "RecordBatch":
+                self._batch_type = kind
+                return self._prepare_batch(payload)
+            if kind.__name__ == "Table":
+                return _prepare_stream(payload, _TABLE)
         data = tree_to_bytes(payload)
         return Prepared(TREE, 0, data, len(data))
 
@@ -138,7 +145,8 @@ class PayloadWriter:
         if found is None:
             raise EncodeError(f"a route exceeds {PAYLOAD_SCHEMAS_MAX} Arrow schemas: a template needs one of them")
         _, number, data = found
-        return Prepared(MESSAGE, number, None, template.nbytes, self._before(number, data))
+        before = () if number in self._announced else ((MESSAGE, number, data),)
+        return Prepared(MESSAGE, number, None, template.nbytes, before)
 
     def announced(self, prepared: Prepared) -> None:
         """The control records of `prepared.before` are on their way; until this is said, they are asked for again."""
@@ -148,22 +156,21 @@ class PayloadWriter:
         """The other end is a new one: it has no schema yet."""
         self._announced.clear()
 
-    def _prepare_arrow(self, payload: Any) -> Prepared:
-        from flowbridge.codec.batch import message_record, stream_record
-
-        if type(payload).__name__ == "Table":
-            return _PreparedBatch(STREAM, _TABLE, stream_record(payload))
+    def _prepare_batch(self, batch: Any) -> Prepared:
         last = self._last
-        schema = payload.schema
+        schema = batch.schema
         if last is None or not last[0].schema.equals(schema, check_metadata=True):
             last = self._known(schema)
         if last is None or last[0].needs_stream:
-            return _PreparedBatch(STREAM, _BATCH, stream_record(payload))
-        known, number, data = last
-        return _PreparedBatch(MESSAGE, number, message_record(payload, known), self._before(number, data))
+            return _prepare_stream(batch, _BATCH)
+        known, number, schema_data = last
+        before = () if number in self._announced else ((MESSAGE, number, schema_data),)
+        data = known.write(batch)
+        if data is not None:
+            return Prepared(MESSAGE, number, data, len(data), before)
+        from flowbridge.codec.batch import large_record
 
-    def _before(self, number: int, data: bytes) -> tuple[Control, ...]:
-        return () if number in self._announced else ((MESSAGE, number, data),)
+        return _PreparedBatch(MESSAGE, number, large_record(batch, known), before)
 
     def _known(self, schema: Any) -> tuple[BatchSchema, int, bytes] | None:
         """The schema with its number, a new one if need be; None when there are too many."""
@@ -183,6 +190,12 @@ class PayloadWriter:
 
     def __repr__(self) -> str:
         return f"<PayloadWriter {len(self._schemas)} schemas, {len(self._announced)} announced>"
+
+
+def _prepare_stream(value: Any, tag: int) -> Prepared:
+    from flowbridge.codec.batch import stream_record
+
+    return _PreparedBatch(STREAM, tag, stream_record(value))
 
 
 def _prepare_view(view: memoryview) -> Prepared:
@@ -243,9 +256,7 @@ class PayloadReader:
             known = self._schemas.get(tag)
             if known is None:
                 raise RemoteProtocolError(f"a batch of the Arrow schema with number {tag}, which was not sent")
-            from flowbridge.codec.batch import batch_from_message
-
-            return batch_from_message(buffer, known[1], self._validate)
+            return known[1].read(buffer, self._validate)
         if codec == STREAM and tag in (_BATCH, _TABLE):
             from flowbridge.codec.batch import value_from_stream
 

@@ -113,11 +113,15 @@ class BatchSchema:
     def read(self, buffer: Any, validate: Validate = "structure") -> Any:
         """The batch whose message lies in a buffer. Raises: DecodeError, and nothing else, for any bytes."""
         try:
+            size_bytes, head_bytes, head = self._good
+            if type(buffer) is bytes:  # shorter, for what was small enough to be copied
+                if len(buffer) == size_bytes and buffer.startswith(head) and validate == "structure":
+                    return _read_record_batch(buffer, self.schema)
+                return self._read_unknown(_py_buffer(buffer), validate)
             whole = _py_buffer(buffer)
-            if validate == "structure":
-                size_bytes, head_bytes, head = self._good
-                if whole.size == size_bytes and whole.slice(0, head_bytes).to_pybytes() == head:
-                    return _read_record_batch(whole, self.schema)
+            is_good = whole.size == size_bytes and whole.slice(0, head_bytes).to_pybytes() == head
+            if is_good and validate == "structure":
+                return _read_record_batch(whole, self.schema)
             return self._read_unknown(whole, validate)
         except DecodeError:
             raise

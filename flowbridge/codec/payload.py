@@ -95,6 +95,15 @@ class _PreparedBatch(Prepared):
         self._record.write_into(target)
 
 
+def _equals_none(_schema: object, _check_metadata: bool) -> bool:
+    return False
+
+
+# Of the last batch: its schema's `equals` and `write`, the number, the control records, and the schema itself.
+_Last = tuple[Any, Any, int, tuple[Control, ...], Any]
+_NO_LAST: Final[_Last] = (_equals_none, None, 0, (), None)
+
+
 class PayloadWriter:
     """The sending end of one route: remembers which schemas the other end has.
 
@@ -106,7 +115,7 @@ class PayloadWriter:
     def __init__(self, *, alone: bool = False) -> None:
         self._alone = alone
         self._schemas: list[tuple[BatchSchema, int, bytes]] = []
-        self._last: tuple[BatchSchema, int, bytes] | None = None
+        self._last: _Last = _NO_LAST
         self._announced: set[int] = set()
         self._batch_type: Any = Prepared  # pyarrow.RecordBatch once one came; pyarrow may be absent
 
@@ -118,6 +127,8 @@ class PayloadWriter:
         kind: Any = type(payload)  # pyright: ignore[reportUnknownVariableType]
         if kind is bytes:
             return Prepared(RAW, _BYTES, payload, len(payload))
+        if kind is self._batch_type:
+            return self._prepare_batch(payload)
         if kind is dict or kind is list or kind is str:
             data = tree_to_bytes(payload)
             return Prepared(TREE, 0, data, len(data))
@@ -125,8 +136,6 @@ class PayloadWriter:
             return Prepared(RAW, _BYTEARRAY, payload, len(payload))
         if kind is memoryview:
             return _prepare_view(payload)
-        if kind is self._batch_type:
-            return self._prepare_batch(payload)
         if kind.__module__ == "pyarrow.lib":
             if kind.__name__ == "RecordBatch":
                 self._batch_type = kind
@@ -151,21 +160,24 @@ class PayloadWriter:
     def announced(self, prepared: Prepared) -> None:
         """The control records of `prepared.before` are on their way; until this is said, they are asked for again."""
         self._announced.update(tag for _, tag, _ in prepared.before)
+        self._last = _NO_LAST
 
     def forget(self) -> None:
         """The other end is a new one: it has no schema yet."""
         self._announced.clear()
+        self._last = _NO_LAST
 
     def _prepare_batch(self, batch: Any) -> Prepared:
-        last = self._last
-        schema = batch.schema
-        if last is None or not last[0].schema.equals(schema, check_metadata=True):
-            last = self._known(schema)
-        if last is None or last[0].needs_stream:
-            return _prepare_stream(batch, _BATCH)
-        known, number, schema_data = last
-        before = () if number in self._announced else ((MESSAGE, number, schema_data),)
-        data = known.write(batch)
+        equals, write, number, before, known = self._last
+        if not equals(batch.schema, True):
+            entry = self._known(batch.schema)
+            if entry is None or entry[0].needs_stream:
+                return _prepare_stream(batch, _BATCH)
+            known, number, schema_data = entry
+            write = known.write
+            before = () if number in self._announced else ((MESSAGE, number, schema_data),)
+            self._last = known.schema.equals, write, number, before, known
+        data = write(batch)
         if data is not None:
             return Prepared(MESSAGE, number, data, len(data), before)
         from flowbridge.codec.batch import large_record
@@ -178,14 +190,12 @@ class PayloadWriter:
 
         for entry in self._schemas:
             if entry[0].schema.equals(schema, check_metadata=True):
-                self._last = entry
                 return entry
         if self._alone or len(self._schemas) >= PAYLOAD_SCHEMAS_MAX:
             return None
         known = BatchSchema(schema)
         entry = known, len(self._schemas), known.to_bytes()
         self._schemas.append(entry)
-        self._last = entry
         return entry
 
     def __repr__(self) -> str:
@@ -249,14 +259,14 @@ class PayloadReader:
         there is not; nothing else, for any bytes.
         """
         if codec == RAW:
-            return _read_raw(tag, buffer)
-        if codec == TREE and tag == 0:
-            return tree_from_bytes(buffer)
+            return buffer if tag == _BYTES and type(buffer) is bytes else _read_raw(tag, buffer)
         if codec == MESSAGE:
             known = self._schemas.get(tag)
             if known is None:
                 raise RemoteProtocolError(f"a batch of the Arrow schema with number {tag}, which was not sent")
             return known[1].read(buffer, self._validate)
+        if codec == TREE and tag == 0:
+            return tree_from_bytes(buffer)
         if codec == STREAM and tag in (_BATCH, _TABLE):
             from flowbridge.codec.batch import value_from_stream
 

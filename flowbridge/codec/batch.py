@@ -57,12 +57,13 @@ _INT64: Final = struct.Struct("<q")
 _END_OF_STREAM_BYTES: Final = 8
 _COPY_BYTES_MAX: Final = 4_096  # a copy of so many bytes takes less time than a view of a buffer
 # Fields of the tables of Message.fbs, counted from 0.
-_MESSAGE_HEADER, _MESSAGE_BODY_LENGTH = 2, 3
+_MESSAGE_TYPE, _MESSAGE_HEADER, _MESSAGE_BODY_LENGTH = 1, 2, 3
 _BATCH_BUFFERS, _BATCH_COMPRESSION = 2, 3
 _DICTIONARY_DATA = 1
 
 _pa: Any = pa  # the stubs do not know all of pyarrow.ipc
 _py_buffer: Final[Any] = pa.py_buffer
+_read_message: Final[Any] = pa.ipc.read_message
 _read_record_batch: Final[Any] = pa.ipc.read_record_batch
 
 
@@ -130,10 +131,13 @@ class BatchSchema:
 
     def _read_unknown(self, whole: Any, validate: Validate) -> Any:
         """A batch with a head that was not seen just before."""
-        message = _pa.ipc.read_message(whole)
-        head_bytes = 8 + message.metadata.size
+        message = _read_message(whole)
+        metadata = message.metadata
+        head_bytes = 8 + metadata.size
         if validate != "none":
-            _check_message(message, "record batch")
+            first = int.from_bytes(metadata.slice(0, _PLAIN_BYTES).to_pybytes(), "little")
+            if first & _PLAIN_MASK != _PLAIN_HEAD:
+                _check_message(message, "record batch")
             if head_bytes + message.body.size != whole.size:
                 raise DecodeError(f"a batch of {whole.size} bytes ends before its bytes do")
         batch = _read_record_batch(message, self.schema)
@@ -329,10 +333,10 @@ def _check_rows(value: Any, known: BatchSchema, validate: Validate) -> None:
         # Text as bytes: looking for UTF-8 would take most of the time.
         kind: Any = type(column)  # pyright: ignore[reportUnknownVariableType]
         as_bytes = _AS_BYTES.get(kind)  # pyright: ignore[reportUnknownArgumentType]
-        (column.view(as_bytes()) if as_bytes else column).validate(full=True)
+        (column if as_bytes is None else column.view(as_bytes)).validate(full=True)
 
 
-_AS_BYTES: Final[dict[type, Any]] = {pa.StringArray: pa.binary, pa.LargeStringArray: pa.large_binary}
+_AS_BYTES: Final[dict[type, Any]] = {pa.StringArray: pa.binary(), pa.LargeStringArray: pa.large_binary()}
 
 
 def _check_stream(whole: Any) -> None:
@@ -379,6 +383,29 @@ def _table(metadata: memoryview, table: int, index: int) -> int:
         raise DecodeError("a batch has a header without content")
     target: int = place + _UINT32.unpack_from(metadata, place)[0]
     return target
+
+
+def _plain_head() -> tuple[int, int, int]:
+    """How a head begins that is a batch, not compressed, and laid out as pyarrow does: bytes, mask and masked value.
+
+    The mask has all bytes that `_check_message` follows; the values in between differ from batch to batch.
+    """
+    written = _pa.RecordBatch.from_arrays([pa.array([0])], names=["a"]).serialize()
+    metadata = memoryview(_pa.ipc.read_message(written).metadata).cast("B")
+    root: int = _UINT32.unpack_from(metadata)[0]
+    header = _table(metadata, root, _MESSAGE_HEADER)
+    followed = [(0, 4), (_field(metadata, root, _MESSAGE_TYPE), 1), (_field(metadata, root, _MESSAGE_HEADER), 4)]
+    for table in (root, header):
+        vtable = table - _INT32.unpack_from(metadata, table)[0]
+        followed += (table, 4), (vtable, _UINT16.unpack_from(metadata, vtable)[0])
+    size_bytes = max(first + count for first, count in followed)
+    mask = 0
+    for first, count in followed:
+        mask |= ((1 << 8 * count) - 1) << 8 * first
+    return size_bytes, mask, int.from_bytes(metadata[:size_bytes], "little") & mask
+
+
+_PLAIN_BYTES, _PLAIN_MASK, _PLAIN_HEAD = _plain_head()
 
 
 # --- columns computed in the slot -----------------------------------------------------------------------------------

@@ -104,12 +104,11 @@ class BatchSchema:
         if batch.num_rows > self._rows_aside_max and _is_large(batch):
             return None
         try:
-            written = batch.serialize()
+            written: Any = batch.serialize()
         except pa.ArrowException as error:
             raise EncodeError(f"a batch cannot be written: {_brief(error)}") from error
-        if written.size <= _COPY_BYTES_MAX:
-            return cast(bytes, written.to_pybytes())
-        return memoryview(written).cast("B")
+        data: BytesLike = written.to_pybytes() if written.size <= _COPY_BYTES_MAX else memoryview(written).cast("B")
+        return data
 
     def read(self, buffer: Any, validate: Validate = "structure") -> Any:
         """The batch whose message lies in a buffer. Raises: DecodeError, and nothing else, for any bytes."""

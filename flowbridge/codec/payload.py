@@ -28,6 +28,8 @@ from flowbridge.errors import EncodeError, LocalProtocolError, RemoteProtocolErr
 from flowbridge.limits import PAYLOAD_SCHEMA_BYTES_MAX, PAYLOAD_SCHEMAS_MAX, PAYLOAD_VIEW_BYTES_MIN
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from flowbridge.codec.batch import BatchRecord, BatchSchema, BatchTemplate, Validate
     from flowbridge.contracts import BytesLike
 
@@ -223,10 +225,11 @@ class PayloadReader:
     `validate` says how closely Arrow batches are looked at: see `flowbridge.codec.batch`.
     """
 
-    __slots__ = ("_schemas", "_validate")
+    __slots__ = ("_reads", "_schemas", "_validate")
 
     def __init__(self, *, validate: Validate = "structure") -> None:
-        self._schemas: dict[int, tuple[bytes, BatchSchema]] = {}
+        self._schemas: dict[int, bytes] = {}
+        self._reads: dict[int, Callable[[Any, Validate], Any]] = {}
         self._validate: Validate = validate
 
     def control(self, codec: int, tag: int, data: BytesLike) -> None:
@@ -247,8 +250,9 @@ class PayloadReader:
         if before is None:
             from flowbridge.codec.batch import schema_from_bytes
 
-            self._schemas[tag] = copy, schema_from_bytes(copy)
-        elif before[0] != copy:
+            self._reads[tag] = schema_from_bytes(copy).read
+            self._schemas[tag] = copy
+        elif before != copy:
             raise RemoteProtocolError(f"number {tag} has another Arrow schema already")
 
     def read(self, codec: int, tag: int, buffer: Any) -> Any:
@@ -261,10 +265,10 @@ class PayloadReader:
         if codec == RAW:
             return buffer if tag == _BYTES and type(buffer) is bytes else _read_raw(tag, buffer)
         if codec == MESSAGE:
-            known = self._schemas.get(tag)
-            if known is None:
+            read = self._reads.get(tag)
+            if read is None:
                 raise RemoteProtocolError(f"a batch of the Arrow schema with number {tag}, which was not sent")
-            return known[1].read(buffer, self._validate)
+            return read(buffer, self._validate)
         if codec == TREE and tag == 0:
             return tree_from_bytes(buffer)
         if codec == STREAM and tag in (_BATCH, _TABLE):

@@ -234,7 +234,7 @@ def test_containers_of_any_length_come_back_with_the_types_of_their_items(count:
     for last in (True, 1, (1, 2), [1], {1: "x"}, {"y": b"z"}, dt.date(2020, 1, 2)):
         items: list[Any] = [*range(count - 1), last]
         keyed = {str(i): item for i, item in enumerate(items)}
-        mixed = {**keyed, 7: last, b"k": 1}
+        mixed: dict[Any, Any] = {**keyed, 7: last, b"k": 1}
         for value in (items, keyed, mixed, [keyed, items]):
             back = tree_from_bytes(tree_to_bytes(value))
             assert repr(back) == repr(value)

@@ -9,7 +9,8 @@ https://arrow.apache.org/docs/format/Columnar.html#serialization-and-interproces
 
     0       4    FF FF FF FF
     4       4    i32, little endian: n, the bytes of metadata and padding
-    8       n    metadata (a flatbuffer, Message.fbs), then zeros, so that 8 + n is a multiple of 64
+    8       n    metadata (a flatbuffer, Message.fbs), then zeros, so that 8 + n is a multiple of 8, and of 64 in a
+                 message of `PAYLOAD_IN_PLACE_BYTES_MIN` bytes or more and in that of a `BatchTemplate`
     8 + n   m    the body: the buffers of the columns, where the metadata says; m is `bodyLength`. Nothing follows.
 
 Any Arrow implementation reads it: ``pyarrow.ipc.read_record_batch(record, schema)``. Within the body every buffer
@@ -24,9 +25,10 @@ A batch that was read lies in the buffer it was read from and keeps it alive unt
 
 Garbage is refused before it can do harm. With ``structure`` every buffer is held against the record and the number of
 rows, and the numbers that point elsewhere (offsets of text and lists, indices of dictionaries, unions) are each looked
-at; columns of fixed width cost nothing per row. ``full`` looks at all values, also whether text is UTF-8 and nulls are
-as many as said. ``none`` trusts the sender with the memory of this process. Does not promise: anything
-when the sender changes a record that it has handed over.
+at. Columns of fixed width cost nothing per row: where there are only such, head and length decide, and a message that
+has those of the one before is not looked at again. ``full`` looks at all values, also whether text is UTF-8 and nulls
+are as many as said. ``none`` trusts the sender with the memory of this process. Does not promise: anything when the
+sender changes a record that it has handed over.
 """
 
 from __future__ import annotations
@@ -53,12 +55,16 @@ _INT32: Final = struct.Struct("<i")
 _UINT16: Final = struct.Struct("<H")
 _INT64: Final = struct.Struct("<q")
 _END_OF_STREAM_BYTES: Final = 8
+_COPY_BYTES_MAX: Final = 4_096  # a copy of so many bytes takes less time than a view of a buffer
 # Fields of the tables of Message.fbs, counted from 0.
-_MESSAGE_HEADER, _MESSAGE_BODY_LENGTH = 2, 3
+_MESSAGE_TYPE, _MESSAGE_HEADER, _MESSAGE_BODY_LENGTH = 1, 2, 3
 _BATCH_BUFFERS, _BATCH_COMPRESSION = 2, 3
 _DICTIONARY_DATA = 1
 
 _pa: Any = pa  # the stubs do not know all of pyarrow.ipc
+_py_buffer: Final[Any] = pa.py_buffer
+_read_message: Final[Any] = pa.ipc.read_message
+_read_record_batch: Final[Any] = pa.ipc.read_record_batch
 
 
 def _aligned(size_bytes: int) -> int:
@@ -71,13 +77,15 @@ def _aligned(size_bytes: int) -> int:
 class BatchSchema:
     """What is worked out once per schema: whether a message can carry its batches, and what to look at in them."""
 
-    __slots__ = ("_heads", "needs_stream", "pointing", "schema")
+    __slots__ = ("_good", "_heads", "_rows_aside_max", "needs_stream", "pointing", "schema")
 
     def __init__(self, schema: Any) -> None:
         self.schema: Final = schema
         self.needs_stream: Final = any(_any_type(kind, pa.types.is_dictionary) for kind in schema.types)
         self.pointing: Final = tuple(i for i, kind in enumerate(schema.types) if _any_type(kind, _points))
+        self._rows_aside_max: Final = _rows_aside_max(schema.types)
         self._heads: tuple[int, int] | None = None
+        self._good = (0, 0, b"")  # bytes of the last good message and of its head, and the head; if that decides alone
 
     def to_bytes(self) -> bytes:
         """The schema message. Raises: EncodeError when it is too long or would come back as another schema."""
@@ -87,6 +95,55 @@ class BatchSchema:
         if not schema_from_bytes(data).schema.equals(self.schema, check_metadata=True):
             raise EncodeError("an Arrow schema would come back as another one: is its extension type registered?")
         return data
+
+    def write(self, batch: Any) -> BytesLike | None:
+        """The message of a batch; None when it is large: then `large_record` writes it in place. Raises: EncodeError.
+
+        It is a copy or a view of what pyarrow wrote, whichever takes less time.
+        """
+        if batch.num_rows > self._rows_aside_max and _is_large(batch):
+            return None
+        try:
+            written: Any = batch.serialize()
+        except pa.ArrowException as error:
+            raise EncodeError(f"a batch cannot be written: {_brief(error)}") from error
+        data: BytesLike = written.to_pybytes() if written.size <= _COPY_BYTES_MAX else memoryview(written).cast("B")
+        return data
+
+    def read(self, buffer: Any, validate: Validate = "structure") -> Any:
+        """The batch whose message lies in a buffer. Raises: DecodeError, and nothing else, for any bytes."""
+        try:
+            size_bytes, head_bytes, head = self._good
+            if type(buffer) is bytes:  # shorter, for what was small enough to be copied
+                if len(buffer) == size_bytes and buffer.startswith(head) and validate == "structure":
+                    return _read_record_batch(buffer, self.schema)
+                return self._read_unknown(_py_buffer(buffer), validate)
+            whole = _py_buffer(buffer)
+            is_good = whole.size == size_bytes and whole.slice(0, head_bytes).to_pybytes() == head
+            if is_good and validate == "structure":
+                return _read_record_batch(whole, self.schema)
+            return self._read_unknown(whole, validate)
+        except DecodeError:
+            raise
+        except Exception as error:
+            raise DecodeError(f"a batch cannot be read: {_brief(error)}") from error
+
+    def _read_unknown(self, whole: Any, validate: Validate) -> Any:
+        """A batch with a head that was not seen just before."""
+        message = _read_message(whole)
+        metadata = message.metadata
+        head_bytes = 8 + metadata.size
+        if validate != "none":
+            first = int.from_bytes(metadata.slice(0, _PLAIN_BYTES).to_pybytes(), "little")
+            if first & _PLAIN_MASK != _PLAIN_HEAD:
+                _check_message(message, "record batch")
+            if head_bytes + message.body.size != whole.size:
+                raise DecodeError(f"a batch of {whole.size} bytes ends before its bytes do")
+        batch = _read_record_batch(message, self.schema)
+        _check_rows(batch, self, validate)
+        if validate == "structure" and not self.pointing:
+            self._good = whole.size, head_bytes, whole.slice(0, head_bytes).to_pybytes()
+        return batch
 
     def head_bytes(self, batch: Any) -> tuple[int, int]:
         """How long the schema message and a batch message without its body are, as pyarrow's stream writer has them.
@@ -127,6 +184,29 @@ def _check_names(fields: Any) -> None:
         _check_names(kind.field(i) for i in range(kind.num_fields))
 
 
+def _rows_aside_max(kinds: list[Any]) -> int:
+    """How many rows are surely not large; -1 when not only the number of rows decides."""
+    try:
+        row_bits = sum(kind.bit_width + 1 for kind in kinds)  # and one says whether it is null
+    except ValueError:
+        return -1
+    # Each of two buffers per column is filled up to a multiple of 8.
+    return (8 * PAYLOAD_IN_PLACE_BYTES_MIN - 128 * len(kinds)) // row_bits if row_bits else -1
+
+
+def _is_large(batch: Any) -> bool:
+    """Whether a batch is written in place. Raises: EncodeError when it has too many rows."""
+    if batch.num_rows > PAYLOAD_ROWS_MAX:
+        raise EncodeError(f"a batch exceeds {PAYLOAD_ROWS_MAX} rows: {batch.num_rows}")
+    # The buffers as a whole are at least what is written, and much faster to ask for.
+    if batch.get_total_buffer_size() < PAYLOAD_IN_PLACE_BYTES_MIN:
+        return False
+    try:
+        return pa.ipc.get_record_batch_size(batch) >= PAYLOAD_IN_PLACE_BYTES_MIN
+    except pa.ArrowException as error:
+        raise EncodeError(f"a batch cannot be written: {_brief(error)}") from error
+
+
 def _points(kind: Any) -> bool:
     """Whether values of a type hold numbers that point into another buffer: a wrong one would be read through."""
     fixed = pa.types.is_primitive(kind) or pa.types.is_decimal(kind) or pa.types.is_fixed_size_binary(kind)
@@ -165,25 +245,15 @@ class BatchRecord:
             raise EncodeError(f"an Arrow record cannot be written: {_brief(error)}") from error
 
 
-def message_record(batch: Any, known: BatchSchema) -> BatchRecord:
-    """A batch in the message form. Raises: EncodeError."""
-    if batch.num_rows > PAYLOAD_ROWS_MAX:
-        raise EncodeError(f"a batch exceeds {PAYLOAD_ROWS_MAX} rows: {batch.num_rows}")
+def large_record(batch: Any, known: BatchSchema) -> BatchRecord:
+    """A batch in the message form, written in place. Raises: EncodeError."""
     try:
-        # The buffers as a whole are at least what is written, and much faster to ask for.
-        if batch.get_total_buffer_size() >= PAYLOAD_IN_PLACE_BYTES_MIN:
-            size_bytes = pa.ipc.get_record_batch_size(batch)
-            if size_bytes >= PAYLOAD_IN_PLACE_BYTES_MIN:
-                schema_bytes, head_bytes = known.head_bytes(batch)
-                start = -(schema_bytes + head_bytes) % ALIGNMENT_BYTES
-                what = batch, known.schema, schema_bytes
-                return BatchRecord(start + schema_bytes + size_bytes, what, start, _write_in_place)
-        written = memoryview(batch.serialize()).cast("B")
+        schema_bytes, head_bytes = known.head_bytes(batch)
+        start = -(schema_bytes + head_bytes) % ALIGNMENT_BYTES
+        nbytes = start + schema_bytes + pa.ipc.get_record_batch_size(batch)
     except pa.ArrowException as error:
         raise EncodeError(f"a batch cannot be written: {_brief(error)}") from error
-    head_bytes = 8 + _INT32.unpack_from(written, 4)[0]
-    start = _aligned(head_bytes)
-    return BatchRecord(start + written.nbytes - head_bytes, (written, head_bytes), start, _write_copy)
+    return BatchRecord(nbytes, (batch, known.schema, schema_bytes), start, _write_in_place)
 
 
 def stream_record(value: Any) -> BatchRecord:
@@ -197,15 +267,6 @@ def stream_record(value: Any) -> BatchRecord:
     except pa.ArrowException as error:
         raise EncodeError(f"a {type(value).__name__} cannot be written: {_brief(error)}") from error
     return BatchRecord(sink.size(), value, 0, _write_stream)
-
-
-def _write_copy(what: tuple[memoryview, int], start: int, target: memoryview) -> None:
-    """A message that was written aside: its head, padding, its body."""
-    written, head_bytes = what
-    target[:head_bytes] = written[:head_bytes]
-    _INT32.pack_into(target, 4, start - 8)
-    target[head_bytes:start] = bytes(start - head_bytes)
-    target[start:] = written[head_bytes:]
 
 
 def _write_in_place(what: tuple[Any, Any, int], start: int, target: memoryview) -> None:
@@ -236,24 +297,6 @@ def _write_stream(value: Any, _start: int, target: memoryview) -> None:
 
 
 # --- in -------------------------------------------------------------------------------------------------------------
-
-
-def batch_from_message(buffer: Any, known: BatchSchema, validate: Validate = "structure") -> Any:
-    """The batch that lies in a buffer. Raises: DecodeError, and nothing else, for any bytes."""
-    try:
-        whole = pa.py_buffer(buffer)
-        message = _pa.ipc.read_message(whole)
-        if validate != "none":
-            _check_message(message, "record batch")
-            if 8 + message.metadata.size + message.body.size != whole.size:
-                raise DecodeError(f"a batch of {whole.size} bytes ends before its bytes do")
-        batch = pa.ipc.read_record_batch(message, known.schema)
-        _check_rows(batch, known, validate)
-    except DecodeError:
-        raise
-    except Exception as error:
-        raise DecodeError(f"a batch cannot be read: {_brief(error)}") from error
-    return batch
 
 
 def value_from_stream(buffer: Any, *, table: bool, validate: Validate = "structure") -> Any:
@@ -289,10 +332,10 @@ def _check_rows(value: Any, known: BatchSchema, validate: Validate) -> None:
         # Text as bytes: looking for UTF-8 would take most of the time.
         kind: Any = type(column)  # pyright: ignore[reportUnknownVariableType]
         as_bytes = _AS_BYTES.get(kind)  # pyright: ignore[reportUnknownArgumentType]
-        (column.view(as_bytes()) if as_bytes else column).validate(full=True)
+        (column if as_bytes is None else column.view(as_bytes)).validate(full=True)
 
 
-_AS_BYTES: Final[dict[type, Any]] = {pa.StringArray: pa.binary, pa.LargeStringArray: pa.large_binary}
+_AS_BYTES: Final[dict[type, Any]] = {pa.StringArray: pa.binary(), pa.LargeStringArray: pa.large_binary()}
 
 
 def _check_stream(whole: Any) -> None:
@@ -339,6 +382,29 @@ def _table(metadata: memoryview, table: int, index: int) -> int:
         raise DecodeError("a batch has a header without content")
     target: int = place + _UINT32.unpack_from(metadata, place)[0]
     return target
+
+
+def _plain_head() -> tuple[int, int, int]:
+    """How a head begins that is a batch, not compressed, and laid out as pyarrow does: bytes, mask and masked value.
+
+    The mask has all bytes that `_check_message` follows; the values in between differ from batch to batch.
+    """
+    written = _pa.RecordBatch.from_arrays([pa.array([0])], names=["a"]).serialize()
+    metadata = memoryview(_pa.ipc.read_message(written).metadata).cast("B")
+    root: int = _UINT32.unpack_from(metadata)[0]
+    header = _table(metadata, root, _MESSAGE_HEADER)
+    followed = [(0, 4), (_field(metadata, root, _MESSAGE_TYPE), 1), (_field(metadata, root, _MESSAGE_HEADER), 4)]
+    for table in (root, header):
+        vtable = table - _INT32.unpack_from(metadata, table)[0]
+        followed += (table, 4), (vtable, _UINT16.unpack_from(metadata, vtable)[0])
+    size_bytes = max(first + count for first, count in followed)
+    mask = 0
+    for first, count in followed:
+        mask |= ((1 << 8 * count) - 1) << 8 * first
+    return size_bytes, mask, int.from_bytes(metadata[:size_bytes], "little") & mask
+
+
+_PLAIN_BYTES, _PLAIN_MASK, _PLAIN_HEAD = _plain_head()
 
 
 # --- columns computed in the slot -----------------------------------------------------------------------------------

@@ -28,6 +28,8 @@ from flowbridge.errors import EncodeError, LocalProtocolError, RemoteProtocolErr
 from flowbridge.limits import PAYLOAD_SCHEMA_BYTES_MAX, PAYLOAD_SCHEMAS_MAX, PAYLOAD_VIEW_BYTES_MIN
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from flowbridge.codec.batch import BatchRecord, BatchSchema, BatchTemplate, Validate
     from flowbridge.contracts import BytesLike
 
@@ -95,19 +97,29 @@ class _PreparedBatch(Prepared):
         self._record.write_into(target)
 
 
+def _equals_none(_schema: object, _check_metadata: bool) -> bool:
+    return False
+
+
+# Of the last batch: its schema's `equals` and `write`, the number, the control records, and the schema itself.
+_Last = tuple[Any, Any, int, tuple[Control, ...], Any]
+_NO_LAST: Final[_Last] = (_equals_none, None, 0, (), None)
+
+
 class PayloadWriter:
     """The sending end of one route: remembers which schemas the other end has.
 
     With ``alone=True`` every record stands by itself: batches travel with their schema, and nothing goes before them.
     """
 
-    __slots__ = ("_alone", "_announced", "_last", "_schemas")
+    __slots__ = ("_alone", "_announced", "_batch_type", "_last", "_schemas")
 
     def __init__(self, *, alone: bool = False) -> None:
         self._alone = alone
         self._schemas: list[tuple[BatchSchema, int, bytes]] = []
-        self._last: tuple[BatchSchema, int, bytes] | None = None
+        self._last: _Last = _NO_LAST
         self._announced: set[int] = set()
+        self._batch_type: Any = Prepared  # pyarrow.RecordBatch once one came; pyarrow may be absent
 
     def prepare(self, payload: Any) -> Prepared:
         """The record of a payload. The payload must not change until it is written.
@@ -117,6 +129,8 @@ class PayloadWriter:
         kind: Any = type(payload)  # pyright: ignore[reportUnknownVariableType]
         if kind is bytes:
             return Prepared(RAW, _BYTES, payload, len(payload))
+        if kind is self._batch_type:
+            return self._prepare_batch(payload)
         if kind is dict or kind is list or kind is str:
             data = tree_to_bytes(payload)
             return Prepared(TREE, 0, data, len(data))
@@ -124,8 +138,12 @@ class PayloadWriter:
             return Prepared(RAW, _BYTEARRAY, payload, len(payload))
         if kind is memoryview:
             return _prepare_view(payload)
-        if kind.__module__ == "pyarrow.lib" and kind.__name__ in {"RecordBatch", "Table"}:
-            return self._prepare_arrow(payload)
+        if kind.__module__ == "pyarrow.lib":
+            if kind.__name__ == "RecordBatch":
+                self._batch_type = kind
+                return self._prepare_batch(payload)
+            if kind.__name__ == "Table":
+                return _prepare_stream(payload, _TABLE)
         data = tree_to_bytes(payload)
         return Prepared(TREE, 0, data, len(data))
 
@@ -138,32 +156,35 @@ class PayloadWriter:
         if found is None:
             raise EncodeError(f"a route exceeds {PAYLOAD_SCHEMAS_MAX} Arrow schemas: a template needs one of them")
         _, number, data = found
-        return Prepared(MESSAGE, number, None, template.nbytes, self._before(number, data))
+        before = () if number in self._announced else ((MESSAGE, number, data),)
+        return Prepared(MESSAGE, number, None, template.nbytes, before)
 
     def announced(self, prepared: Prepared) -> None:
         """The control records of `prepared.before` are on their way; until this is said, they are asked for again."""
         self._announced.update(tag for _, tag, _ in prepared.before)
+        self._last = _NO_LAST
 
     def forget(self) -> None:
         """The other end is a new one: it has no schema yet."""
         self._announced.clear()
+        self._last = _NO_LAST
 
-    def _prepare_arrow(self, payload: Any) -> Prepared:
-        from flowbridge.codec.batch import message_record, stream_record
+    def _prepare_batch(self, batch: Any) -> Prepared:
+        equals, write, number, before, known = self._last
+        if not equals(batch.schema, True):
+            entry = self._known(batch.schema)
+            if entry is None or entry[0].needs_stream:
+                return _prepare_stream(batch, _BATCH)
+            known, number, schema_data = entry
+            write = known.write
+            before = () if number in self._announced else ((MESSAGE, number, schema_data),)
+            self._last = known.schema.equals, write, number, before, known
+        data = write(batch)
+        if data is not None:
+            return Prepared(MESSAGE, number, data, len(data), before)
+        from flowbridge.codec.batch import large_record
 
-        if type(payload).__name__ == "Table":
-            return _PreparedBatch(STREAM, _TABLE, stream_record(payload))
-        last = self._last
-        schema = payload.schema
-        if last is None or not last[0].schema.equals(schema, check_metadata=True):
-            last = self._known(schema)
-        if last is None or last[0].needs_stream:
-            return _PreparedBatch(STREAM, _BATCH, stream_record(payload))
-        known, number, data = last
-        return _PreparedBatch(MESSAGE, number, message_record(payload, known), self._before(number, data))
-
-    def _before(self, number: int, data: bytes) -> tuple[Control, ...]:
-        return () if number in self._announced else ((MESSAGE, number, data),)
+        return _PreparedBatch(MESSAGE, number, large_record(batch, known), before)
 
     def _known(self, schema: Any) -> tuple[BatchSchema, int, bytes] | None:
         """The schema with its number, a new one if need be; None when there are too many."""
@@ -171,18 +192,22 @@ class PayloadWriter:
 
         for entry in self._schemas:
             if entry[0].schema.equals(schema, check_metadata=True):
-                self._last = entry
                 return entry
         if self._alone or len(self._schemas) >= PAYLOAD_SCHEMAS_MAX:
             return None
         known = BatchSchema(schema)
         entry = known, len(self._schemas), known.to_bytes()
         self._schemas.append(entry)
-        self._last = entry
         return entry
 
     def __repr__(self) -> str:
         return f"<PayloadWriter {len(self._schemas)} schemas, {len(self._announced)} announced>"
+
+
+def _prepare_stream(value: Any, tag: int) -> Prepared:
+    from flowbridge.codec.batch import stream_record
+
+    return _PreparedBatch(STREAM, tag, stream_record(value))
 
 
 def _prepare_view(view: memoryview) -> Prepared:
@@ -200,10 +225,11 @@ class PayloadReader:
     `validate` says how closely Arrow batches are looked at: see `flowbridge.codec.batch`.
     """
 
-    __slots__ = ("_schemas", "_validate")
+    __slots__ = ("_reads", "_schemas", "_validate")
 
     def __init__(self, *, validate: Validate = "structure") -> None:
-        self._schemas: dict[int, tuple[bytes, BatchSchema]] = {}
+        self._schemas: dict[int, bytes] = {}
+        self._reads: dict[int, Callable[[Any, Validate], Any]] = {}
         self._validate: Validate = validate
 
     def control(self, codec: int, tag: int, data: BytesLike) -> None:
@@ -224,8 +250,9 @@ class PayloadReader:
         if before is None:
             from flowbridge.codec.batch import schema_from_bytes
 
-            self._schemas[tag] = copy, schema_from_bytes(copy)
-        elif before[0] != copy:
+            self._reads[tag] = schema_from_bytes(copy).read
+            self._schemas[tag] = copy
+        elif before != copy:
             raise RemoteProtocolError(f"number {tag} has another Arrow schema already")
 
     def read(self, codec: int, tag: int, buffer: Any) -> Any:
@@ -236,16 +263,14 @@ class PayloadReader:
         there is not; nothing else, for any bytes.
         """
         if codec == RAW:
-            return _read_raw(tag, buffer)
+            return buffer if tag == _BYTES and type(buffer) is bytes else _read_raw(tag, buffer)
+        if codec == MESSAGE:
+            read = self._reads.get(tag)
+            if read is None:
+                raise RemoteProtocolError(f"a batch of the Arrow schema with number {tag}, which was not sent")
+            return read(buffer, self._validate)
         if codec == TREE and tag == 0:
             return tree_from_bytes(buffer)
-        if codec == MESSAGE:
-            known = self._schemas.get(tag)
-            if known is None:
-                raise RemoteProtocolError(f"a batch of the Arrow schema with number {tag}, which was not sent")
-            from flowbridge.codec.batch import batch_from_message
-
-            return batch_from_message(buffer, known[1], self._validate)
         if codec == STREAM and tag in (_BATCH, _TABLE):
             from flowbridge.codec.batch import value_from_stream
 

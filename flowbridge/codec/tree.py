@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 
     from flowbridge.contracts import BytesLike
 
+_ITEMS_FEW: Final = 12  # of a container: the types of so many are looked at faster one by one
 _SCALARS: Final = frozenset((type(None), bool, int, float, str, bytes))
 _MAP_KEYS: Final = frozenset((str, bytes))
 _KEYS: Final = frozenset((str, bytes, int))
@@ -76,7 +77,7 @@ def tree_from_bytes(buffer: BytesLike) -> Any:
     # it was put: the hash of the whole, which the bytes cannot contain themselves.
     mark = hash(data) & _UINT64_MASK
     try:
-        pair = cbor2.loads(
+        pair: Any = cbor2.loads(
             b"".join((_PAIR, data, _MARK.pack(_UINT64_HEAD, mark))),
             max_depth=2 * PAYLOAD_DEPTH_MAX + 4,  # a tag and its array count as two
             allow_indefinite=False,
@@ -87,7 +88,7 @@ def tree_from_bytes(buffer: BytesLike) -> Any:
         )
     except (cbor2.CBORError, ArithmeticError, ValueError, TypeError, MemoryError, RecursionError) as error:
         raise DecodeError(f"a payload is not CBOR as agreed: {str(error.__cause__ or error)[:200]}") from error
-    value, found = cast(list[Any], pair)
+    value, found = pair
     if type(found) is not int or found != mark:
         raise DecodeError("a payload ends before its bytes do, or after them")
     if len(data.translate(None, _SIMPLE_VALUES)) != len(data) and not _is_known(value):
@@ -99,22 +100,33 @@ def tree_from_bytes(buffer: BytesLike) -> Any:
 
 
 def _is_plain(value: Any, depth_left: int) -> bool:
-    """Whether cbor2 alone writes the value so that it comes back the same. Looks at types by the container."""
+    """Whether cbor2 alone writes the value so that it comes back the same."""
     kind: Any = type(value)  # pyright: ignore[reportUnknownVariableType]
-    items: Iterable[Any]
     if kind is dict:
-        if not _MAP_KEYS.issuperset(map(type, value)):
+        if not depth_left:
             return False
-        items = value.values()
-    elif kind is list:
-        items = value
-    else:
-        return kind in _SCALARS
-    if not depth_left:
-        return False
-    if _SCALARS.issuperset(map(type, items)):
+        if len(value) > _ITEMS_FEW and _MAP_KEYS.issuperset(map(type, value)) and _are_scalars(value.values()):
+            return True
+        for key, item in value.items():
+            if type(key) not in _MAP_KEYS:
+                return False
+            if type(item) not in _SCALARS and not _is_plain(item, depth_left - 1):
+                return False
         return True
-    return all(type(item) in _SCALARS or _is_plain(item, depth_left - 1) for item in items)
+    if kind is list:
+        if not depth_left:
+            return False
+        if len(value) > _ITEMS_FEW and _are_scalars(value):
+            return True
+        for item in value:  # noqa: SIM110 - a generator takes twice as long
+            if type(item) not in _SCALARS and not _is_plain(item, depth_left - 1):
+                return False
+        return True
+    return kind in _SCALARS
+
+
+def _are_scalars(items: Iterable[Any]) -> bool:
+    return _SCALARS.issuperset(map(type, items))
 
 
 def _outward(value: Any, path: str, depth: int) -> Any:

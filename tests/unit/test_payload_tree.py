@@ -216,3 +216,25 @@ def test_keys_that_collide_never_meet_in_a_dict() -> None:
     data = bytes.fromhex("da666c6f70") + cbor2.dumps([0] * (2 * len(keys)))[:3] + b"\x01".join(keys) + b"\x01"
     with pytest.raises(DecodeError, match="64 bits"):
         tree_from_bytes(data)
+
+
+@pytest.mark.parametrize("odd", [np.float64(1.5), Colour.RED, {1}, bytearray(b"x"), object()])
+@pytest.mark.parametrize("count", [1, 5, 12, 13, 14, 200])
+def test_one_odd_item_is_found_wherever_it_is_in_short_and_long_containers(odd: Any, count: int) -> None:
+    for place in {0, count // 2, count - 1}:
+        items: list[Any] = [float(i) for i in range(count)]
+        items[place] = odd
+        for value in (items, {str(i): item for i, item in enumerate(items)}, {"a": [[1], items]}, [{"b": items}]):
+            with pytest.raises(EncodeError, match=str(place)):
+                tree_to_bytes(value)
+
+
+@pytest.mark.parametrize("count", [1, 5, 12, 13, 14, 200])
+def test_containers_of_any_length_come_back_with_the_types_of_their_items(count: int) -> None:
+    for last in (True, 1, (1, 2), [1], {1: "x"}, {"y": b"z"}, dt.date(2020, 1, 2)):
+        items: list[Any] = [*range(count - 1), last]
+        keyed = {str(i): item for i, item in enumerate(items)}
+        mixed: dict[Any, Any] = {**keyed, 7: last, b"k": 1}
+        for value in (items, keyed, mixed, [keyed, items]):
+            back = tree_from_bytes(tree_to_bytes(value))
+            assert repr(back) == repr(value)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import pyarrow as pa
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, given, reject, settings
 from hypothesis import strategies as st
 
 from flowbridge.codec.payload import PayloadReader, PayloadWriter
@@ -155,6 +155,10 @@ def batches(draw: DrawFn) -> Any:
 @settings(suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large], deadline=None)
 @given(batches(), st.sampled_from(["none", "structure", "full"]), st.booleans())
 def test_any_batch_comes_back_equal(batch: Any, validate: Any, as_table: bool) -> None:
+    try:
+        batch.validate(full=True)
+    except arrow.ArrowInvalid:
+        reject()  # pyarrow itself makes such batches of nulls in dictionaries; they are refused
     value: Any = arrow.Table.from_batches([batch, batch]) if as_table else batch
     writer, reader = PayloadWriter(), PayloadReader(validate=validate)
     prepared = writer.prepare(value)

@@ -13,8 +13,6 @@ import pyarrow as pa
 from ipc_ends import ACK_BYTES, Ring
 from ipc_pair import Bar, cpu_ns, percentiles_us, run_group
 
-from flowbridge.codec.payload import PayloadReader, PayloadWriter
-
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -123,36 +121,15 @@ def _plain_reader(end: Any, unpack: Callable[[Any], Any]) -> Callable[[], Any]:
 
 
 def _ring_writer(end: Any) -> Callable[[Any], None]:
-    """What a route does: the codec's record, written into a slot."""
-    producer, writer = end.producer, PayloadWriter()
-    first = True
+    from flowbridge.shm.arrow import BatchProducer
 
-    def write(batch: Any) -> None:
-        nonlocal first
-        prepared = writer.prepare(batch)
-        if first:
-            for _, _, schema in prepared.before:
-                producer.send(schema, tag=1)
-            writer.announced(prepared)
-            first = False
-        loan = producer.loan(prepared.nbytes)
-        with memoryview(loan) as target:
-            prepared.write_into(target)
-        loan.commit(codec=prepared.codec, tag=prepared.tag)
-
-    return write
+    return BatchProducer(end.producer).send_batch
 
 
 def _ring_reader(end: Any) -> Callable[[], Any]:
-    consumer, reader = end.consumer, PayloadReader()
-    schema = consumer.receive_bytes()
-    reader.control(2, 0, schema)
+    from flowbridge.shm.arrow import BatchConsumer
 
-    def read() -> Any:
-        lease = consumer.receive()
-        return reader.read(lease.codec, lease.tag, lease)
-
-    return read
+    return BatchConsumer(end.consumer).receive_batch
 
 
 # --- computed in place --------------------------------------------------------------------------------------------

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final, NoReturn
+from typing import TYPE_CHECKING, Any, Final
 
 import cbor2
 
@@ -10,7 +10,18 @@ from flowbridge.errors import DecodeError, EncodeError
 from flowbridge.limits import HEADER_BYTES_MAX
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
+
+
+def refuse_tag(*_: object) -> Any:
+    """What is done with every tag in a header."""
+    raise ValueError("a header has no tags")
+
+
+# Tags that cbor2 would act upon by itself (it compiles regular expressions, say); all others go to the tag hook.
+_TAGS: Final = (*range(6), 25, 28, 29, 30, 35, 36, 37, 52, 54, 100, 256, 258, 260, 261, 1004, 43000, 55799)
+NO_TAGS: Final[dict[int, Callable[[Any, bool], Any]]] = dict.fromkeys(_TAGS, refuse_tag)
+"""For `semantic_decoders`, beside `refuse_tag` as the hook."""
 
 INT_MAX: Final = 2**63 - 1
 _DEPTH_MAX: Final = 4
@@ -38,8 +49,8 @@ def read_array(data: bytes, positions: int | None) -> list[Any]:
             allow_indefinite=False,
             allow_duplicate_keys=False,
             strict_hashable_types=True,
-            tag_hook=_refuse,
-            semantic_decoders=_DECODERS,
+            tag_hook=refuse_tag,
+            semantic_decoders=NO_TAGS,
         )
         if not _is_array(items) or cbor2.dumps(items, canonical=True) != data:
             raise DecodeError("a frame header is not one array in deterministic form (RFC 8949 section 4.2.1)")
@@ -62,12 +73,3 @@ def uint(value: object, name: str, value_max: int = INT_MAX) -> int:
     if type(value) is not int or not 0 <= value <= value_max:
         raise DecodeError(f"position {name} is {repr(value)[:48]}, not in 0..{value_max}")
     return value
-
-
-def _refuse(*_: object) -> NoReturn:
-    raise ValueError("a header has no tags")
-
-
-# Tags that cbor2 would act upon by itself (it compiles regular expressions, say); all others go to the tag hook.
-_TAGS: Final = (*range(6), 25, 28, 29, 30, 35, 36, 37, 52, 54, 100, 256, 258, 260, 261, 1004, 43000, 55799)
-_DECODERS: Final[dict[int, Any]] = dict.fromkeys(_TAGS, _refuse)

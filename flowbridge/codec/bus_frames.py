@@ -33,6 +33,7 @@ from typing import TYPE_CHECKING, Any, Final, cast
 
 import cbor2
 
+from flowbridge.codec.arrays import NO_TAGS, refuse_tag
 from flowbridge.codec.bus_items import INT_MIN, SMALL, UINT_MAX, headers_out, priority_out, uint, word
 from flowbridge.envelope import NO_DEADLINE, Envelope, Priority, TraceContext
 from flowbridge.errors import EncodeError, RemoteProtocolError
@@ -173,20 +174,6 @@ def qos_out(qos: Qos | None) -> tuple[int | None, ...] | None:
 
 
 # --- in -------------------------------------------------------------------------------------------------------------
-
-
-class _Refused(ValueError):
-    """A tag was met."""
-
-
-def _refuse(*_: object) -> Any:
-    raise _Refused("a header has no tags")
-
-
-# Tags that cbor2 would act upon by itself; all others go to the tag hook.
-_DECODERS: Final[dict[int, Callable[[Any, bool], Any]]] = dict.fromkeys(
-    (*(0, 1, 2, 3, 4, 5, 25, 28, 29, 30, 35, 36, 37, 52, 54, 100, 256, 258, 260, 261, 1004, 43000), 55799), _refuse
-)
 
 
 def _shown(value: object) -> str:
@@ -363,8 +350,8 @@ def decode(kind: int, header: bytes, body: bytes, allowed: frozenset[int]) -> li
             allow_indefinite=False,
             allow_duplicate_keys=False,
             strict_hashable_types=True,
-            tag_hook=_refuse,
-            semantic_decoders=_DECODERS,
+            tag_hook=refuse_tag,
+            semantic_decoders=NO_TAGS,
         )
     except (cbor2.CBORError, ValueError, TypeError, OverflowError, MemoryError) as error:
         raise RemoteProtocolError(f"frame {kind:#x}: its header is not CBOR as agreed: {error}") from error

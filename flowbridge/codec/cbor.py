@@ -25,13 +25,14 @@ from typing import TYPE_CHECKING, Any, Final, cast
 
 import cbor2
 
+from flowbridge.codec.arrays import NO_TAGS, refuse_tag
 from flowbridge.envelope import NO_DEADLINE, Envelope, Priority, TraceContext
 from flowbridge.errors import DecodeError, EncodeError
 from flowbridge.limits import HEADER_BYTES_MAX, TOPICS_CACHED_MAX
 from flowbridge.machines.topics import problem_with_topic
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Mapping
 
     from flowbridge.contracts import BytesLike
 
@@ -43,32 +44,6 @@ _US_MAX: Final = _UINT_MAX // 1000
 _INT_MIN: Final = -(2**63)
 _DEPTH_MAX: Final = 2  # the array and the map of headers
 _TRACE_BYTES: Final = 26
-# Tags that cbor2 would act upon by itself (it compiles regular expressions, say); all others go to the tag hook.
-_TAGS_KNOWN: tuple[int, ...] = (
-    0,
-    1,
-    2,
-    3,
-    4,
-    5,
-    25,
-    28,
-    29,
-    30,
-    35,
-    36,
-    37,
-    52,
-    54,
-    100,
-    256,
-    258,
-    260,
-    261,
-    1004,
-    43000,
-    55799,
-)
 
 
 class CborCodec:
@@ -213,17 +188,6 @@ def _headers_out(headers: Mapping[str, str | int] | None) -> dict[str, str | int
 # --- in -------------------------------------------------------------------------------------------------------------
 
 
-class _Refused(ValueError):
-    """A tag was met."""
-
-
-def _refuse(*_: object) -> Any:
-    raise _Refused("a header has no tags")
-
-
-_DECODERS: dict[int, Callable[[Any, bool], Any]] = dict.fromkeys(_TAGS_KNOWN, _refuse)
-
-
 def _read(data: bytes) -> list[Any]:
     if data[:1] != _ARRAY:
         raise DecodeError(f"a header starts with {_ARRAY.hex()}, an array of {_POSITIONS}, not with {data[:1].hex()!r}")
@@ -234,8 +198,8 @@ def _read(data: bytes) -> list[Any]:
             allow_indefinite=False,
             allow_duplicate_keys=False,
             strict_hashable_types=True,
-            tag_hook=_refuse,
-            semantic_decoders=_DECODERS,
+            tag_hook=refuse_tag,
+            semantic_decoders=NO_TAGS,
         )
     except (cbor2.CBORError, ValueError, TypeError, OverflowError, MemoryError) as error:
         raise DecodeError(f"a header is not CBOR as agreed: {error}") from error

@@ -29,12 +29,14 @@ static inline void channel_make(struct channel *ch, uint64_t ring_bytes, uint64_
     memset(g, 0, sizeof *g);
     g->magic = FB_MAGIC;
     g->major = FB_MAJOR;
+    g->minor = FB_MINOR;
     g->endian = FB_ENDIAN;
     g->ring_offset = FB_RING;
     g->ring_bytes = ring_bytes;
     g->completion_offset = FB_RING + ring_bytes;
     g->completion_items = items;
-    g->total_bytes = g->completion_offset + items * 8;
+    g->lease_offset = g->completion_offset + items * 8;
+    g->total_bytes = g->lease_offset + count * 8;
     g->inline_bytes_max = inline_bytes;
     g->window_items = window;
     g->high_permille = 750;
@@ -67,6 +69,11 @@ static inline void channel_tx(const struct channel *ch, struct fb_tx *tx, struct
     memset(tx, 0, sizeof *tx);
     memset(pool, 0, sizeof *pool);
     must(fb_pool_init(pool, ch->slots, &ch->g) == 0, "no memory for the books of the pool");
+    pool->fd = -1; /* all of it is there already */
+    for (uint32_t i = 0; i < pool->classes; i++) {
+        memset(pool->of[i].reserved, 1, pool->of[i].count);
+        pool->of[i].reserved_count = pool->of[i].count;
+    }
     tx->chan = ch->chan;
     tx->g = ch->g;
     tx->pool = pool;

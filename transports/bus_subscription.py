@@ -91,12 +91,12 @@ class ReportingQueue(LaneQueue):
             self.outcomes.note_settled(taken, expired)
         return super().settle(taken, expired)
 
-    def abort(self) -> int:
+    def abort(self, cause: str = "abort") -> int:
         """As `LaneQueue.abort`, and tell."""
         for lane in self.lanes:
             for envelope in lane.queue:
                 self.outcomes.note(ABORTED, envelope.seq)
-        return super().abort()
+        return super().abort(cause)
 
     def _drop_head(self, lane: Lane) -> Envelope:
         dropped = super()._drop_head(lane)

@@ -125,19 +125,9 @@ class LinkSink(QueueSink):
 
     def break_off(self, why: Exception) -> None:
         """The consumer will not come back: what waits here is counted as dropped by `lost`, senders get BrokenError."""
-        self._drop_queued("lost")
+        self._queue.abort("lost")
         self._ends.break_off(why)
         self._tell_flushed()
-
-    def _drop_queued(self, cause: str) -> None:
-        books = self._queue.books
-        before = books.dropped.get("abort", 0)
-        count = self._queue.abort()
-        if count and cause != "abort":
-            books.dropped["abort"] = before
-            if not before:
-                del books.dropped["abort"]
-            books.drop(cause, count)
 
     # --- sending ----------------------------------------------------------------------------------------------------
 
@@ -408,7 +398,7 @@ class LinkSink(QueueSink):
             self._tell_flushed()
         if self._outcomes.is_closed and not ends.abandoned:
             ends.abandoned = ends.guarded = True
-            self._drop_queued("abort")
+            self._queue.abort()
             ends.fail_waiters(BrokenError, "the consumer closed its end")
             self._tell_flushed()
         if accepting and (ends.guarded or ends.writable):
@@ -448,7 +438,7 @@ class LinkSink(QueueSink):
             self._queue.finished = self._ends.guarded = True
             self._ends.fail_waiters(ClosedError, "closed")
         self._leave()
-        self._drop_queued("abort")
+        self._queue.abort()
         self._tell_flushed()
 
 

@@ -13,15 +13,31 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
 
-def refuse_tag(*_: object) -> Any:
-    """What is done with every tag in a header."""
+NOT_AGREED: Final = (cbor2.CBORError, ValueError, TypeError, OverflowError, MemoryError, RecursionError)
+"""What `read_plain` raises."""
+
+
+def _refuse_tag(*_: object) -> Any:
     raise ValueError("a header has no tags")
 
 
 # Tags that cbor2 would act upon by itself (it compiles regular expressions, say); all others go to the tag hook.
 _TAGS: Final = (*range(6), 25, 28, 29, 30, 35, 36, 37, 52, 54, 100, 256, 258, 260, 261, 1004, 43000, 55799)
-NO_TAGS: Final[dict[int, Callable[[Any, bool], Any]]] = dict.fromkeys(_TAGS, refuse_tag)
-"""For `semantic_decoders`, beside `refuse_tag` as the hook."""
+_NO_TAGS: Final[dict[int, Callable[[Any, bool], Any]]] = dict.fromkeys(_TAGS, _refuse_tag)
+
+
+def read_plain(data: bytes, depth_max: int) -> Any:
+    """A value of a header: no tags, no indefinite lengths, no key twice. Raises: `NOT_AGREED` (name it)."""
+    return cbor2.loads(
+        data,
+        max_depth=depth_max,
+        allow_indefinite=False,
+        allow_duplicate_keys=False,
+        strict_hashable_types=True,
+        tag_hook=_refuse_tag,
+        semantic_decoders=_NO_TAGS,
+    )
+
 
 INT_MAX: Final = 2**63 - 1
 _DEPTH_MAX: Final = 4
@@ -43,20 +59,12 @@ def read_array(data: bytes, positions: int | None) -> list[Any]:
     if len(data) > HEADER_BYTES_MAX:
         raise DecodeError(f"a frame header exceeds {HEADER_BYTES_MAX} bytes: {len(data)}")
     try:
-        items: Any = cbor2.loads(
-            data,
-            max_depth=_DEPTH_MAX,
-            allow_indefinite=False,
-            allow_duplicate_keys=False,
-            strict_hashable_types=True,
-            tag_hook=refuse_tag,
-            semantic_decoders=NO_TAGS,
-        )
+        items: Any = read_plain(data, _DEPTH_MAX)
         if not _is_array(items) or cbor2.dumps(items, canonical=True) != data:
             raise DecodeError("a frame header is not one array in deterministic form (RFC 8949 section 4.2.1)")
     except DecodeError:
         raise
-    except (cbor2.CBORError, ValueError, TypeError, OverflowError, MemoryError, RecursionError) as error:
+    except NOT_AGREED as error:
         raise DecodeError(f"a frame header is not CBOR as agreed: {error}") from error
     found: list[Any] = items
     if positions is not None and len(found) != positions:

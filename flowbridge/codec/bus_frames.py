@@ -33,7 +33,7 @@ from typing import TYPE_CHECKING, Any, Final, cast
 
 import cbor2
 
-from flowbridge.codec.arrays import NO_TAGS, refuse_tag
+from flowbridge.codec.arrays import NOT_AGREED, read_plain
 from flowbridge.codec.bus_items import INT_MIN, SMALL, UINT_MAX, headers_out, priority_out, uint, word
 from flowbridge.envelope import NO_DEADLINE, Envelope, Priority, TraceContext
 from flowbridge.errors import EncodeError, RemoteProtocolError
@@ -344,16 +344,8 @@ def decode(kind: int, header: bytes, body: bytes, allowed: frozenset[int]) -> li
     if kind not in allowed:
         raise RemoteProtocolError(f"frame type {kind:#x} is none that this end of a bus link takes")
     try:
-        pair = cbor2.loads(
-            b"\x82" + header + _END_BYTES,
-            max_depth=_DEPTH_MAX,
-            allow_indefinite=False,
-            allow_duplicate_keys=False,
-            strict_hashable_types=True,
-            tag_hook=refuse_tag,
-            semantic_decoders=NO_TAGS,
-        )
-    except (cbor2.CBORError, ValueError, TypeError, OverflowError, MemoryError) as error:
+        pair = read_plain(b"\x82" + header + _END_BYTES, _DEPTH_MAX)
+    except NOT_AGREED as error:
         raise RemoteProtocolError(f"frame {kind:#x}: its header is not CBOR as agreed: {error}") from error
     is_list = type(pair[0]) is list
     if pair[1] != _END or not is_list:

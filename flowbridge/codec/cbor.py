@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any, Final, cast
 
 import cbor2
 
-from flowbridge.codec.arrays import NO_TAGS, refuse_tag
+from flowbridge.codec.arrays import NOT_AGREED, read_plain
 from flowbridge.envelope import NO_DEADLINE, Envelope, Priority, TraceContext
 from flowbridge.errors import DecodeError, EncodeError
 from flowbridge.limits import HEADER_BYTES_MAX, TOPICS_CACHED_MAX
@@ -192,16 +192,8 @@ def _read(data: bytes) -> list[Any]:
     if data[:1] != _ARRAY:
         raise DecodeError(f"a header starts with {_ARRAY.hex()}, an array of {_POSITIONS}, not with {data[:1].hex()!r}")
     try:
-        items = cbor2.loads(
-            data,
-            max_depth=_DEPTH_MAX,
-            allow_indefinite=False,
-            allow_duplicate_keys=False,
-            strict_hashable_types=True,
-            tag_hook=refuse_tag,
-            semantic_decoders=NO_TAGS,
-        )
-    except (cbor2.CBORError, ValueError, TypeError, OverflowError, MemoryError) as error:
+        items = read_plain(data, _DEPTH_MAX)
+    except NOT_AGREED as error:
         raise DecodeError(f"a header is not CBOR as agreed: {error}") from error
     return cast(list[Any], items)
 

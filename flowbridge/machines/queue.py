@@ -348,8 +348,8 @@ class LaneQueue:
             lane.stopped = False
         return not lane.stopped
 
-    def abort(self) -> int:
-        """Drop everything queued, counted under `abort`; returns how many."""
+    def abort(self, cause: str = "abort") -> int:
+        """Drop everything queued, counted under `cause`; returns how many."""
         count = 0
         for lane in self.lanes:
             count += len(lane.queue)
@@ -359,7 +359,7 @@ class LaneQueue:
             lane.queue.clear()
         if count:
             self.books.in_flight -= count
-            self.books.drop("abort", count)
+            self.books.drop(cause, count)
         return count
 
     def __repr__(self) -> str:

@@ -28,7 +28,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ipc_ends import BareSocket, Pipe, Ring, SpinningRing, missing
+from ipc_ends import BareSocket, Pipe, Ring, SleepingRing, missing
 from ipc_pair import PLACES, TrialError, cores
 from ipc_peers import Iceoryx, Zenoh, Zmq
 from ipc_ping import ping
@@ -97,7 +97,7 @@ def ping_workload(name: str, size_bytes: int, count: int, program: Path | None, 
     """Round trips of one size, or ways in one direction."""
     title = f"{'round trip' if echo else 'one way'}, {name.partition('-')[2]}, copied in"
     workload = Workload(name, title, "rtt_p50_us" if echo else "one_way_p50_us", {})
-    first: list[Contender] = [Ring(), SpinningRing()] if size_bytes <= KIB else [Ring()]
+    first: list[Contender] = [Ring(), SleepingRing()]
     _with_peers(workload, lambda contender: ping(contender, size_bytes, count, echo=echo), first)
     if size_bytes >= MIB:
         workload.against = "iceoryx2"

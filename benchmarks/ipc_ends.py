@@ -10,7 +10,6 @@ import importlib.util
 import os
 import socket
 import struct
-from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
 from flowbridge.shm.port import ShmConsumer, ShmProducer, ShmSpec
@@ -71,13 +70,13 @@ def ring_spec(payload_bytes: int) -> ShmSpec:
 
 
 class _RingEnd:
-    def __init__(self, producer: ShmProducer, consumer: ShmConsumer, *, small: bool, spin_ns: int) -> None:
+    def __init__(self, producer: ShmProducer, consumer: ShmConsumer, *, small: bool, spin_ns: int | None) -> None:
         self.producer = producer
         self.consumer = consumer
         self.send: Callable[[Any], None] = producer.send
+        if spin_ns is not None:
+            consumer.spin_ns_max = spin_ns
         self.receive: Callable[[], Any] = consumer.receive_bytes if small else self._lease
-        if spin_ns:
-            self.receive = partial(consumer.receive_bytes, None, spin_ns)
         self._held: Any = None
 
     def _lease(self) -> Any:
@@ -92,11 +91,11 @@ class _RingEnd:
 
 
 class Ring:
-    """The raw data port; whoever waits sleeps at once."""
+    """The raw data port as it comes: whoever waits looks for a short time, then sleeps."""
 
     name = "flowbridge"
     needs = ""
-    spin_ns = 0
+    spin_ns: int | None = None
 
     def prepare(self, there_bytes: int, back_bytes: int) -> Any:
         """A socket pair: a handle does not outlive a fork, so each child makes its producer and passes it on."""
@@ -113,11 +112,11 @@ class Ring:
         return _RingEnd(producer, consumer, small=theirs <= ShmSpec().inline_bytes_max, spin_ns=self.spin_ns)
 
 
-class SpinningRing(Ring):
-    """The same, looking for a short time before it sleeps; for small messages."""
+class SleepingRing(Ring):
+    """The same, asleep at once, as the C ring beside it."""
 
-    name = "flowbridge, spin 100 us"
-    spin_ns = 100_000
+    name = "flowbridge, no spin"
+    spin_ns = 0
 
 
 def exchange(sock: socket.socket, producer: ShmProducer) -> ShmConsumer:

@@ -291,6 +291,9 @@ class ConsumerCore:
         pid: int,
         start: int,
     ) -> None: ...
+    spin_ns_max: int
+    """How long a blocking receive looks at most before it sleeps."""
+
     def _close(self) -> None: ...
     def _peer_may_live(self) -> bool: ...
     def _stats(self) -> tuple[int, int, int, int, int, int]: ...
@@ -313,14 +316,15 @@ class ConsumerCore:
         Raises EndOfStream after the producer closed and everything is received, BrokenError after it vanished,
         RemoteProtocolError when it damaged the channel.
         """
-    def receive(self, timeout_ns: int | None = None, spin_ns: int = 0) -> Lease | None:
+    def receive(self, timeout_ns: int | None = None, spin_ns: int | None = None) -> Lease | None:
         """The next message, waiting without the interpreter lock; None after the time-out.
 
-        At most `spin_ns` are spent looking before the sleep, and only as long as messages come in shorter distances.
+        At most `spin_ns` (None: `spin_ns_max`) are spent looking before the sleep, and only while the last waits were
+        shorter: a wait that outlasts them costs no more than the sleep would have, a core that never sleeps nothing.
         """
     def receive_bytes_nowait(self) -> bytes | None:
         """The next payload as a private copy."""
-    def receive_bytes(self, timeout_ns: int | None = None, spin_ns: int = 0) -> bytes | None:
+    def receive_bytes(self, timeout_ns: int | None = None, spin_ns: int | None = None) -> bytes | None:
         """The next payload as a private copy, waiting for it."""
     def receive_many(self, limit: int) -> list[Lease]:
         """What is there now, at most `limit` messages."""

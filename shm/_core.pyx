@@ -156,7 +156,7 @@ cdef extern from "slots.h" nogil:
     bint fb_rx_arm(fb_rx *, uint32_t)
     int fb_rx_wait(fb_rx *, int64_t, int64_t)
     int64_t fb_rx_window(fb_rx *, int64_t)
-    void fb_rx_arrived(fb_rx *)
+    void fb_rx_waited(fb_rx *, int64_t, int64_t)
     int fb_pool_init(fb_pool *, unsigned char *, const fb_geometry *)
     void fb_pool_free(fb_pool *)
     void fb_pool_drain(fb_pool *)

@@ -119,7 +119,7 @@ class BatchConsumer:
             self._reader.control(lease.codec, lease.tag, memoryview(lease))
         return None
 
-    def receive_batch(self, timeout_ns: int | None = None, spin_ns: int = 0) -> Any:
+    def receive_batch(self, timeout_ns: int | None = None, spin_ns: int | None = None) -> Any:
         """The next batch, waiting without the interpreter lock; None after the time-out."""
         while True:
             lease = self.consumer.receive(timeout_ns, spin_ns)

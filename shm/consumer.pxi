@@ -103,6 +103,7 @@ cdef class ConsumerCore:
     cdef bint is_closed, is_lost
     cdef uint64_t copies
     cdef readonly str name
+    cdef public int64_t spin_ns_max
 
     def __cinit__(self, *args, **kwargs):
         self.data_fd = self.rx.space_fd = -1
@@ -264,15 +265,17 @@ cdef class ConsumerCore:
         fb_rx_publish(&self.rx)
         return result
 
-    cdef object wait(self, timeout_ns, int64_t spin_ns, bint as_bytes):
-        cdef int64_t until = NO_DEADLINE, left, window
+    cdef object wait(self, timeout_ns, spin_ns, bint as_bytes):
+        cdef int64_t until = NO_DEADLINE, left, window, began, spin_ns_max
         cdef int how
         self.check()
         result = self.take(as_bytes)
         if result is None:
             if timeout_ns is not None:
                 until = moment(timeout_ns)
-            window = fb_rx_window(&self.rx, spin_ns) if spin_ns > 0 else 0
+            spin_ns_max = self.spin_ns_max if spin_ns is None else spin_ns
+            window = fb_rx_window(&self.rx, spin_ns_max)
+            began = fb_now_ns()
             left = SLEEP_NS_MAX
             while True:
                 if timeout_ns is not None:
@@ -292,22 +295,21 @@ cdef class ConsumerCore:
                     break
                 if how == FB_TIMED_OUT and not self._peer_may_live():
                     self.is_lost = True
-        if spin_ns > 0:
-            fb_rx_arrived(&self.rx)
+            fb_rx_waited(&self.rx, fb_now_ns() - began, spin_ns_max)
         return result
 
     def receive_nowait(self):
         self.check()
         return self.take(False)
 
-    def receive(self, timeout_ns=None, int64_t spin_ns=0):
+    def receive(self, timeout_ns=None, spin_ns=None):
         return self.wait(timeout_ns, spin_ns, False)
 
     def receive_bytes_nowait(self):
         self.check()
         return self.take(True)
 
-    def receive_bytes(self, timeout_ns=None, int64_t spin_ns=0):
+    def receive_bytes(self, timeout_ns=None, spin_ns=None):
         return self.wait(timeout_ns, spin_ns, True)
 
     def receive_many(self, int limit):

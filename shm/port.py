@@ -155,6 +155,21 @@ class ShmSpec:
         return _rounded(RING_OFFSET + self.ring_bytes + 8 * (self.completion_items + self.slots), PAGE_BYTES)
 
 
+SPIN_NS_MAX: Final = 200_000
+"""What KVM's `halt_poll_ns` allows for the same choice, and about what two wake-ups of sleeping virtual cores cost at
+p90: whoever looks that long before a sleep loses at most a small multiple of the best choice (Karlin et al., "Empirical
+studies of competitive spinning", SOSP 1991)."""
+
+
+def _spin_ns(peer: int) -> int:
+    """Nothing where one core has to do for both: whoever looks then keeps the other from writing."""
+    try:
+        cores = os.sched_getaffinity(0) | os.sched_getaffinity(peer)
+    except (AttributeError, OSError):  # no such call here, or the peer is gone
+        return 0
+    return SPIN_NS_MAX if len(cores) > 1 else 0
+
+
 def _within(what: str, value: int, least: int, most: int) -> None:
     if not least <= value <= most:
         raise LocalProtocolError(f"{what} is {least} to {most}, not {value}")
@@ -434,6 +449,7 @@ class ShmConsumer(ConsumerCore):
         if consumer.sealed:
             for descriptor in memory:
                 segment.must_be_sealed(name, descriptor)
+        consumer.spin_ns_max = _spin_ns(consumer.creator_process[0])
         return consumer
 
     def _peer_may_live(self) -> bool:

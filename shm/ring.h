@@ -238,7 +238,7 @@ struct fb_rx {
     uint64_t lease_at[FB_CLASSES]; /* where the lease table has the first slot of a class */
     uint64_t returns_lost, wakes, late_wakes;
     uint64_t counter[FB_COUNTERS];
-    int64_t gap_ns, arrived_ns; /* smoothed distance of arrivals, for the spin window */
+    int64_t waits_ns; /* smoothed length of the last waits, for the spin window */
     const char *problem;
     int space_fd;
     _Atomic int stop; /* set by a close in another thread */
@@ -405,15 +405,15 @@ static inline int fb_rx_wait(struct fb_rx *rx, int64_t wait_ns, int64_t spin_ns)
     return FB_WOKEN;
 }
 
-/* How long spinning pays: a window shorter than the distance of messages only burns a core. */
+/* How long to look before a sleep: all of it while the last waits were shorter, nothing when looking was in vain. */
 static inline int64_t fb_rx_window(struct fb_rx *rx, int64_t spin_ns_max) {
-    return rx->gap_ns > spin_ns_max ? 0 : 2 * rx->gap_ns < spin_ns_max ? 2 * rx->gap_ns : spin_ns_max;
+    return rx->waits_ns > spin_ns_max ? 0 : spin_ns_max;
 }
 
-static inline void fb_rx_arrived(struct fb_rx *rx) {
-    int64_t now = fb_now_ns();
-    if (rx->arrived_ns) rx->gap_ns += (now - rx->arrived_ns - rx->gap_ns) / 8;
-    rx->arrived_ns = now;
+/* Remembers how long a wait was. One long pause counts as a short one too many, not as a hundred. */
+static inline void fb_rx_waited(struct fb_rx *rx, int64_t wait_ns, int64_t spin_ns_max) {
+    int64_t most = 2 * spin_ns_max;
+    rx->waits_ns += ((wait_ns < most ? wait_ns : most) - rx->waits_ns) / 8;
 }
 
 #endif

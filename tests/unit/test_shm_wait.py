@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import select
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -51,6 +52,15 @@ def test_every_message_between_two_waiting_threads_arrives_once_and_in_order(spi
             producer.send(payload, 30 * SECOND)
         assert received.result() == payloads
         assert producer.stats().slots_out == 0
+
+
+@pytest.mark.parametrize(("cores", "looks"), [({3}, False), ({1, 3}, True)])
+def test_a_receiver_looks_before_it_sleeps_only_if_its_peer_can_run_meanwhile(
+    monkeypatch: pytest.MonkeyPatch, cores: set[int], looks: bool
+) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: cores)
+    with channel() as (_, consumer):
+        assert (consumer.spin_ns_max > 0) is looks
 
 
 def test_a_waiting_receiver_learns_of_the_end() -> None:

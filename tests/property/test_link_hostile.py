@@ -44,7 +44,7 @@ from flowbridge.testing.clock import ManualClock
 from flowbridge.time.ledger import EdgeBooks
 from flowbridge.transports.framed import FramedLink
 from flowbridge.transports.link_port import LinkSink, LinkSource
-from flowbridge.transports.uds.socket_link import SocketFarLink, SocketNearLink
+from flowbridge.transports.stream_link import StreamFarLink, StreamNearLink
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -229,7 +229,7 @@ def test_no_frame_of_a_producer_does_more_than_break_its_route() -> None:
             half.lost(error)
 
         link = FramedLink(connect, on_frame=frame, on_lost=gone)
-        half = SocketFarLink(link, TrailReader())
+        half = StreamFarLink(link, TrailReader())
         source = LinkSource(route_of(small_qos(random)), ManualClock(), half)
         lost: list[Exception] = []
         source.on_lost = lost.append
@@ -262,7 +262,7 @@ def test_no_frame_of_a_consumer_does_more_than_break_its_route() -> None:
             half.lost(error)
 
         link = FramedLink(connect, on_frame=frame, on_lost=gone)
-        half = SocketNearLink(link)
+        half = StreamNearLink(link)
         sink = LinkSink(route_of(small_qos(random)), ManualClock(), half)
         lost: list[Exception] = []
         sink.on_lost = lost.append

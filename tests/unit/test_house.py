@@ -374,6 +374,7 @@ VIOLATIONS: Final = {
     "a part leans on the scaffold": ("testing", "flowbridge/runtime/planted.py", "import flowbridge.testing"),
     "yaml outside its fence": ("third-parties", "flowbridge/runtime/planted.py", "import yaml"),
     "arrow on the hot path": ("third-parties", "transports/inproc/planted.py", "import pyarrow"),
+    "quic beside its engine": ("third-parties", "transports/quic/planted.py", "import aioquic.quic.connection"),
     "quic outside its tier": ("third-parties", "transports/inproc/planted.py", "import aioquic.quic.connection"),
 }
 

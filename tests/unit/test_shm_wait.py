@@ -58,7 +58,10 @@ def test_every_message_between_two_waiting_threads_arrives_once_and_in_order(spi
 def test_a_receiver_looks_before_it_sleeps_only_if_its_peer_can_run_meanwhile(
     monkeypatch: pytest.MonkeyPatch, cores: set[int], looks: bool
 ) -> None:
-    monkeypatch.setattr(os, "sched_getaffinity", lambda _: cores)
+    def affinity(_: int) -> set[int]:
+        return cores
+
+    monkeypatch.setattr(os, "sched_getaffinity", affinity)
     with channel() as (_, consumer):
         assert (consumer.spin_ns_max > 0) is looks
 

@@ -27,8 +27,8 @@ from flowbridge.limits import LANES, STREAM_BYTES_HIGH
 from flowbridge.machines.outcome import CLOSED, COUNTS, NOTHING
 from flowbridge.shm._core import KIND_CTRL, KIND_INLINE, NO_SLOT
 from flowbridge.shm.port import HEADER_BYTES
+from flowbridge.transports.room import Room
 from flowbridge.transports.route_records import RecordReader, RecordWriter
-from flowbridge.transports.uds.room import Room
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -16,7 +16,7 @@ from flowbridge.plan import ContentType
 from flowbridge.shm import native_problem
 from flowbridge.transports.framed import FramedLink, connector
 from flowbridge.transports.link_port import LinkDataPort, LinkSink, LinkSource
-from flowbridge.transports.uds.socket_link import SocketFarLink, SocketNearLink
+from flowbridge.transports.stream_link import StreamFarLink, StreamNearLink
 from flowbridge.transports.uds.stream import UdsStream
 from flowbridge.transports.uds.workers import meet_host, pair, start_worker
 
@@ -37,13 +37,13 @@ class _Near:
     """The producer's end of a route's socket: opens the route and feeds the near link."""
 
     def __init__(self, route: Route, sock: socket.socket, producer: ShmProducer | None) -> None:
-        self._half: SocketNearLink | RingNearLink
+        self._half: StreamNearLink | RingNearLink
         link = FramedLink(
             connector(UdsStream, sock, peer=f"route {route.id}"), on_frame=self._frame, on_lost=self._lost
         )
         descriptors: tuple[int, ...] = ()
         if producer is None:
-            self._half = SocketNearLink(link)
+            self._half = StreamNearLink(link)
         else:
             from flowbridge.transports.uds.ring_link import RingNearLink
 
@@ -56,7 +56,7 @@ class _Near:
             raise
 
     @property
-    def half(self) -> SocketNearLink | RingNearLink:
+    def half(self) -> StreamNearLink | RingNearLink:
         """What a sink is attached to."""
         return self._half
 
@@ -74,7 +74,7 @@ class _Far:
         self._route = route
         self._source = source
         self._trails = trails
-        self._half: SocketFarLink | RingFarLink | None = None
+        self._half: StreamFarLink | RingFarLink | None = None
         connect = connector(UdsStream, sock, peer=f"route {route.id}")
         self._link = FramedLink(connect, on_frame=self._frame, on_lost=self._lost, descriptors=True)
 
@@ -90,7 +90,7 @@ class _Far:
             raise RemoteProtocolError(f"route {self._route.id}: {error}") from error
         self._link.stream.descriptors = False
         if not count:
-            self._half = SocketFarLink(self._link, self._trails)
+            self._half = StreamFarLink(self._link, self._trails)
         else:
             self._half = self._join_ring(self._link.take_descriptors(count))
         self._source.attach(self._half)
@@ -230,7 +230,7 @@ class UdsTransport:
         """In a worker: the connection to the host that started it."""
         return meet_host(address)
 
-    def _near(self, route: Route, sock: socket.socket) -> SocketNearLink | RingNearLink:
+    def _near(self, route: Route, sock: socket.socket) -> StreamNearLink | RingNearLink:
         producer = None
         try:
             producer = self._producer(route)

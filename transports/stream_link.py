@@ -1,4 +1,4 @@
-"""A route over a Unix socket: frames one way, reports the other. What the tier uses where there is no ring."""
+"""A route over a stream of bytes: frames one way, reports the other. What a tier uses where there is no ring."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from flowbridge.codec.route_frames import (
 from flowbridge.errors import BrokenError, CodecError, EncodeError, RemoteProtocolError, ResourceError
 from flowbridge.limits import STREAM_BYTES_HIGH
 from flowbridge.machines.outcome import NOTHING
+from flowbridge.transports.room import Room
 from flowbridge.transports.route_records import RecordReader, RecordWriter
-from flowbridge.transports.uds.room import Room
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -40,7 +40,7 @@ def _nothing(*_: Any) -> None:
     """Nobody listens yet."""
 
 
-class SocketNearLink:
+class StreamNearLink:
     """The producer's half; see `route_link.NearLink`. Frames that arrive are given to `frame`."""
 
     def __init__(self, link: FramedLink) -> None:
@@ -126,7 +126,7 @@ class SocketNearLink:
         self._link.close()
 
 
-class SocketFarLink:
+class StreamFarLink:
     """The consumer's half; see `route_link.FarLink`. Frames that arrive are given to `frame`."""
 
     def __init__(self, link: FramedLink, trails: TrailReader) -> None:

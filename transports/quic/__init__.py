@@ -1,0 +1,1 @@
+"""The tier between machines: QUIC connections that a session outlives."""

@@ -1,0 +1,1 @@
+"""The default engine: aioquic, and what we put over it. Nothing else knows that it is there."""

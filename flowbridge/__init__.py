@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from flowbridge.emit import Emit
     from flowbridge.envelope import Envelope, Priority, TraceContext
     from flowbridge.errors import (
+        AuthError,
         BrokenError,
         BusyError,
         ClosedError,
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
         NoResponderError,
         OperatorError,
         OperatorLoadError,
+        OverloadError,
         PlanError,
         ProtocolError,
         RemoteProtocolError,
@@ -61,6 +63,7 @@ if TYPE_CHECKING:
 __version__: Final = "0.1.0"
 
 __all__ = [
+    "AuthError",
     "BrokenError",
     "BusyError",
     "Clock",
@@ -91,6 +94,7 @@ __all__ = [
     "OperatorContext",
     "OperatorError",
     "OperatorLoadError",
+    "OverloadError",
     "Outputs",
     "Plan",
     "PlanError",
@@ -120,9 +124,9 @@ _HOMES: Final = {
     "emit": "Emit",
     "envelope": "Envelope Priority TraceContext",
     "errors": (
-        "BrokenError BusyError ClosedError CodecError DeadlineExceeded DecodeError EncodeError EndOfStream "
+        "AuthError BrokenError BusyError ClosedError CodecError DeadlineExceeded DecodeError EncodeError EndOfStream "
         "FlowErrors FlowbridgeError LocalProtocolError MissingExtraError NativeUnavailableError NoResponderError "
-        "OperatorError OperatorLoadError PlanError ProtocolError RemoteProtocolError ResourceError "
+        "OperatorError OperatorLoadError OverloadError PlanError ProtocolError RemoteProtocolError ResourceError "
         "SchemaMismatchError ShmFullError WouldBlock"
     ),
     "finding": "Finding",

@@ -13,6 +13,8 @@
     ├─ WouldBlock                   a call that must not wait would have had to
     ├─ DeadlineExceeded             also a TimeoutError
     ├─ NoResponderError             a request to a topic that nobody serves
+    ├─ AuthError                    an identity or a right was refused
+    ├─ OverloadError                a peer is there and has no room
     ├─ ProtocolError
     │   ├─ LocalProtocolError       you broke the rules
     │   └─ RemoteProtocolError      the peer did
@@ -70,6 +72,8 @@ class FlowbridgeError(Exception):
 
     effect: Effect = Effect.NONE
     retry: Retry = Retry.NEVER
+    code: int | None = None
+    """The number under which it came from another machine (`codec.codes`); None for one that was raised here."""
 
 
 class FlowErrors(FlowbridgeError):
@@ -157,6 +161,20 @@ class NoResponderError(FlowbridgeError):
     """A request was made on a topic that nobody serves."""
 
     retry = Retry.LATER
+
+
+class AuthError(FlowbridgeError):
+    """An identity or a right was refused, by a peer or by us."""
+
+
+class OverloadError(FlowbridgeError):
+    """A peer is there and has no room; nothing was done. `retry_after_ns` is when to ask again, None when unknown."""
+
+    retry = Retry.LATER
+
+    def __init__(self, message: str, retry_after_ns: int | None = None) -> None:
+        self.retry_after_ns: Final = retry_after_ns
+        super().__init__(message)
 
 
 class ProtocolError(FlowbridgeError):

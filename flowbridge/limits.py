@@ -59,6 +59,19 @@ STREAM_WRITE_BYTES: Final = 1024 * 1024  # of one turn: the rest is written in t
 STREAM_PARTS_MAX: Final = 64  # of one system call, below the kernel's IOV_MAX; the rest follows
 DESCRIPTORS_MAX: Final = 16  # passed with one frame: RemoteProtocolError from a peer, LocalProtocolError here
 
+# --- sessions between machines ------------------------------------------------------------------------------------
+GREETING_BYTES_MAX: Final = 32 * 1024  # of the header of HELLO and HELLO_ACK: EncodeError here, DecodeError from a peer
+SESSION_SKIPPED_BYTES_MAX: Final = 4_096  # the body of a control frame; only one that is skipped has any
+SESSION_STREAMS_MAX: Final = 1_024  # of one session: EncodeError here, DecodeError from a peer
+SESSION_ACKS_MAX: Final = 128  # streams acknowledged by one frame; the others by the next one
+SESSION_REPLAY_BYTES_MAX: Final = 2**40  # that one direction of a session may keep: EncodeError, DecodeError
+NODE_BYTES_MAX: Final = 128  # of the name of a node: EncodeError here, DecodeError from a peer
+LABEL_BYTES_MAX: Final = 256  # of the label of a session stream: EncodeError here, DecodeError from a peer
+KEY_BYTES_MAX: Final = 32  # of the key of a session stream: EncodeError here, DecodeError from a peer
+TOKEN_BYTES_MAX: Final = 8 * 1024  # of what proves an identity: EncodeError here, DecodeError from a peer
+REASON_BYTES_MAX: Final = 256  # of a text that says why: cut here, DecodeError from a peer
+CAPABILITIES_MAX: Final = 64  # told in a greeting: EncodeError here, DecodeError from a peer
+
 # --- local sockets ------------------------------------------------------------------------------------------------
 SOCKET_PATH_BYTES_MAX: Final = 107  # sun_path without its closing zero (unix(7)); LocalProtocolError
 CONNECTIONS_MAX: Final = 1_024  # open ones of a listener; a further one is closed as soon as it is accepted

@@ -43,21 +43,21 @@ INT_MAX: Final = 2**63 - 1
 _DEPTH_MAX: Final = 4
 
 
-def write_array(items: Sequence[object]) -> bytes:
+def write_array(items: Sequence[object], bytes_max: int = HEADER_BYTES_MAX) -> bytes:
     """An array of plain values in its deterministic form. Raises: EncodeError."""
     try:
         data = cbor2.dumps(list(items), canonical=True)
     except (cbor2.CBOREncodeError, ValueError, TypeError, OverflowError) as error:
         raise EncodeError(f"a frame header cannot be written: {error}") from error
-    if len(data) > HEADER_BYTES_MAX:
-        raise EncodeError(f"a frame header exceeds {HEADER_BYTES_MAX} bytes: {len(data)}")
+    if len(data) > bytes_max:
+        raise EncodeError(f"a frame header exceeds {bytes_max} bytes: {len(data)}")
     return data
 
 
-def read_array(data: bytes, positions: int | None) -> list[Any]:
+def read_array(data: bytes, positions: int | None, bytes_max: int = HEADER_BYTES_MAX) -> list[Any]:
     """The items of an array of so many positions, None for any number. Raises: DecodeError, for any bytes."""
-    if len(data) > HEADER_BYTES_MAX:
-        raise DecodeError(f"a frame header exceeds {HEADER_BYTES_MAX} bytes: {len(data)}")
+    if len(data) > bytes_max:
+        raise DecodeError(f"a frame header exceeds {bytes_max} bytes: {len(data)}")
     try:
         items: Any = read_plain(data, _DEPTH_MAX)
         if not _is_array(items) or cbor2.dumps(items, canonical=True) != data:

@@ -47,6 +47,22 @@ def prefix(kind: int, header_bytes: int, body_bytes: int) -> bytes:
     return varint(kind) + varint(header_bytes) + varint(body_bytes)
 
 
+def _number(data: bytes, at: int, end: int) -> tuple[int, int]:
+    """A variable-length integer and where it ends; (0, -1) when it is not all here."""
+    if at < 0 or at >= end:
+        return 0, -1
+    first = data[at]
+    if first < 0x40:
+        return first, at + 1
+    size = _LENGTHS[first >> 6]
+    if end - at < size:
+        return 0, -1
+    value = int.from_bytes(data[at : at + size], "big") & ((1 << (8 * size - 2)) - 1)
+    if value < _LEAST[first >> 6]:
+        raise RemoteProtocolError(f"a variable-length integer of {size} bytes holds {value}, which needs fewer")
+    return value, at + size
+
+
 class FrameReader:
     """Cuts a stream into frames. Holds at most one incomplete frame, and of it only what has come.
 
@@ -158,11 +174,11 @@ class FrameReader:
                     at += 1
             if not is_usual:
                 at = start
-                kind, at = self._number(data, at, end)
+                kind, at = _number(data, at, end)
                 if kind > _TYPE_MAX:
                     raise RemoteProtocolError(f"frame type {kind:#x} exceeds {_TYPE_MAX:#x}")
-                header_bytes, at = self._number(data, at, end)
-                body_bytes, at = self._number(data, at, end)
+                header_bytes, at = _number(data, at, end)
+                body_bytes, at = _number(data, at, end)
             if header_bytes > self._header_max:
                 raise RemoteProtocolError(f"frame header exceeds {self._header_max} bytes: {header_bytes}")
             if body_bytes > self._body_max:
@@ -177,21 +193,45 @@ class FrameReader:
             frames.append((kind, data[at:middle], data[middle:stop]))
             at = stop
 
-    @staticmethod
-    def _number(data: bytes, at: int, end: int) -> tuple[int, int]:
-        """A variable-length integer and where it ends; (0, -1) when it is not all here."""
-        if at < 0 or at >= end:
-            return 0, -1
-        first = data[at]
-        if first < 0x40:
-            return first, at + 1
-        size = _LENGTHS[first >> 6]
-        if end - at < size:
-            return 0, -1
-        value = int.from_bytes(data[at : at + size], "big") & ((1 << (8 * size - 2)) - 1)
-        if value < _LEAST[first >> 6]:
-            raise RemoteProtocolError(f"a variable-length integer of {size} bytes holds {value}, which needs fewer")
-        return value, at + size
-
     def __repr__(self) -> str:
         return f"<FrameReader {self.held_bytes} bytes held>"
+
+
+class FirstFrame:
+    """Takes one frame off the front of a stream and leaves what follows as it came."""
+
+    __slots__ = ("_body_max", "_header_max", "_held")
+
+    def __init__(self, *, header_bytes_max: int = HEADER_BYTES_MAX, body_bytes_max: int = 0) -> None:
+        self._header_max = header_bytes_max
+        self._body_max = body_bytes_max
+        self._held = b""
+
+    @property
+    def held_bytes(self) -> int:
+        """How much of the frame is here."""
+        return len(self._held)
+
+    def feed(self, data: bytes) -> tuple[int, bytes, bytes, bytes] | None:
+        """Type, header, body and the bytes behind them; None while it is not all here. Raises: RemoteProtocolError."""
+        data = self._held + data
+        end = len(data)
+        kind, at = _number(data, 0, end)
+        if kind > _TYPE_MAX:
+            raise RemoteProtocolError(f"frame type {kind:#x} exceeds {_TYPE_MAX:#x}")
+        header_bytes, at = _number(data, at, end)
+        body_bytes, at = _number(data, at, end)
+        if header_bytes > self._header_max:
+            raise RemoteProtocolError(f"frame header exceeds {self._header_max} bytes: {header_bytes}")
+        if body_bytes > self._body_max:
+            raise RemoteProtocolError(f"frame body exceeds {self._body_max} bytes: {body_bytes}")
+        middle = at + header_bytes
+        stop = middle + body_bytes
+        if at < 0 or stop > end:
+            self._held = data
+            return None
+        self._held = b""
+        return kind, data[at:middle], data[middle:stop], data[stop:]
+
+    def __repr__(self) -> str:
+        return f"<FirstFrame {self.held_bytes} bytes held>"

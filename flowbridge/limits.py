@@ -72,6 +72,20 @@ TOKEN_BYTES_MAX: Final = 8 * 1024  # of what proves an identity: EncodeError her
 REASON_BYTES_MAX: Final = 256  # of a text that says why: cut here, DecodeError from a peer
 CAPABILITIES_MAX: Final = 64  # told in a greeting: EncodeError here, DecodeError from a peer
 
+REPLAY_BYTES_MAX: Final = 4 * 1024 * 1024  # of one direction of a stream, sent and not acknowledged: it waits
+ACK_BYTES: Final = 256 * 1024  # received without telling the peer; then it is told at once
+ACK_DELAY_S: Final = 0.025  # ... or after this
+HEARTBEAT_NS: Final = 250_000_000  # between two pings of a session
+SUSPECT_BEATS: Final = 3.5  # heartbeats without any packet; then another connection is dialled (ITU-T G.8013)
+LEASE_NS: Final = 30 * 10**9  # without any packet; then the session is over, and its streams are lost
+DIAL_S: Final = 5.0  # from the first packet to the answered greeting: BrokenError
+GREETING_S: Final = 5.0  # a client that has not greeted by then is closed
+REDIAL_S: Final = 0.15  # the first pause between two dials, spread over half to one and a half of it; doubled each time
+REDIAL_S_MAX: Final = 5.0
+SESSIONS_MAX: Final = 1_024  # of one node: OverloadError
+MEETINGS_MAX: Final = 4_096  # streams that came before anybody expected them: the next one is refused
+MEETING_NS: Final = 30 * 10**9  # of waiting for the other end of a stream: BrokenError
+
 # --- local sockets ------------------------------------------------------------------------------------------------
 SOCKET_PATH_BYTES_MAX: Final = 107  # sun_path without its closing zero (unix(7)); LocalProtocolError
 CONNECTIONS_MAX: Final = 1_024  # open ones of a listener; a further one is closed as soon as it is accepted

@@ -1,0 +1,239 @@
+"""The client's side of sessions: dials, greets, and dials again when the peer falls silent.
+
+A connection on which nothing is heard is never closed for that: another one is dialled beside it, and the first that
+works is used. So a short cut of the link costs no handshake, and a peer that has restarted is met as soon as it listens.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from typing import TYPE_CHECKING, Final
+
+from flowbridge.codec.codes import Code, error_of
+from flowbridge.codec.session_frames import VERSION, Error, Hello, HelloAck, Resumed
+from flowbridge.errors import AuthError, BrokenError, FlowbridgeError, RemoteProtocolError
+from flowbridge.limits import DIAL_S, REDIAL_S, REDIAL_S_MAX
+from flowbridge.transports.quic.connection import Connection
+from flowbridge.transports.quic.endpoint import dial
+from flowbridge.transports.quic.greeting import new_session_id
+from flowbridge.transports.quic.session import Session, SessionState, why_closed
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from flowbridge.codec.session_frames import ControlFrame, Open, SessionLimits
+    from flowbridge.transports.quic.engine import Address, Closed, Engine, Identity
+    from flowbridge.transports.quic.greeting import Own
+    from flowbridge.transports.quic.stream import SessionStream
+
+
+class _Attempt:
+    """One dialled connection, up to the peer's answer; see `connection.ConnectionUser`."""
+
+    def __init__(self, dialer: Dialer, session: Session | None, limits: SessionLimits) -> None:
+        self.greeted: asyncio.Future[HelloAck] = asyncio.get_running_loop().create_future()
+        self.has_greeted = False
+        self.peer = dialer.peer
+        self._dialer = dialer
+        self._session = session
+        self._limits = limits
+
+    def connected(self, connection: Connection, identity: Identity | None) -> None:
+        """Greet."""
+        del identity
+        self.has_greeted = True
+        connection.send(self._dialer.hello(self._limits))
+
+    def control(self, connection: Connection, frame: ControlFrame) -> None:
+        """The answer, or a refusal."""
+        del connection
+        if self.greeted.done():
+            return
+        if type(frame) is HelloAck:
+            self.greeted.set_result(frame)
+        elif type(frame) is Error:
+            self.greeted.set_exception(error_of(frame.code, frame.reason, frame.retry_after_ms))
+        else:
+            raise RemoteProtocolError(f"{self.peer}: {type(frame).__name__.upper()} before HELLO_ACK")
+
+    def offered(self, connection: Connection, opened: Open) -> SessionStream | None:
+        """A stream that overtook the answer belongs to the session all the same."""
+        if self._session is None:
+            raise RemoteProtocolError(f"{self.peer}: stream {opened.number} before HELLO_ACK")
+        return self._session.offered(connection, opened)
+
+    def streams_left(self, connection: Connection) -> None:
+        """The session asks for all it needs."""
+
+    def over(self, connection: Connection, closed: Closed) -> None:
+        """It failed."""
+        del connection
+        if not self.greeted.done():
+            self.greeted.set_exception(why_closed(closed, self.peer))
+
+
+class Dialer:
+    """Keeps one session with one address; see `session.SessionOwner`.
+
+    `on_over` is called once when the session is over, with why; the dialer does not begin another one.
+    """
+
+    def __init__(
+        self,
+        address: Address,
+        make_engine: Callable[[Address, float], Engine],
+        own: Own,
+        *,
+        peer: str,
+        chance: random.Random | None = None,
+        on_over: Callable[[Session, Exception], None] | None = None,
+    ) -> None:
+        self.address: Final = address
+        self.peer: Final = peer
+        self.dials = 0
+        """How often it was dialled."""
+        self._make_engine = make_engine
+        self._own = own
+        self._chance = chance or random.Random()  # noqa: S311  (spreads out, protects nothing)
+        self._identifier = new_session_id()
+        self._epoch = 0
+        self._session: Session | None = None
+        self._redialling: asyncio.Task[None] | None = None
+        self._on_over = on_over
+
+    def hello(self, limits: SessionLimits) -> Hello:
+        """A greeting for another connection of the session."""
+        self._epoch += 1
+        own, session = self._own, self._session
+        return Hello(
+            VERSION,
+            own.node,
+            own.incarnation,
+            self._identifier,
+            self._epoch,
+            (),
+            limits,
+            own.token,
+            session.received() if session is not None else (),
+            own.clock.now_ns(),
+        )
+
+    async def connect(self, on_stream: Callable[[SessionStream], None]) -> Session:
+        """Meet the peer. Raises: AuthError, BrokenError, RemoteProtocolError, OverloadError, each saying what to do."""
+        connection, answer = await self._dial(self._own.limits)
+        session = Session(
+            self._identifier,
+            self,
+            self._own.clock,
+            peer=self.peer,
+            is_client=True,
+            limits=answer.limits.agreed(self._own.limits),
+            on_stream=on_stream,
+        )
+        session.incarnation = answer.incarnation
+        session.identity = connection.identity
+        self._session = session
+        self._adopt(session, connection, answer)
+        return session
+
+    async def _dial(self, limits: SessionLimits) -> tuple[Connection, HelloAck]:
+        """One connection that was greeted and answered."""
+        self.dials += 1
+        attempt = _Attempt(self, self._session, limits)
+        wire = await dial(self.address, self._make_engine, on_event=_early)
+        connection = Connection(wire, attempt)
+        try:
+            answer = await asyncio.wait_for(attempt.greeted, DIAL_S)
+        except TimeoutError:
+            connection.retire(Code.CANCELLED, "too late")
+            raise BrokenError(
+                f"{self.peer}: no answer within {DIAL_S:g} s; check that a node listens there, and that UDP passes "
+                "(firewall, address, port)"
+            ) from None
+        except BaseException:
+            connection.retire(Code.CANCELLED)
+            raise
+        if answer.session != self._identifier or answer.epoch != self._epoch:
+            connection.retire(Code.UNEXPECTED, "the answer is for another greeting")
+            raise RemoteProtocolError(f"{self.peer}: answers to another greeting")
+        return connection, answer
+
+    def _adopt(self, session: Session, connection: Connection, answer: HelloAck) -> None:
+        now_ns = self._own.clock.now_ns()
+        session.offset.add(answer.t1_ns, answer.t2_ns, answer.t3_ns, now_ns)
+        try:
+            session.adopt(connection, answer.epoch, dict(answer.streams))
+        except RemoteProtocolError as error:
+            connection.retire(Code.UNEXPECTED, str(error))
+            session.end(error)
+
+    # --- again ------------------------------------------------------------------------------------------------------
+
+    def apart(self, session: Session, why: Exception) -> None:
+        """The connection is gone: dial at once."""
+        del why
+        self._redial(session)
+
+    def suspicious(self, session: Session) -> None:
+        """Nothing is heard: dial beside the connection."""
+        self._redial(session)
+
+    def ended(self, session: Session, why: Exception) -> None:
+        """No more."""
+        if self._redialling is not None:
+            self._redialling.cancel()
+        if self._on_over is not None:
+            self._on_over(session, why)
+
+    def _redial(self, session: Session) -> None:
+        if self._redialling is None:
+            self._redialling = asyncio.get_running_loop().create_task(self._again(session), name=f"dial {self.peer}")
+
+    async def _again(self, session: Session) -> None:
+        pause_s = REDIAL_S
+        try:
+            while session.state in (SessionState.APART, SessionState.SUSPECT):
+                try:
+                    connection, answer = await self._dial(session.limits)
+                except (AuthError, RemoteProtocolError) as error:
+                    session.end(error)  # another try would end the same way
+                    return
+                except FlowbridgeError as error:
+                    if error.code == Code.STATE_LOST:
+                        session.end(error)
+                        return
+                    await asyncio.sleep(pause_s * self._chance.uniform(0.5, 1.5))
+                    pause_s = min(2 * pause_s, REDIAL_S_MAX)
+                    continue
+                if session.state is SessionState.OVER:
+                    connection.retire(Code.DRAINED)
+                    return
+                if answer.resumed is not Resumed.RESUMED or answer.incarnation != session.incarnation:
+                    connection.retire(Code.STATE_LOST)
+                    session.end(error_of(Code.STATE_LOST, f"{self.peer} has lost the session"))
+                    return
+                self._adopt(session, connection, answer)
+        finally:
+            self._redialling = None
+
+    async def aclose(self, settle_s: float) -> None:
+        """Let what was written to closed streams arrive, for a time, and close the session. Idempotent."""
+        session = self._session
+        if session is not None and session.state is not SessionState.OVER:
+            await session.settle(settle_s)
+            session.close()
+        task = self._redialling
+        if task is not None:
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+
+    def __repr__(self) -> str:
+        return f"<Dialer of {self.peer}, dialled {self.dials} times>"
+
+
+def _early(_: object) -> None:
+    """Before anybody listens nothing has been said that could be answered."""
+
+
+

@@ -1,0 +1,231 @@
+"""Who this process is to others, the sessions that it has with them, and the node that it may be."""
+
+from __future__ import annotations
+
+import asyncio
+import datetime as dt
+from dataclasses import replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any, Final
+
+from flowbridge.addresses import NodeAddress, PeerIdentity
+from flowbridge.codec.session_frames import StreamKind
+from flowbridge.errors import AuthError, BrokenError, LocalProtocolError, OverloadError
+from flowbridge.transports.quic.dialing import Dialer
+from flowbridge.transports.quic.endpoint import listen
+from flowbridge.transports.quic.engines import make_acceptor, make_client
+from flowbridge.transports.quic.greeting import Own
+from flowbridge.transports.quic.identity import identify, read_certificates
+from flowbridge.transports.quic.serving import SessionServer
+from flowbridge.transports.quic.session import SessionState
+from flowbridge.transports.quic.settings import QuicSettings
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from flowbridge.addresses import TlsFiles
+    from flowbridge.codec.session_frames import Hello
+    from flowbridge.contracts import Clock
+    from flowbridge.transports.quic.engine import Address, Engine, Identity
+    from flowbridge.transports.quic.meeting import Meeting
+    from flowbridge.transports.quic.session import Session
+    from flowbridge.transports.quic.stream import SessionStream
+    from flowbridge.transports.quic.wire import Listener
+
+_SELF: Final = "self"
+
+
+class Node:
+    """A node that listens; see `placing.NodeListener`."""
+
+    def __init__(self, host: str, listener: Listener, server: SessionServer) -> None:
+        self._host = host
+        self._listener = listener
+        self._server = server
+
+    @property
+    def address(self) -> NodeAddress:
+        """Where it listens."""
+        return NodeAddress(self._host, self._listener.address[1])
+
+    def refuse_new(self) -> None:
+        """Accept no further host; those that are connected stay. Idempotent."""
+        self._server.refuses = True
+
+    async def aclose(self, settle_s: float = 0.0) -> None:
+        """Close every session and the socket. Idempotent."""
+        await self._server.aclose(settle_s)
+        await self._listener.aclose()
+
+    def __repr__(self) -> str:
+        return f"<Node at {self.address}, {len(self._server.sessions)} sessions>"
+
+
+class Peers:
+    """The sessions of a process, one for each node that it reaches. Streams that come go to the meeting."""
+
+    def __init__(
+        self, clock: Clock, meeting: Meeting, *, tls: TlsFiles | None, settings: QuicSettings | None
+    ) -> None:
+        self._clock = clock
+        self._meeting = meeting
+        self._tls = tls
+        self._given = settings
+        self._settings: QuicSettings | None = None
+        self._own: Own | None = None
+        self._dialers: dict[tuple[str, NodeAddress], asyncio.Future[tuple[Dialer, Session]]] = {}
+        self._nodes: list[Node] = []
+        self._self: NodeAddress | None = None
+        self._self_lock = asyncio.Lock()
+
+    # --- who we are -------------------------------------------------------------------------------------------------
+
+    @property
+    def own_name(self) -> str:
+        """The name of this process: that in its certificate."""
+        return self._me().node
+
+    def _me(self) -> Own:
+        if self._own is None:
+            if self._given is None and self._tls is None:
+                raise LocalProtocolError(
+                    "no certificate was given: give --cert, --key and --ca (or FLOWBRIDGE_CERT, FLOWBRIDGE_KEY and "
+                    "FLOWBRIDGE_CA); `flowbridge certs new DIR` makes them"
+                )
+            tls = self._tls
+            self._settings = self._given or QuicSettings(
+                certificate=tls.certificate if tls else None, key=tls.key if tls else None, ca=tls.ca if tls else None
+            )
+            certificate = self._settings.certificate
+            assert certificate is not None, "settings of a process that is known have a certificate"
+            identity = identify(read_certificates(certificate, "certificate")[0])
+            if not identity.node:
+                raise AuthError("our certificate has no name of the form fb://FABRIC/node/NAME: see `flowbridge certs`")
+            self._own = Own(identity.node, self._clock)
+        return self._own
+
+    def _set(self) -> QuicSettings:
+        self._me()
+        assert self._settings is not None, "who we are comes with settings"
+        return self._settings
+
+    # --- sessions ---------------------------------------------------------------------------------------------------
+
+    async def session(self, node: str, address: NodeAddress) -> Session:
+        """The session with a node, dialled when there is none.
+
+        Raises: AuthError, also for a node of another name; BrokenError; RemoteProtocolError; OverloadError.
+        """
+        name = (node, address)
+        found = self._dialers.get(name)
+        if found is not None and found.done() and (found.exception() or found.result()[1].state is SessionState.OVER):
+            found = None
+        if found is None:
+            found = asyncio.ensure_future(self._dial(node, address))
+            self._dialers[name] = found
+        return (await asyncio.shield(found))[1]
+
+    async def _dial(self, node: str, address: NodeAddress) -> tuple[Dialer, Session]:
+        own, settings = self._me(), self._set()
+        peer = f"node {node} ({address})"
+        settings = replace(settings, server_name=settings.server_name or address.host)
+
+        def make(target: Address, now: float) -> Engine:
+            return make_client(settings, target, now)
+
+        dialer = Dialer((address.host, address.port), make, own, peer=peer)
+        session = await dialer.connect(self._meeting.came)
+        identity = session.identity
+        if identity is None or identity.node != node:
+            session.end(AuthError("it is another node"))
+            known = identity.node if identity is not None and identity.node else "without a name"
+            raise AuthError(f"{peer}: the node that answers there is {known}; give the address of {node}")
+        return dialer, session
+
+    def met(self, node: str) -> Session:
+        """The session with a node that was met. Raises: BrokenError."""
+        for (name, _), found in self._dialers.items():
+            if name == node and found.done() and not found.exception():
+                session = found.result()[1]
+                if session.state is not SessionState.OVER:
+                    return session
+        raise BrokenError(f"host {node}: there is no session with it")
+
+    # --- being a node -----------------------------------------------------------------------------------------------
+
+    async def serve(
+        self, address: NodeAddress, name: str, on_part: Callable[[SessionStream, PeerIdentity], None]
+    ) -> Node:
+        """Listen as a node. Raises: ResourceError; AuthError when the certificate is of another name."""
+        own = self._me()
+        if own.node != name:
+            raise AuthError(f"our certificate is of node {own.node}, not {name}: see `flowbridge certs new`")
+        server = SessionServer(own, lambda session, identity, hello: self._taker(session, identity, hello, on_part))
+        listener = await listen((address.host, address.port), make_acceptor(self._set()), on_wire=server.take)
+        node = Node(address.host, listener, server)
+        self._nodes.append(node)
+        return node
+
+    def _taker(
+        self,
+        session: Session,
+        identity: Identity | None,
+        hello: Hello,
+        on_part: Callable[[SessionStream, PeerIdentity], None],
+    ) -> Callable[[SessionStream], None]:
+        """Who takes the streams of a new session."""
+        del session, hello
+        if identity is None or not identity.node:
+            raise AuthError("a certificate with a name of the form fb://FABRIC/node/NAME is needed")
+        known = PeerIdentity(identity.fabric, identity.node, identity.fingerprint)
+
+        def take(stream: SessionStream) -> None:
+            if stream.kind is not StreamKind.PART:
+                self._meeting.came(stream)
+                return
+            try:
+                on_part(stream, known)
+            except (AuthError, OverloadError, BrokenError) as error:
+                stream.fail(error)
+
+        return take
+
+    async def listen_to_self(self) -> NodeAddress:
+        """An own node on the loopback interface, for both ends of a route in one process."""
+        async with self._self_lock:
+            if self._self is None:
+                if self._given is None and self._tls is None:
+                    self._given = _own_settings(dt.datetime.now(dt.UTC))
+                node = await self.serve(NodeAddress("127.0.0.1", 0), self.own_name, _no_part)
+                self._self = node.address
+        return self._self
+
+    async def aclose(self, settle_s: float) -> None:
+        """Close every session, after what was written to closed streams has arrived. Idempotent."""
+        dialers, self._dialers = self._dialers, {}
+        nodes, self._nodes = self._nodes, []
+        self._self = None
+        for found in dialers.values():
+            if not found.done():
+                found.cancel()
+        results: list[Any] = await asyncio.gather(*dialers.values(), return_exceptions=True)
+        await asyncio.gather(*(one[0].aclose(settle_s) for one in results if isinstance(one, tuple)))
+        await asyncio.gather(*(node.aclose(settle_s) for node in nodes))
+
+
+def _no_part(stream: SessionStream, identity: PeerIdentity) -> None:
+    raise AuthError(f"{identity} may run nothing here")
+
+
+def _own_settings(now: dt.datetime) -> QuicSettings:
+    """A certificate that nobody else has, for this process to speak with itself."""
+    from flowbridge.transports.quic.certificates import make_certificates
+
+    with TemporaryDirectory() as folder:
+        make_certificates(
+            Path(folder), [_SELF], hosts=["127.0.0.1"], fabric=_SELF, days=1, force=False, now=now
+        )
+        certificate, key, ca = (Path(folder, name).read_bytes() for name in ("self.pem", "self.key", "ca.pem"))
+    return QuicSettings(certificate=certificate, key=key, ca=ca)
+

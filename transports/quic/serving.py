@@ -1,0 +1,178 @@
+"""The server's side of sessions: takes greetings, and gives a session that is known its new connection."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Final
+
+from flowbridge.codec.codes import Code, code_of, cut
+from flowbridge.codec.session_frames import VERSION, Error, Hello, HelloAck, Resumed, Scope
+from flowbridge.errors import AuthError, FlowbridgeError, OverloadError, RemoteProtocolError
+from flowbridge.limits import GREETING_S, SESSIONS_MAX
+from flowbridge.transports.quic.connection import Connection
+from flowbridge.transports.quic.session import Session
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from flowbridge.codec.session_frames import ControlFrame, Open
+    from flowbridge.transports.quic.engine import Closed, Identity
+    from flowbridge.transports.quic.greeting import Own
+    from flowbridge.transports.quic.stream import SessionStream
+    from flowbridge.transports.quic.wire import Wire
+
+
+class _Greeting:
+    """A connection that has not greeted yet; see `connection.ConnectionUser`."""
+
+    def __init__(self, server: SessionServer) -> None:
+        self._server = server
+        self._timer: asyncio.TimerHandle | None = None
+
+    def begin(self, connection: Connection) -> None:
+        """Allow it some time."""
+        self._timer = asyncio.get_running_loop().call_later(
+            GREETING_S, connection.close, Code.FRAME, f"no greeting within {GREETING_S:g} s"
+        )
+
+    def connected(self, connection: Connection, identity: Identity | None) -> None:
+        """The greeting comes."""
+
+    def control(self, connection: Connection, frame: ControlFrame) -> None:
+        """The greeting."""
+        if type(frame) is not Hello:
+            raise RemoteProtocolError(f"{type(frame).__name__.upper()} before HELLO")
+        self._end()
+        self._server.greeted(connection, frame)
+
+    def offered(self, connection: Connection, opened: Open) -> SessionStream | None:
+        """Nothing is opened before the greeting is answered."""
+        raise RemoteProtocolError(f"stream {opened.number} before HELLO")
+
+    def streams_left(self, connection: Connection) -> None:
+        """Nothing waits for a stream."""
+
+    def over(self, connection: Connection, closed: Closed) -> None:
+        """It left."""
+        self._end()
+
+    def _end(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+
+
+class SessionServer:
+    """Gives every wire that greets its session; `on_session` is called for each new one, and returns who takes its
+    streams. It may refuse the peer by raising AuthError or OverloadError.
+    """
+
+    def __init__(
+        self,
+        own: Own,
+        on_session: Callable[[Session, Identity | None, Hello], Callable[[SessionStream], None]],
+        on_over: Callable[[Session, Exception], None] | None = None,
+    ) -> None:
+        self._own: Final = own
+        self._on_session = on_session
+        self._on_over = on_over
+        self._sessions: dict[tuple[str, bytes], Session] = {}
+        self.refuses = False
+        """Whether new sessions are refused; those that are known may still get a new connection."""
+
+    @property
+    def sessions(self) -> tuple[Session, ...]:
+        """Those that are not over."""
+        return tuple(self._sessions.values())
+
+    def take(self, wire: Wire) -> None:
+        """A connection whose handshake is complete: its greeting is awaited."""
+        greeting = _Greeting(self)
+        connection = Connection(wire, greeting)
+        greeting.begin(connection)
+
+    def greeted(self, connection: Connection, hello: Hello) -> None:
+        """Answer a greeting, or close the connection with why not."""
+        try:
+            self._greeted(connection, hello)
+        except RemoteProtocolError:
+            raise
+        except FlowbridgeError as error:
+            told = Error(code_of(error), Scope.CONNECTION, 0, cut(str(error)), None)
+            connection.send(told)
+            connection.close(told.code, told.reason)
+
+    def _greeted(self, connection: Connection, hello: Hello) -> None:
+        t2_ns = self._own.clock.now_ns()
+        identity = connection.identity
+        if identity is not None and identity.node and identity.node != hello.node:
+            raise AuthError(f"the certificate is of node {identity.node}, and the greeting of node {hello.node}")
+        name = (hello.node, hello.session)
+        session = self._sessions.get(name)
+        resumed = Resumed.RESUMED if session is not None else Resumed.NEW
+        if session is not None and (hello.epoch <= session.epoch or hello.incarnation != session.incarnation):
+            connection.close(Code.SUPERSEDED, f"epoch {hello.epoch} of the session is over")
+            return
+        if session is None:
+            if hello.epoch != 1:
+                connection.close(Code.STATE_LOST, "the session is not known here")
+                return
+            session = self._begin(connection, hello)
+        answer = HelloAck(
+            VERSION,
+            self._own.node,
+            self._own.incarnation,
+            hello.session,
+            hello.epoch,
+            (),
+            session.limits,
+            resumed,
+            session.received(),
+            hello.now_ns,
+            t2_ns,
+            self._own.clock.now_ns(),
+        )
+        connection.send(answer)
+        session.adopt(connection, hello.epoch, dict(hello.streams))
+
+    def _begin(self, connection: Connection, hello: Hello) -> Session:
+        if self.refuses:
+            raise OverloadError("the node is leaving and takes no new session", None)
+        if len(self._sessions) >= SESSIONS_MAX:
+            raise OverloadError(f"at most {SESSIONS_MAX} sessions", None)
+        peer = f"{hello.node} at {connection.wire.engine.peer_address[0]}"
+        takers: list[Callable[[SessionStream], None]] = []
+        session = Session(
+            hello.session,
+            self,
+            self._own.clock,
+            peer=peer,
+            is_client=False,
+            limits=hello.limits.agreed(self._own.limits),
+            on_stream=lambda stream: takers[0](stream),
+        )
+        session.incarnation = hello.incarnation
+        session.identity = connection.identity
+        takers.append(self._on_session(session, connection.identity, hello))
+        self._sessions[hello.node, hello.session] = session
+        return session
+
+    # --- sessions ---------------------------------------------------------------------------------------------------
+
+    def apart(self, session: Session, why: Exception) -> None:
+        """The client comes back, or the lease ends."""
+
+    def suspicious(self, session: Session) -> None:
+        """The client dials."""
+
+    def ended(self, session: Session, why: Exception) -> None:
+        """A session is over."""
+        self._sessions = {name: one for name, one in self._sessions.items() if one is not session}
+        if self._on_over is not None:
+            self._on_over(session, why)
+
+    async def aclose(self, settle_s: float) -> None:
+        """Let what was written to closed streams arrive, for a time, and close every session. Idempotent."""
+        sessions = self.sessions
+        await asyncio.gather(*(session.settle(settle_s) for session in sessions))
+        for session in sessions:
+            session.close()

@@ -1,0 +1,395 @@
+"""Session: what two processes have in common, over however many connections it takes.
+
+It outlives a connection: the streams of one wait, and go on over the next where the peer says that they stand. It ends
+when either side closes it, when the peer has lost its state, or when nothing was heard for the lease.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import enum
+from typing import TYPE_CHECKING, Final, Protocol
+
+from flowbridge.codec.codes import Code, code_of, cut, error_of, from_transport
+from flowbridge.codec.session_frames import (
+    Ack,
+    Auth,
+    Error,
+    Goaway,
+    Open,
+    Ping,
+    Pong,
+    Scope,
+    StreamKind,
+)
+from flowbridge.errors import BrokenError, ClosedError, RemoteProtocolError, ResourceError
+from flowbridge.limits import ACK_BYTES, ACK_DELAY_S, SESSION_ACKS_MAX, SUSPECT_BEATS
+from flowbridge.time.offset import ClockOffset
+from flowbridge.transports.quic.stream import SessionStream
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping
+
+    from flowbridge.codec.session_frames import ControlFrame, Received, SessionLimits
+    from flowbridge.contracts import Clock
+    from flowbridge.errors import FlowbridgeError
+    from flowbridge.transports.quic.connection import Connection
+    from flowbridge.transports.quic.engine import Closed, Identity
+
+
+def why_closed(closed: Closed, peer: str) -> FlowbridgeError:
+    """Why a connection ended, as an error that says what to do about it."""
+    closing = from_transport(
+        closed.code,
+        by_application=closed.by_application,
+        is_timeout=closed.is_timeout,
+        is_reset=closed.is_reset,
+        reason=closed.reason,
+    )
+    return closing.error(peer)
+
+
+class SessionState(enum.Enum):
+    """Where a session stands."""
+
+    APART = "apart"  # no connection now
+    CONNECTED = "connected"
+    SUSPECT = "suspect"  # a connection, and nothing was heard for some heartbeats
+    OVER = "over"
+
+
+class SessionOwner(Protocol):
+    """Who keeps a session connected, or waits for the peer to."""
+
+    def apart(self, session: Session, why: Exception) -> None:
+        """The connection is gone, the session is not."""
+        ...
+
+    def suspicious(self, session: Session) -> None:
+        """The peer is silent; it may be heard again."""
+        ...
+
+    def ended(self, session: Session, why: Exception) -> None:
+        """The session is over. Told once."""
+        ...
+
+
+class _Grave:
+    """What is still to be known of a stream that is over, until the peer knows it."""
+
+    __slots__ = ("count", "error", "ping")
+
+    def __init__(self, count: int, error: Error | None, ping: int) -> None:
+        self.count = count
+        self.error = error
+        self.ping = ping  # once this one is answered, everything sent before it has arrived
+
+
+class Session:
+    """Opens streams and takes those of the peer, with `on_stream`. All calls are made on the loop.
+
+    `peer` says who is at the other end, for messages. Time is that of the loop, but `clock` is what peers compare.
+    """
+
+    def __init__(
+        self,
+        identifier: bytes,
+        owner: SessionOwner,
+        clock: Clock,
+        *,
+        peer: str,
+        is_client: bool,
+        limits: SessionLimits,
+        on_stream: Callable[[SessionStream], None],
+    ) -> None:
+        self.identifier: Final = identifier
+        self.peer = peer
+        self.limits = limits
+        self.epoch = 0
+        self.incarnation = 0  # of the peer, once it was met
+        self.identity: Identity | None = None
+        self.offset: Final = ClockOffset()
+        self.state = SessionState.APART
+        self.replays = 0
+        """How many times streams went on over another connection."""
+        self._owner = owner
+        self._clock = clock
+        self._loop = asyncio.get_running_loop()
+        self._on_stream = on_stream
+        self._is_client = is_client
+        self._streams: dict[int, SessionStream] = {}
+        self._graves: dict[int, _Grave] = {}
+        self._next = 0 if is_client else 1
+        self._waiting: list[SessionStream] = []  # for a QUIC stream
+        self._counts: dict[int, SessionStream | None] = {}  # streams whose count the peer is to be told
+        self._counts_bytes = 0
+        self._counts_timer: asyncio.TimerHandle | None = None
+        self._pings = 0
+        self._beat: asyncio.TimerHandle | None = None
+        self._apart_since = self._loop.time()
+        self._connection: Connection | None = None
+        self._settled: asyncio.Event = asyncio.Event()
+
+    # --- streams ----------------------------------------------------------------------------------------------------
+
+    def open(self, kind: StreamKind, label: str, key: bytes = b"") -> SessionStream:
+        """A new stream; it can be written to at once. Raises: ClosedError, BrokenError, ResourceError."""
+        if self.state is SessionState.OVER:
+            raise BrokenError(f"{self.peer}: the session is over")
+        if len(self._streams) >= self.limits.streams_max:
+            raise ResourceError(f"{self.peer}: a session has at most {self.limits.streams_max} streams")
+        stream = SessionStream(self, self._next, kind, label, key, peer=self.peer)
+        self._next += 2
+        self._streams[stream.number] = stream
+        if self._connection is not None and not self._connection.carry(stream):
+            self._waiting.append(stream)
+        return stream
+
+    def offered(self, connection: Connection, opened: Open) -> SessionStream | None:
+        """The peer opens a stream, or goes on with one."""
+        del connection
+        stream = self._streams.get(opened.number)
+        if stream is not None:
+            if (opened.kind, opened.label, opened.key) != (stream.kind, stream.label, stream.key):
+                raise RemoteProtocolError(f"{self.peer}: stream {opened.number} was another one before")
+            return stream
+        if opened.number in self._graves:
+            return None
+        if opened.number % 2 != self._is_client:
+            raise RemoteProtocolError(f"{self.peer}: stream {opened.number} is not the peer's to open")
+        if len(self._streams) >= self.limits.streams_max:
+            raise RemoteProtocolError(f"{self.peer}: a session has at most {self.limits.streams_max} streams")
+        stream = SessionStream(self, opened.number, opened.kind, opened.label, opened.key, peer=self.peer)
+        self._streams[opened.number] = stream
+        self._on_stream(stream)
+        return stream
+
+    def streams_left(self, connection: Connection) -> None:
+        """There may be room for QUIC streams."""
+        while self._waiting and connection.carry(self._waiting[0]):
+            self._waiting.pop(0)
+
+    def owes_count(self, stream: SessionStream, size_bytes: int) -> None:
+        """The peer is to be told how far a stream has come: soon, or now when it is much."""
+        self._counts[stream.number] = stream
+        self._counts_bytes += size_bytes
+        if self._counts_bytes >= ACK_BYTES:
+            self._tell_counts()
+        elif self._counts_timer is None:
+            self._counts_timer = self._loop.call_later(ACK_DELAY_S, self._tell_counts)
+
+    def failed(self, stream: SessionStream, error: Exception) -> None:
+        """A stream is over because somebody broke the rules on it."""
+        told = Error(code_of(error), Scope.STREAM, stream.number, cut(str(error)), None)
+        self._bury(stream, told)
+        if self._connection is not None:
+            self._connection.drop(stream, told.code)
+            self._connection.send(told)
+
+    def settled(self, stream: SessionStream) -> None:
+        """A stream has ended both ways."""
+        if self._streams.get(stream.number) is stream:
+            if self._connection is not None:
+                self._connection.forget(stream)
+            self._bury(stream, None)
+
+    def _bury(self, stream: SessionStream, error: Error | None) -> None:
+        self._streams.pop(stream.number, None)
+        if stream in self._waiting:
+            self._waiting.remove(stream)
+        self._graves[stream.number] = _Grave(stream.come.count, error, self._pings)
+        if not self._streams:
+            self._settled.set()
+
+    # --- counts -----------------------------------------------------------------------------------------------------
+
+    def received(self) -> Received:
+        """How far every stream has come, for a greeting."""
+        counts = {number: stream.come.count for number, stream in self._streams.items()}
+        counts.update({number: grave.count for number, grave in self._graves.items()})
+        return tuple(sorted(counts.items()))
+
+    def _tell_counts(self) -> None:
+        if self._counts_timer is not None:
+            self._counts_timer.cancel()
+            self._counts_timer = None
+        self._counts_bytes = 0
+        if self._connection is None:
+            return  # a greeting tells all of them
+        counts, self._counts = sorted(self._counts), {}
+        while counts:
+            some, counts = counts[:SESSION_ACKS_MAX], counts[SESSION_ACKS_MAX:]
+            self._connection.send(Ack(tuple((number, self._count(number)) for number in some)))
+
+    def _count(self, number: int) -> int:
+        stream = self._streams.get(number)
+        if stream is not None:
+            return stream.come.count
+        grave = self._graves.get(number)
+        return 0 if grave is None else grave.count
+
+    def _acknowledged(self, counts: Received) -> None:
+        for number, count in counts:
+            stream = self._streams.get(number)
+            if stream is not None:
+                stream.acknowledge(count)
+
+    # --- connections ------------------------------------------------------------------------------------------------
+
+    def adopt(self, connection: Connection, epoch: int, counts: Mapping[int, int]) -> None:
+        """Go on over a new connection, whose peer has so much of each stream. The one before is closed.
+
+        Raises: RemoteProtocolError when the counts cannot be.
+        """
+        for number, stream in self._streams.items():
+            stream.detach()
+            stream.out.rewind(counts.get(number, 0))
+        if self._connection is not None:
+            self._connection.retire(Code.SUPERSEDED, "another connection has taken over")
+        if self.epoch:
+            self.replays += 1
+        else:
+            self._beat = self._loop.call_later(self.limits.hb_ms / 1000, self._tick)
+        self.epoch = epoch
+        self._connection = connection
+        self.state = SessionState.CONNECTED
+        connection.user = self
+        self._waiting = []
+        mine = [stream for stream in self._streams.values() if stream.number % 2 != self._is_client]
+        for stream in mine:
+            if self._waiting or not connection.carry(stream):
+                self._waiting.append(stream)
+        connection.send(*(grave.error for grave in self._graves.values() if grave.error is not None))
+        # What came over the old connection since our greeting was written, the peer does not know.
+        for number in (*self._streams, *self._graves):
+            self._counts[number] = None
+        self._tell_counts()
+        for stream in [stream for stream in self._streams.values() if stream.is_over]:
+            self.settled(stream)
+        self.ping()
+
+    def connected(self, connection: Connection, identity: Identity | None) -> None:
+        """Nothing: a session adopts connections that are connected."""
+
+    def control(self, connection: Connection, frame: ControlFrame) -> None:
+        """A frame of the peer."""
+        if type(frame) is Ack:
+            self._acknowledged(frame.acks)
+        elif type(frame) is Ping:
+            self._acknowledged(frame.acks)
+            now_ns = self._clock.now_ns()
+            connection.send(Pong(frame.number, frame.t1_ns, now_ns, now_ns, ()))
+        elif type(frame) is Pong:
+            self._acknowledged(frame.acks)
+            self.offset.add(frame.t1_ns, frame.t2_ns, frame.t3_ns, self._clock.now_ns())
+            for number in [number for number, grave in self._graves.items() if grave.ping < frame.number]:
+                del self._graves[number]
+        elif type(frame) is Error:
+            self._told_of(frame)
+        elif type(frame) is Goaway:
+            self.end(error_of(frame.code, "the peer goes away", frame.retry_after_ms))
+        elif type(frame) is Auth:
+            raise RemoteProtocolError(f"{self.peer}: a new proof of identity came, and none was needed")
+        else:
+            raise RemoteProtocolError(f"{self.peer}: a second {type(frame).__name__.upper()}")
+
+    def _told_of(self, frame: Error) -> None:
+        error = error_of(frame.code, frame.reason, frame.retry_after_ms)
+        if frame.scope is Scope.CONNECTION:
+            self.end(error)
+            return
+        stream = self._streams.get(frame.ref)
+        if stream is not None:
+            if self._connection is not None:
+                self._connection.drop(stream, Code.CANCELLED)
+            stream.come.is_ended = True
+            self._bury(stream, None)
+            stream.lose(RemoteProtocolError(f"{stream.peer}: the peer gave it up: {error}"))
+
+    def over(self, connection: Connection, closed: Closed) -> None:
+        """The connection is gone: what is not acknowledged waits for the next one."""
+        if connection is not self._connection:
+            return
+        error = why_closed(closed, self.peer)
+        if closed.by_application and closed.code != Code.SUPERSEDED:
+            self.end(error)
+            return
+        self._connection = None
+        for stream in self._streams.values():
+            stream.detach()
+        self.state = SessionState.APART
+        self._apart_since = self._loop.time()
+        self._owner.apart(self, error)
+
+    # --- liveness ---------------------------------------------------------------------------------------------------
+
+    def ping(self) -> None:
+        """Ask whether the peer is there, and what time it is."""
+        if self._connection is not None:
+            self._pings += 1
+            self._connection.send(Ping(self._pings, self._clock.now_ns(), ()))
+
+    def _tick(self) -> None:
+        """Once per heartbeat: look whether the peer was heard, and let it hear us."""
+        self._beat = self._loop.call_later(self.limits.hb_ms / 1000, self._tick)
+        now = self._loop.time()
+        if self._connection is None:
+            if now - self._apart_since > self.limits.lease_ms / 1000:
+                self.end(BrokenError(f"{self.peer}: not heard for {self.limits.lease_ms} ms"))
+            return
+        silent_ms = (now - self._connection.wire.heard_at) * 1000
+        if silent_ms > self.limits.lease_ms:
+            self._connection.retire(Code.PEER_GONE, "nothing was heard for the lease")
+            self._connection = None
+            self.end(BrokenError(f"{self.peer}: not heard for {self.limits.lease_ms} ms"))
+            return
+        self.ping()
+        is_suspect = silent_ms > SUSPECT_BEATS * self.limits.hb_ms or self._connection.wire.is_refused
+        if is_suspect and self.state is SessionState.CONNECTED:
+            self.state = SessionState.SUSPECT
+            self._owner.suspicious(self)
+        elif not is_suspect:
+            self.state = SessionState.CONNECTED
+
+    # --- the end ----------------------------------------------------------------------------------------------------
+
+    def end(self, why: Exception) -> None:
+        """It is over: every stream is lost. Idempotent."""
+        if self.state is SessionState.OVER:
+            return
+        self.state = SessionState.OVER
+        for timer in (self._beat, self._counts_timer):
+            if timer is not None:
+                timer.cancel()
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            connection.retire(Code.DRAINED)
+        streams, self._streams = self._streams, {}
+        for stream in streams.values():
+            stream.detach()
+            stream.lose(why)
+        self._settled.set()
+        self._owner.ended(self, why)
+
+    async def settle(self, for_s: float) -> None:
+        """Wait until every stream has ended, at most so long: what was written to closed ones has arrived then."""
+        if not self._streams:
+            return
+        self._settled.clear()
+        self._tell_counts()
+        try:
+            await asyncio.wait_for(self._settled.wait(), for_s)
+        except TimeoutError:
+            return
+
+    def close(self) -> None:
+        """End it and tell the peer. Idempotent."""
+        self.end(ClosedError(f"{self.peer}: the session was closed"))
+
+    @property
+    def streams(self) -> Iterable[SessionStream]:
+        """Those that are not over."""
+        return self._streams.values()
+
+    def __repr__(self) -> str:
+        return f"<Session with {self.peer} {self.state.value}, epoch {self.epoch}, {len(self._streams)} streams>"

@@ -1,0 +1,328 @@
+"""A stream of a session: ordered bytes both ways that outlive the connections they travel on."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from typing import TYPE_CHECKING, Final, Protocol
+
+from flowbridge.errors import BrokenError, ClosedError, LocalProtocolError, RemoteProtocolError
+from flowbridge.limits import REPLAY_BYTES_MAX, STREAM_BYTES_HIGH, STREAM_BYTES_LOW
+from flowbridge.machines.replay import Incoming, Outgoing
+from flowbridge.transports.quic.engine import WRITE_BYTES_HIGH
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from flowbridge.contracts import BytesLike
+    from flowbridge.time.offset import ClockOffset
+
+_PIECE_BYTES: Final = 64 * 1024  # handed to the engine at once, which copies it
+
+
+class Carrier(Protocol):
+    """The connection that carries a stream now."""
+
+    def write(self, number: int, data: BytesLike, fin: bool) -> int:
+        """Send on the QUIC stream `number`; returns what is unsent there."""
+        ...
+
+    def consume(self, number: int, size_bytes: int) -> None:
+        """So much of what arrived there was used."""
+        ...
+
+
+class Keeper(Protocol):
+    """The session that a stream belongs to."""
+
+    @property
+    def offset(self) -> ClockOffset:
+        """What is known of the peer's clock."""
+        ...
+
+    def owes_count(self, stream: SessionStream, size_bytes: int) -> None:
+        """The peer is to be told how far the stream has come; so much came since it was asked last."""
+        ...
+
+    def failed(self, stream: SessionStream, error: Exception) -> None:
+        """The peer broke the rules on this stream, or we did: it is told that the stream is over."""
+        ...
+
+    def settled(self, stream: SessionStream) -> None:
+        """Perhaps nothing is owed any more, either way."""
+        ...
+
+
+def _unbound(*_: object) -> None:
+    """Nobody has taken the stream yet."""
+
+
+class SessionStream:
+    """One end of a stream; see `framed.ByteStream` and `uds.stream.UdsStream` for what its calls promise.
+
+    `connect` gives it its callbacks; until then what arrives waits. `close` lets what was written arrive first. Without
+    a connection everything waits; only the session's end loses something, and says so through `on_lost`.
+    """
+
+    descriptors = False
+
+    def __init__(self, keeper: Keeper, number: int, kind: int, label: str, key: bytes, *, peer: str) -> None:
+        self.number: Final = number
+        self.kind: Final = kind
+        self.label: Final = label
+        self.key: Final = key
+        self.out: Final = Outgoing()
+        self.come: Final = Incoming()
+        self.peer = f"{peer}, {label}" if label else peer
+        self._keeper = keeper
+        self._loop = asyncio.get_running_loop()
+        self._carrier: Carrier | None = None
+        self._quic = -1  # the number of the QUIC stream
+        self._inbox: deque[tuple[bytes, bool]] = deque()
+        self._on_data: Callable[[bytes, Sequence[int]], None] = _unbound
+        self._on_lost: Callable[[Exception | None], None] = _unbound
+        self._is_bound = False
+        self._is_paused = False
+        self._is_full = False  # the engine has enough of this stream
+        self._brings_on = False  # `_bring` is due
+        self._is_closed = False
+        self._failure: Exception | None = None
+        self._is_lost_told = False
+        self._waiters: list[asyncio.Future[None]] = []
+
+    def connect(
+        self,
+        *,
+        on_data: Callable[[bytes, Sequence[int]], None],
+        on_lost: Callable[[Exception | None], None],
+        descriptors: bool = False,
+    ) -> SessionStream:
+        """Take the stream: what has arrived is brought soon. No descriptor ever comes over it."""
+        if self._is_bound:
+            raise LocalProtocolError(f"{self.peer}: is taken already")
+        del descriptors
+        self._on_data, self._on_lost = on_data, on_lost
+        self._is_bound = True
+        self._bring_soon()
+        return self
+
+    @property
+    def offset(self) -> ClockOffset:
+        """What is known of the clock at the other end."""
+        return self._keeper.offset
+
+    # --- the connection ---------------------------------------------------------------------------------------------
+
+    @property
+    def is_over(self) -> bool:
+        """Whether both directions ended and the peer knows what it needs to know."""
+        return self.come.is_ended and self.out.is_acknowledged
+
+    def attach(self, carrier: Carrier, quic: int) -> None:
+        """It is carried by a connection from here on, on this QUIC stream."""
+        self._carrier, self._quic = carrier, quic
+        self._is_full = False
+        self.pump()
+
+    def detach(self) -> None:
+        """The connection is gone. What arrived and was not brought comes again."""
+        self._carrier = None
+        self._inbox.clear()
+
+    def room(self) -> None:
+        """The engine takes more of this stream."""
+        self._is_full = False
+        self.pump()
+
+    def acknowledge(self, count: int) -> None:
+        """The peer has so much. Raises: RemoteProtocolError."""
+        self.out.acknowledge(count)
+        self.pump()
+        self._wake_if_low()
+        if self.is_over:
+            self._keeper.settled(self)
+
+    def pump(self) -> None:
+        """Hand to the engine what it takes and what may be kept."""
+        carrier, out = self._carrier, self.out
+        if carrier is None:
+            return
+        while not self._is_full and out.kept_bytes < REPLAY_BYTES_MAX:
+            data = out.take(_PIECE_BYTES)
+            if not data:
+                break
+            self._is_full = carrier.write(self._quic, data, False) > WRITE_BYTES_HIGH
+        if out.owes_end:
+            out.take_end()
+            carrier.write(self._quic, b"", True)
+        self._wake_if_low()
+
+    # --- out --------------------------------------------------------------------------------------------------------
+
+    @property
+    def unsent_bytes(self) -> int:
+        """What no connection has taken yet."""
+        return self.out.unsent_bytes
+
+    @property
+    def is_lost(self) -> bool:
+        """Whether nothing can be written any more."""
+        return self._is_closed or self._failure is not None
+
+    def write(self, *parts: BytesLike, descriptors: Sequence[int] = ()) -> None:
+        """Write parts one after another. Raises: ClosedError, also after `end`; BrokenError; LocalProtocolError."""
+        out = self.out
+        if self._failure is not None or out.is_finished:
+            self._check()
+            raise ClosedError(f"{self.peer}: writing was ended")
+        if descriptors:
+            raise LocalProtocolError(f"{self.peer}: descriptors do not leave their machine")
+        carrier = self._carrier
+        for part in parts:
+            data = part if type(part) is bytes else bytes(part)  # it is kept until the peer has it
+            is_idle = not out.unsent_bytes and not self._is_full and out.kept_bytes < REPLAY_BYTES_MAX
+            if carrier is not None and is_idle and 0 < len(data) <= _PIECE_BYTES:
+                out.wrote(data)
+                self._is_full = carrier.write(self._quic, data, False) > WRITE_BYTES_HIGH
+            else:
+                out.write(data)
+        if out.unsent_bytes:
+            self.pump()
+
+    async def drained(self) -> None:
+        """Return once little is unsent. Raises: ClosedError, BrokenError."""
+        while self.unsent_bytes > STREAM_BYTES_HIGH or (self._waiters and self.unsent_bytes > STREAM_BYTES_LOW):
+            await self._wait()
+        self._check()
+
+    async def flushed(self) -> None:
+        """Return once a connection has taken everything. Raises: ClosedError, BrokenError."""
+        while self.unsent_bytes:
+            await self._wait()
+        self._check()
+
+    async def _wait(self) -> None:
+        future: asyncio.Future[None] = self._loop.create_future()
+        self._waiters.append(future)
+        try:
+            await future
+        finally:
+            if future.cancelled() and future in self._waiters:
+                self._waiters.remove(future)
+
+    def _wake_if_low(self) -> None:
+        if self._waiters and self.unsent_bytes <= STREAM_BYTES_LOW:
+            self._wake()
+
+    def _wake(self) -> None:
+        waiters, self._waiters = self._waiters, []
+        for waiter in waiters:
+            if not waiter.done():
+                waiter.set_result(None)
+
+    def _check(self) -> None:
+        if self._is_closed:
+            raise ClosedError(f"{self.peer}: closed")
+        if self._failure is not None:
+            raise BrokenError(f"{self.peer}: the connection is gone: {self._failure}") from self._failure
+
+    # --- in ---------------------------------------------------------------------------------------------------------
+
+    def arrived(self, data: bytes, fin: bool) -> None:
+        """The connection brings bytes."""
+        if self._inbox or self._is_paused or self._brings_on or not (self._is_bound or self._is_closed):
+            self._inbox.append((data, fin))
+        else:
+            self._take(data, fin)
+
+    def _take(self, data: bytes, fin: bool) -> None:
+        come = self.come
+        fresh = come.fresh(data)
+        if fresh:
+            if not self._is_closed and self._failure is None:
+                self._hand_on(fresh)
+            come.received += len(fresh)
+        if self._carrier is not None and data:
+            self._carrier.consume(self._quic, len(data))
+        if fin and not come.is_ended:
+            come.is_ended = True
+            self._lose(None)
+        self._keeper.owes_count(self, len(fresh) + fin)
+        if self.is_over:
+            self._keeper.settled(self)
+
+    def _hand_on(self, data: bytes) -> None:
+        try:
+            self._on_data(data, ())
+        except RemoteProtocolError as error:
+            self.fail(error)
+        except Exception as error:  # our own mistake: for the loop's exception handler, not for the connection
+            self.fail(error)
+            self._loop.call_exception_handler(
+                {"message": f"{self.peer}: what takes its bytes failed", "exception": error}
+            )
+
+    def pause(self) -> None:
+        """Bring no more for now: the peer has to wait. Its end is told after that."""
+        self._is_paused = True
+
+    def resume(self) -> None:
+        """Go on after `pause`."""
+        if self._is_paused:
+            self._is_paused = False
+            self._bring_soon()
+
+    def _bring_soon(self) -> None:
+        if not self._brings_on and (self._inbox or self._failure is not None):
+            self._brings_on = True
+            self._loop.call_soon(self._bring)
+
+    def _bring(self) -> None:
+        self._brings_on = False
+        while self._inbox and not self._is_paused:
+            self._take(*self._inbox.popleft())
+        if self._failure is not None and not self._is_paused:
+            self._lose(self._failure)
+
+    # --- the end ----------------------------------------------------------------------------------------------------
+
+    def end(self) -> None:
+        """Send no more: the peer sees the end after everything written. Idempotent."""
+        if not self.out.is_finished and self._failure is None:
+            self.out.finish()
+            self.pump()
+
+    def fail(self, error: Exception) -> None:
+        """End it because of the peer: every later call raises BrokenError with this cause; `on_lost` is told."""
+        if not self._is_closed and self._failure is None:
+            self.lose(error)
+            self._keeper.failed(self, error)
+
+    def lose(self, error: Exception) -> None:
+        """The session or the peer gave it up: nothing more can be sent or will come."""
+        if self._failure is None:
+            self._failure = error
+            self.out.finish()
+            self.out.give_up()
+            self._wake()
+            self._bring_soon()
+
+    def _lose(self, error: Exception | None) -> None:
+        if not self._is_closed and not self._is_lost_told and self._is_bound:
+            self._is_lost_told = True
+            self._on_lost(error)
+
+    def close(self) -> None:
+        """Take no more and send what was written, then the end; `on_lost` is not called any more. Idempotent."""
+        if not self._is_closed:
+            self._is_closed = True
+            self._is_paused = False
+            if self._failure is None:
+                self.out.finish()
+                self.pump()
+            self._wake()
+            self._bring_soon()
+
+    def __repr__(self) -> str:
+        state = "closed" if self._is_closed else "broken" if self._failure is not None else "open"
+        return f"<SessionStream {self.number} {self.peer} {state}, {self.out!r}, {self.come!r}>"

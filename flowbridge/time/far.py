@@ -8,7 +8,8 @@ Between machines an envelope carries, in the positions of its times:
 
 The reader knows from `ClockOffset` what that clock shows, so it takes off what the message was under way, even for as
 long as a connection was away. If it does not know that well enough for so short a deadline, it takes off the least that
-is certain, or half a round trip if that is more. So a deadline comes no closer than it is, but for half a round trip.
+is certain, or half a round trip if that is more. So a deadline is off by less than a quarter of what was left of it, or
+comes later by what cannot be known.
 """
 
 from __future__ import annotations

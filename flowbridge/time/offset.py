@@ -16,8 +16,8 @@ from collections import deque
 from typing import Final, NamedTuple
 
 SAMPLES: Final = 16
-DRIFT_PPM: Final = 400
-"""How far two clocks may drift apart, in millionths: twice what one clock of a computer is off at worst."""
+DRIFT_PPM: Final = 200
+"""How fast two clocks may drift apart, in millionths: twice what a computer's clock is off at worst."""
 _SMOOTHING: Final = 8  # the weight of the newest round trip is 1/8 (RFC 9002, section 5.3)
 
 

@@ -2,7 +2,7 @@
 
 Between machines an envelope carries, in the positions of its times:
 
-    deadline_ns   what is left of it; 0 without one, and at least 1 with one
+    deadline_ns   what is left of it; 0 without one, and 1 for one that has passed
     origin_ns     how long ago its first ancestor entered the flow; 0 when unknown, and at least 1 when known
     sent_ns       the writer's clock when it was written
 
@@ -104,7 +104,10 @@ class FarTimes:
         left_ns = 0 if envelope.deadline_ns >= NO_DEADLINE else envelope.deadline_ns
         under_way_ns = self._under_way_ns(now_ns, envelope.sent_ns, left_ns)
         sent_ns = max(0, now_ns - under_way_ns)
-        envelope.deadline_ns = min(now_ns + left_ns - under_way_ns, NO_DEADLINE - 1) if left_ns else NO_DEADLINE
+        if left_ns > 1:
+            envelope.deadline_ns = min(now_ns + left_ns - under_way_ns, NO_DEADLINE - 1)
+        else:
+            envelope.deadline_ns = now_ns if left_ns else NO_DEADLINE
         envelope.origin_ns = max(1, sent_ns - envelope.origin_ns) if envelope.origin_ns else 0
         envelope.sent_ns = sent_ns
 

@@ -6,18 +6,12 @@ import asyncio
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from flowbridge.codec import bus_frames as frames
-from flowbridge.codec.bus_errors import error_in
-from flowbridge.codec.bus_items import envelope_out
-from flowbridge.codec.bus_payload import RAW
-from flowbridge.codec.bus_payload import decode as decode_payload
-from flowbridge.codec.bus_payload import encode as encode_payload
 from flowbridge.envelope import NO_DEADLINE
 from flowbridge.errors import (
     BlockReason,
     BrokenError,
     ClosedError,
     DeadlineExceeded,
-    DecodeError,
     Effect,
     EncodeError,
     FlowbridgeError,
@@ -36,8 +30,10 @@ from flowbridge.limits import (
 )
 from flowbridge.machines.bus_mirror import BusMirror
 from flowbridge.machines.topics import check_pattern
+from flowbridge.time.far import SHARED
 from flowbridge.time.ledger import EdgeBooks
 from flowbridge.transports.bus_books import SubscriptionBooks
+from flowbridge.transports.bus_envelopes import LinkEnvelopes
 from flowbridge.transports.bus_subscription import ClientSubscription, Opening
 from flowbridge.transports.framed import FramedLink
 
@@ -47,6 +43,7 @@ if TYPE_CHECKING:
     from flowbridge.contracts import Clock
     from flowbridge.envelope import Envelope
     from flowbridge.plan import Qos
+    from flowbridge.time.far import Times
     from flowbridge.transports.framed import ByteStream
 
 _T = TypeVar("_T")
@@ -77,7 +74,7 @@ class BusClient:
     Does not promise: that the host accepted what `configure` was given; the trail of an envelope.
     """
 
-    def __init__(self, connect: Callable[..., ByteStream], clock: Clock) -> None:
+    def __init__(self, connect: Callable[..., ByteStream], clock: Clock, times: Times = SHARED) -> None:
         self._clock = clock
         self._loop = asyncio.get_running_loop()
         self._calls: dict[int, _Call] = {}
@@ -111,6 +108,7 @@ class BusClient:
         self._link = FramedLink(
             connect, on_frame=self._frame, on_lost=self._lost, body_bytes_max=BUS_LINK_BODY_BYTES_MAX
         )
+        self._envelopes = LinkEnvelopes(self._link.peer, times)
 
     async def greet(self) -> None:
         """Meet the host; before that no other call may be made. Raises: BrokenError."""
@@ -138,8 +136,7 @@ class BusClient:
         lacking = self._mirror.lacking(topic, lane)
         if lacking is not None:
             raise WouldBlock(BlockReason.CREDIT_ITEMS, f"{topic}: a subscription to {lacking.pattern}")
-        codec, body = encode_payload(envelope.payload)
-        fields = envelope_out(envelope, codec)
+        fields, body = self._envelopes.write(envelope)
         call = self._begin(len(body), None)
         self._submit(call, frames.PUB, frames.pub(call, frames.NOWAIT, topic, fields), body)
         self._check(None)
@@ -148,8 +145,7 @@ class BusClient:
 
     async def _publish(self, topic: str, envelope: Envelope, mode: int) -> int:
         self._check(topic)
-        codec, body = encode_payload(envelope.payload)
-        fields = envelope_out(envelope, codec)
+        fields, body = self._envelopes.write(envelope)
         future: asyncio.Future[int] = self._loop.create_future()
         call = self._begin(len(body), future)
         self._submit(call, frames.PUB, frames.pub(call, mode, topic, fields), body)
@@ -161,9 +157,8 @@ class BusClient:
         """Publish, and wait for the first reply."""
         self._check(topic)
         clock = self._clock
-        codec, body = encode_payload(envelope.payload)
         deadline_ns = min(envelope.deadline_ns, clock.now_ns() + timeout_ns, NO_DEADLINE)
-        fields = envelope_out(envelope, codec, deadline_ns)
+        fields, body = self._envelopes.write(envelope, deadline_ns)
         future: asyncio.Future[Envelope] = self._loop.create_future()
         if self._calls:  # others ask too, and may in this turn
             self._link.cork_turn()
@@ -189,11 +184,10 @@ class BusClient:
     async def reply(self, request: Envelope, envelope: Envelope) -> None:
         """Answer a request; a reply that nobody waits for any more is counted as expired."""
         self._check(None)
-        codec, body = encode_payload(envelope.payload)
-        fields = envelope_out(envelope, codec)
+        fields, body = self._envelopes.write(envelope)
         future: asyncio.Future[int] = self._loop.create_future()
         call = self._begin(len(body), future)
-        self._submit(call, frames.REPLY, frames.reply(call, request, fields), body)
+        self._submit(call, frames.REPLY, frames.reply(call, self._envelopes.leaving_request(request), fields), body)
         late = await self._answer(call, future)
         books = self._replies
         books.sent += 1
@@ -373,22 +367,11 @@ class BusClient:
         self._tells = values[1]
         self._greeted.set_result(None)
 
-    def _envelope(self, values: list[Any], body: bytes) -> Envelope:
-        envelope, codec = frames.envelope_in(values, 1)
-        if codec == RAW:
-            envelope.payload = body
-            return envelope
-        try:
-            envelope.payload = decode_payload(codec, body)
-        except DecodeError as error:
-            raise RemoteProtocolError(f"{self._link.peer}: {error}") from error
-        return envelope
-
     def _deliver(self, values: list[Any], body: bytes) -> None:
         subscription = self._subs.get(values[0])
         if subscription is None:
             raise RemoteProtocolError(f"{self._link.peer}: a message for subscription {values[0]}, which is not open")
-        subscription.arrived(self._envelope(values, body), self._clock.now_ns())
+        subscription.arrived(self._envelopes.read(values, 1, body), self._clock.now_ns())
 
     def _ack(self, values: list[Any], _: bytes) -> None:
         future = self._end(values[0])
@@ -396,13 +379,13 @@ class BusClient:
             future.set_result(values[1])
 
     def _resp(self, values: list[Any], body: bytes) -> None:
-        envelope = self._envelope(values, body)
+        envelope = self._envelopes.read(values, 1, body)
         future = self._end(values[0])
         if future is not None:
             future.set_result(envelope)
 
     def _error(self, values: list[Any], _: bytes) -> None:
-        error = error_in(values)
+        error = self._envelopes.read_error(values)
         self._openings.pop(values[0], None)
         future = self._end(values[0])
         if future is not None:

@@ -11,12 +11,7 @@ import asyncio
 from typing import TYPE_CHECKING, Any
 
 from flowbridge.codec import bus_frames as frames
-from flowbridge.codec.bus_errors import error_out
-from flowbridge.codec.bus_items import envelope_out
-from flowbridge.codec.bus_payload import RAW
-from flowbridge.codec.bus_payload import decode as decode_payload
-from flowbridge.codec.bus_payload import encode as encode_payload
-from flowbridge.errors import DecodeError, FlowbridgeError, LocalProtocolError, RemoteProtocolError, ResourceError
+from flowbridge.errors import FlowbridgeError, LocalProtocolError, RemoteProtocolError, ResourceError
 from flowbridge.errors import WouldBlock as WouldBlockError
 from flowbridge.limits import (
     BUS_LINK_BODY_BYTES_MAX,
@@ -31,6 +26,7 @@ from flowbridge.limits import (
 )
 from flowbridge.machines.bus_mirror import BusMirror
 from flowbridge.plan import Policy, Qos
+from flowbridge.transports.bus_envelopes import LinkEnvelopes
 from flowbridge.transports.bus_peer_call import AskedCall
 from flowbridge.transports.bus_peer_subscription import PeerSubscription
 from flowbridge.transports.eager import run_eagerly
@@ -43,6 +39,7 @@ if TYPE_CHECKING:
     from flowbridge.envelope import Envelope
     from flowbridge.machines.bus_mirror import Offer
     from flowbridge.machines.topics import TopicEntry
+    from flowbridge.time.far import Times
     from flowbridge.time.ledger import EdgeBooks
     from flowbridge.transports.bus_server import BusServer
     from flowbridge.transports.framed import ByteStream
@@ -53,7 +50,7 @@ _REPLIES = "(replies)"
 class BusPeer:
     """Made by `BusServer.attach`; lives until the client leaves or breaks the rules."""
 
-    def __init__(self, server: BusServer, connect: Callable[..., ByteStream]) -> None:
+    def __init__(self, server: BusServer, connect: Callable[..., ByteStream], times: Times) -> None:
         self._server = server
         self._bus = server.bus
         self._loop = asyncio.get_running_loop()
@@ -91,6 +88,7 @@ class BusPeer:
             body_bytes_max=BUS_LINK_BODY_BYTES_MAX,
             corks=True,
         )
+        self.envelopes = LinkEnvelopes(self._link.peer, times)
 
     @property
     def name(self) -> str:
@@ -205,22 +203,11 @@ class BusPeer:
         try:
             await work
         except Exception as error:
-            self.send(frames.ERROR, error_out(call, error))
-
-    def _envelope(self, values: list[Any], at: int, body: bytes) -> Envelope:
-        envelope, codec = frames.envelope_in(values, at)
-        if codec == RAW:
-            envelope.payload = body
-            return envelope
-        try:
-            envelope.payload = decode_payload(codec, body)
-        except DecodeError as error:
-            raise RemoteProtocolError(f"{self.name}: {error}") from error
-        return envelope
+            self.send(frames.ERROR, self.envelopes.write_error(call, error))
 
     def _pub(self, values: list[Any], body: bytes) -> None:
         call, mode, topic = values[:3]
-        self._run(call, len(body), self._publish(call, mode, topic, self._envelope(values, 3, body)))
+        self._run(call, len(body), self._publish(call, mode, topic, self.envelopes.read(values, 3, body)))
 
     async def _publish(self, call: int, mode: int, topic: str, envelope: Envelope) -> None:
         bus = self._bus
@@ -241,7 +228,7 @@ class BusPeer:
 
     def _req(self, values: list[Any], body: bytes) -> None:
         call, topic = values[:2]
-        envelope = self._envelope(values, 2, body)
+        envelope = self.envelopes.read(values, 2, body)
         asked = self._server.asked
         if asked is None:
             self._run(call, len(body), self._request(call, topic, envelope))
@@ -251,7 +238,7 @@ class BusPeer:
         try:
             pending = asked.ask(topic, envelope, envelope.deadline_ns - self._server.clock.now_ns(), answer)
         except Exception as error:
-            self.send(frames.ERROR, error_out(call, error))
+            self.send(frames.ERROR, self.envelopes.write_error(call, error))
             return
         if answer.begin(pending):
             self._wait_for(call, len(body), answer)
@@ -270,15 +257,19 @@ class BusPeer:
                 raise result
             self._respond(call, result)
         except Exception as error:
-            self.send(frames.ERROR, error_out(call, error))
+            self.send(frames.ERROR, self.envelopes.write_error(call, error))
 
     def _respond(self, call: int, answer: Envelope) -> None:
-        codec, body = encode_payload(answer.payload)
-        self.send(frames.RESP, frames.resp(call, envelope_out(answer, codec)), body)
+        fields, body = self.envelopes.write(answer)
+        self.send(frames.RESP, frames.resp(call, fields), body)
 
     def _reply(self, values: list[Any], body: bytes) -> None:
-        request = frames.request_in(values)
-        self._run(values[0], len(body), self._answer(values[0], request, self._envelope(values, 5, body)))
+        request = self.envelopes.read_request(values)
+        self._run(
+            values[0],
+            len(body),
+            self._answer(values[0], request, self.envelopes.read(values, frames.REQUEST_POSITIONS, body)),
+        )
 
     async def _answer(self, call: int, request: Envelope, envelope: Envelope) -> None:
         """ACK says what became of the reply: 0 delivered, 1 expired, 2 expired because the request was late."""

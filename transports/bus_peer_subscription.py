@@ -16,8 +16,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from flowbridge.codec.bus_frames import ABORTED, BOOKS, DELIVER, DELIVERED, TRANSPORT, deliver, mixed
-from flowbridge.codec.bus_items import envelope_out
-from flowbridge.codec.bus_payload import encode
 from flowbridge.errors import CodecError, FlowbridgeError, RemoteProtocolError
 from flowbridge.limits import BUS_LINK_WINDOW_BYTES, BUS_LINK_WINDOW_ITEMS, LANES
 from flowbridge.plan import Policy
@@ -105,8 +103,8 @@ class PeerSubscription:
         try:
             if envelope.seq in self._lent:
                 raise FlowbridgeError(f"message {envelope.seq} is on loan already")
-            codec, body = encode(envelope.payload)
-            self._peer.send(DELIVER, deliver(self.sub, envelope_out(envelope, codec)), body)
+            fields, body = self._peer.envelopes.write(envelope)
+            self._peer.send(DELIVER, deliver(self.sub, fields), body)
         except (CodecError, FlowbridgeError):
             self.source.settle((envelope,))  # it cannot leave the process
             self.source.books.delivered -= 1

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from flowbridge.errors import ClosedError
 from flowbridge.machines.topics import TopicTable
+from flowbridge.time.far import SHARED
 from flowbridge.transports.bus_peer import BusPeer
 
 if TYPE_CHECKING:
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 
     from flowbridge.contracts import Clock, DataPort, EventBus
     from flowbridge.envelope import Envelope
+    from flowbridge.time.far import Times
     from flowbridge.transports.bus_peer_subscription import PeerSubscription
     from flowbridge.transports.bus_replies import Answer, PendingReply
     from flowbridge.transports.framed import ByteStream
@@ -64,11 +66,14 @@ class BusServer:
         if self.tells:
             self._unwatch = cast(WatchedBus, bus).watch(self._changed)
 
-    def attach(self, connect: Callable[..., ByteStream]) -> BusPeer:
-        """Serve one more client, over a stream that `connect` makes (see `FramedLink`). Raises: ClosedError."""
+    def attach(self, connect: Callable[..., ByteStream], times: Times = SHARED) -> BusPeer:
+        """Serve one more client, over a stream that `connect` makes (see `FramedLink`). Raises: ClosedError.
+
+        `times` is for a client whose clock is another one.
+        """
         if self._is_closed:
             raise ClosedError("the bus server is closed")
-        peer = BusPeer(self, connect)
+        peer = BusPeer(self, connect, times)
         self._peers.add(peer)
         return peer
 

@@ -19,6 +19,7 @@ from flowbridge.codec.route_frames import (
 from flowbridge.errors import BrokenError, CodecError, EncodeError, RemoteProtocolError, ResourceError
 from flowbridge.limits import STREAM_BYTES_HIGH
 from flowbridge.machines.outcome import NOTHING
+from flowbridge.time.far import SHARED
 from flowbridge.transports.room import Room
 from flowbridge.transports.route_records import RecordReader, RecordWriter
 
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from flowbridge.codec.payload import Prepared
     from flowbridge.codec.route_frames import TrailReader
     from flowbridge.envelope import Envelope
+    from flowbridge.time.far import Times
     from flowbridge.transports.framed import FramedLink
 
 _NO_HEADER: Final = write_array(())
@@ -43,8 +45,9 @@ def _nothing(*_: Any) -> None:
 class StreamNearLink:
     """The producer's half; see `route_link.NearLink`. Frames that arrive are given to `frame`."""
 
-    def __init__(self, link: FramedLink) -> None:
+    def __init__(self, link: FramedLink, times: Times = SHARED) -> None:
         self._link = link
+        self._far = None if times.is_shared else times
         self._room = Room(link.stream, self._tell)
         self._counts: Sequence[int] = NOTHING
         self._is_new = False  # nobody has seen these counts yet
@@ -55,7 +58,7 @@ class StreamNearLink:
 
     def push(self, envelopes: Sequence[Envelope]) -> int:
         """Write messages as long as not too much is unsent."""
-        link, records, room = self._link, self.records, self._room
+        link, records, room, far = self._link, self.records, self._room, self._far
         count = 0
         try:
             for envelope in envelopes:
@@ -66,7 +69,8 @@ class StreamNearLink:
                     link.send(CONTROL, write_array(control[:2]), control[2])
                     records.sent(control, envelope)
                 prepared: Prepared = envelope.payload
-                link.send(ITEM, write_item(envelope, prepared.codec, tag), prepared.to_bytes())
+                told = envelope if far is None else far.leaving(envelope)
+                link.send(ITEM, write_item(told, prepared.codec, tag), prepared.to_bytes())
                 count += 1
         except ResourceError:
             return count  # `lost` comes, and counts what has not ended
@@ -129,8 +133,9 @@ class StreamNearLink:
 class StreamFarLink:
     """The consumer's half; see `route_link.FarLink`. Frames that arrive are given to `frame`."""
 
-    def __init__(self, link: FramedLink, trails: TrailReader) -> None:
+    def __init__(self, link: FramedLink, trails: TrailReader, times: Times = SHARED) -> None:
         self._link = link
+        self._far = None if times.is_shared else times
         self._records = RecordReader(trails)
         self._early: list[tuple[int, bytes, bytes]] | None = []  # what came before `start`
         self._early_bytes = 0
@@ -174,6 +179,8 @@ class StreamFarLink:
                 raise RemoteProtocolError(f"frame {kind:#x} after the end")
             if kind == ITEM:
                 item = read_item(header)
+                if self._far is not None:
+                    self._far.arrived(item.envelope)
                 self.on_messages((self._records.message(item.envelope, item.codec, item.tag, body),))
             elif kind == CONTROL:
                 codec, tag = read_array(header, 2)

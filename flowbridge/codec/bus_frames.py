@@ -1,8 +1,9 @@
 """The frames of a bus link: what one process tells another about its event bus (grammar in ``bus.cddl``).
 
 The header of each frame is one CBOR array of fixed positions (RFC 8949) in deterministic form; the payload of an
-envelope is the body, beside it. Both ends are on one machine and share its monotonic clock, so times are absolute
-nanoseconds and a deadline crosses exactly.
+envelope is the body, beside it. On one machine both ends share its monotonic clock, so times are absolute nanoseconds
+and a deadline crosses exactly. Between machines the same positions hold what `time.far` says; an ERROR then tells a
+missed deadline as 0 and by how much it was missed.
 
 Frame types have the numbers of the fabric's other links where those have one. All are even: none may be skipped.
 
@@ -85,6 +86,10 @@ _PRIORITIES: Final[dict[int, Priority]] = {int(priority): priority for priority 
 _POLICIES: Final[dict[int, Policy]] = dict(enumerate(Policy))
 _POLICY_NUMBERS: Final = {policy: number for number, policy in _POLICIES.items()}
 _TEXT_MAX: Final = 1024
+REQUEST_POSITIONS: Final = 5
+"""Of a REPLY in front of its envelope: the call, and the request."""
+SENT_NS: Final = 3
+"""Which position of an envelope."""
 _QOS_POSITIONS: Final = 7
 
 # Python keys the hash of text with a secret of the process, so no peer can forge what stands behind its header.
@@ -395,7 +400,7 @@ def envelope_in(values: Sequence[Any], at: int) -> tuple[Envelope, int]:
 
 def request_in(values: Sequence[Any]) -> Envelope:
     """What REPLY says about the request."""
-    _, deadline_ns, origin_ns, priority, headers = values[:5]
+    _, deadline_ns, origin_ns, priority, headers = values[:REQUEST_POSITIONS]
     return Envelope(None, _PRIORITIES[priority], deadline_ns, origin_ns, headers=headers)
 
 

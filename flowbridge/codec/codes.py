@@ -2,9 +2,9 @@
 
     code = class << 8 | detail
 
-A code closes connections and streams (RFC 9000, sections 10.2 and 19.4) and stands in ERROR and GOAWAY frames. One of an
-unknown detail is handled as its class. What closed a connection below us, QUIC or TLS, becomes one of these codes too:
-see `from_transport`.
+A code closes connections and streams (RFC 9000, sections 10.2 and 19.4) and stands in ERROR and GOAWAY frames. One
+of an unknown detail is handled as its class. What closed a connection below us, QUIC or TLS, becomes one of these codes
+too: see `from_transport`.
 """
 
 from __future__ import annotations

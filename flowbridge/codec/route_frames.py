@@ -1,4 +1,6 @@
-"""The frames of a route between two processes of one machine, where the clock is shared and times are absolute.
+"""The frames of a route between two processes.
+
+On one machine the clock is shared and times are absolute; between machines their positions hold what `time.far` says.
 
     OPEN      [version, route id, descriptors]   the first frame; so many descriptors of a ring, 0 without one
     ITEM      [codec, tag, seq, deadline_ns, origin_ns, sent_ns, priority, size_bytes, context]   body: the payload

@@ -25,11 +25,42 @@ position. A writer and a reader of a frame look at the same table, so that what 
 from __future__ import annotations
 
 import enum
-from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeAlias, cast
+from typing import TYPE_CHECKING, Any, Final, cast
 
 from flowbridge.codec.arrays import INT_MAX, read_array, uint, write_array
 from flowbridge.codec.codes import Code
 from flowbridge.codec.framing import FirstFrame, FrameReader, prefix
+from flowbridge.codec.session_words import (
+    ACCEPT,
+    ACK,
+    AUTH,
+    ERROR,
+    GOAWAY,
+    HELLO,
+    HELLO_ACK,
+    OPEN,
+    PING,
+    PONG,
+    SESSION_ID_BYTES,
+    U64_MAX,
+    VERSION,
+    Accept,
+    Ack,
+    Auth,
+    ControlFrame,
+    Error,
+    Goaway,
+    Hello,
+    HelloAck,
+    Open,
+    Ping,
+    Pong,
+    Received,
+    Resumed,
+    Scope,
+    SessionLimits,
+    StreamKind,
+)
 from flowbridge.errors import DecodeError, EncodeError, RemoteProtocolError
 from flowbridge.limits import (
     BODY_BYTES_MAX,
@@ -50,166 +81,10 @@ from flowbridge.limits import (
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-VERSION: Final = (1, 0)
-"""Major and minor: peers of one major version understand each other, the smaller minor version holds."""
-
-HELLO: Final = 0x02
-HELLO_ACK: Final = 0x04
-AUTH: Final = 0x06
-PING: Final = 0x08
-PONG: Final = 0x0A
-GOAWAY: Final = 0x0C
-ERROR: Final = 0x0E
-ACK: Final = 0x32
-OPEN: Final = 0x36
-ACCEPT: Final = 0x38
-
-U64_MAX: Final = 2**64 - 1
-SESSION_ID_BYTES: Final = 16
 _U32_MAX: Final = 2**32 - 1
 _FRAME_BYTES_MIN: Final = HEADER_BYTES_MAX
 _JWT: Final = 1
 _ODD_TYPES: Final = 0x2000
-
-Received: TypeAlias = "tuple[tuple[int, int], ...]"
-"""Pairs of a stream's number and how many bytes of it have come, by rising numbers."""
-
-
-class Resumed(enum.IntEnum):
-    """What became of the session that a client asked for."""
-
-    NEW = 0
-    RESUMED = 1
-    LOST = 2  # the server is another incarnation, or has forgotten it
-
-
-class Scope(enum.IntEnum):
-    """What an ERROR is about."""
-
-    CONNECTION = 0
-    STREAM = 1  # `ref` is its number
-
-
-class StreamKind(enum.IntEnum):
-    """What a session stream carries."""
-
-    PART = 1
-    BUS = 2
-    ROUTE = 3
-
-
-class SessionLimits(NamedTuple):
-    """What one side can take; the smaller of both sides' holds. Times in milliseconds."""
-
-    frame_bytes_max: int
-    replay_bytes: int
-    streams_max: int
-    lease_ms: int
-    hb_ms: int
-
-    def agreed(self, other: SessionLimits) -> SessionLimits:
-        """The smaller of each."""
-        return SessionLimits(*map(min, self, other))
-
-
-class Hello(NamedTuple):
-    """The client's greeting: the first frame of a control stream. `auth` is a JSON Web Token (RFC 7519)."""
-
-    version: tuple[int, int]
-    node: str
-    incarnation: int
-    session: bytes
-    epoch: int
-    caps: tuple[int, ...]
-    limits: SessionLimits
-    auth: str | None
-    streams: Received
-    now_ns: int
-
-
-class HelloAck(NamedTuple):
-    """The server's answer: `t1_ns` is the client's `now_ns`, the others when HELLO came and this was written."""
-
-    version: tuple[int, int]
-    node: str
-    incarnation: int
-    session: bytes
-    epoch: int
-    caps: tuple[int, ...]
-    limits: SessionLimits
-    resumed: Resumed
-    streams: Received
-    t1_ns: int
-    t2_ns: int
-    t3_ns: int
-
-
-class Auth(NamedTuple):
-    """A new proof of identity, before the old one expires."""
-
-    auth: str
-
-
-class Ping(NamedTuple):
-    """Are you there, and what time is it?"""
-
-    number: int
-    t1_ns: int
-    acks: Received
-
-
-class Pong(NamedTuple):
-    """The answer to a `Ping`, with when that came and when this was written."""
-
-    number: int
-    t1_ns: int
-    t2_ns: int
-    t3_ns: int
-    acks: Received
-
-
-class Goaway(NamedTuple):
-    """Open nothing more: this connection ends in `grace_ms`."""
-
-    code: int
-    grace_ms: int
-    retry_after_ms: int
-
-
-class Error(NamedTuple):
-    """What went wrong with a connection or a stream; see `codes.error_of`."""
-
-    code: int
-    scope: Scope
-    ref: int
-    reason: str
-    retry_after_ms: int | None
-
-
-class Ack(NamedTuple):
-    """How much has come; it need not be kept any more."""
-
-    acks: Received
-
-
-class Open(NamedTuple):
-    """The first frame of a session stream; the bytes behind it begin at `from_bytes`."""
-
-    number: int
-    kind: StreamKind
-    label: str
-    key: bytes
-    from_bytes: int
-
-
-class Accept(NamedTuple):
-    """The first frame of the other direction; the bytes behind it begin at `from_bytes`."""
-
-    number: int
-    from_bytes: int
-
-
-ControlFrame: TypeAlias = "Hello | HelloAck | Auth | Ping | Pong | Goaway | Error | Ack"
 
 
 # --- positions: each check returns the value as a reader gives it ----------------------------------------------------
@@ -308,11 +183,14 @@ _LIMITS: Final = (
 
 
 def _auth(value: object, name: str) -> object:
-    """The token of `[1, token]` as it is read; `_out` wraps it again."""
-    items = _items(value, name, 2)
+    """The token of `[1, token]`, which `_write` wraps again. No message shows any of it."""
+    items = cast("list[object]", value) if type(value) is list else []
     if len(items) != 2 or items[0] != _JWT or type(items[0]) is not int:
-        raise _bad(name, value, f"[{_JWT}, a token]")
-    return _text(TOKEN_BYTES_MAX, 1)(items[1], name)
+        raise DecodeError(f"position {name} is not [{_JWT}, a token]")
+    token = items[1]
+    if type(token) is not str or not 1 <= len(token.encode()) <= TOKEN_BYTES_MAX:
+        raise DecodeError(f"position {name} holds no token of 1..{TOKEN_BYTES_MAX} bytes")
+    return token
 
 
 def _auth_or_null(value: object, name: str) -> object:

@@ -1,0 +1,73 @@
+"""What a peer's monotonic clock shows, seen from here.
+
+Four instants of one exchange tell it (RFC 5905, section 8): t1 when we asked and t4 when the answer came, by our clock;
+t2 when the question came and t3 when the answer left, by the peer's.
+
+    theta = ((t2 - t1) + (t3 - t4)) / 2         the peer's clock less ours
+    rtt   = (t4 - t1) - (t3 - t2)
+
+The true offset at t4 lies within rtt / 2 of theta, whatever part of the time each way took. From then on the clocks may
+drift apart, so a sample is worth less the older it is.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import Final, NamedTuple
+
+SAMPLES: Final = 16
+DRIFT_PPM: Final = 200
+"""How fast two clocks may drift apart, in millionths: twice what a computer's clock is off at worst."""
+_SMOOTHING: Final = 8  # the weight of the newest round trip is 1/8 (RFC 9002, section 5.3)
+
+
+class Sample(NamedTuple):
+    """One exchange: its offset and round trip, and when it ended by our clock."""
+
+    theta_ns: int
+    rtt_ns: int
+    at_ns: int
+
+    def error_ns(self, now_ns: int) -> int:
+        """By how much `theta_ns` may be off now."""
+        age_ns = abs(now_ns - self.at_ns) + self.rtt_ns
+        return self.rtt_ns // 2 + age_ns * DRIFT_PPM // 1_000_000 + 2
+
+
+class ClockOffset:
+    """The offset of one peer's clock, from the best of the last `SAMPLES` exchanges."""
+
+    __slots__ = ("_samples", "srtt_ns")
+
+    def __init__(self) -> None:
+        self._samples: deque[Sample] = deque(maxlen=SAMPLES)
+        self.srtt_ns = 0
+        """The smoothed round trip; 0 before the first sample."""
+
+    def add(self, t1_ns: int, t2_ns: int, t3_ns: int, t4_ns: int) -> bool:
+        """Take in an exchange; False, and it is not used, when its instants cannot be."""
+        rtt_ns = (t4_ns - t1_ns) - (t3_ns - t2_ns)
+        if t4_ns < t1_ns or t3_ns < t2_ns or rtt_ns < 0:
+            return False
+        theta_ns = ((t2_ns - t1_ns) + (t3_ns - t4_ns)) // 2
+        self._samples.append(Sample(theta_ns, rtt_ns, t4_ns))
+        self.srtt_ns += (rtt_ns - self.srtt_ns) // _SMOOTHING if self.srtt_ns else rtt_ns
+        return True
+
+    def best(self, now_ns: int) -> Sample | None:
+        """The sample that can be off by the least now; None before the first.
+
+        While samples are fresh that is the one with the shortest round trip.
+        """
+        samples = self._samples
+        if not samples:
+            return None
+        return min(samples, key=lambda sample: sample.error_ns(now_ns))
+
+    def reset(self) -> None:
+        """Forget all: it is another clock now."""
+        self._samples.clear()
+        self.srtt_ns = 0
+
+    def __repr__(self) -> str:
+        return f"<ClockOffset {len(self._samples)} samples, round trip {self.srtt_ns / 1e6:.3f} ms>"

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
         EndOfStream,
         FlowbridgeError,
         FlowErrors,
+        ForbiddenError,
         LocalProtocolError,
         MissingExtraError,
         NativeUnavailableError,
@@ -80,6 +81,7 @@ __all__ = [
     "FlowAdapter",
     "FlowErrors",
     "FlowbridgeError",
+    "ForbiddenError",
     "Host",
     "Lease",
     "LocalProtocolError",
@@ -121,8 +123,8 @@ _HOMES: Final = {
     "envelope": "Envelope Priority TraceContext",
     "errors": (
         "BrokenError BusyError ClosedError CodecError DeadlineExceeded DecodeError EncodeError EndOfStream "
-        "FlowErrors FlowbridgeError LocalProtocolError MissingExtraError NativeUnavailableError NoResponderError "
-        "OperatorError OperatorLoadError PlanError ProtocolError RemoteProtocolError ResourceError "
+        "FlowErrors FlowbridgeError ForbiddenError LocalProtocolError MissingExtraError NativeUnavailableError "
+        "NoResponderError OperatorError OperatorLoadError PlanError ProtocolError RemoteProtocolError ResourceError "
         "SchemaMismatchError ShmFullError WouldBlock"
     ),
     "finding": "Finding",

@@ -13,6 +13,7 @@
     ├─ WouldBlock                   a call that must not wait would have had to
     ├─ DeadlineExceeded             also a TimeoutError
     ├─ NoResponderError             a request to a topic that nobody serves
+    ├─ ForbiddenError               a policy does not allow it; says which right is missing
     ├─ ProtocolError
     │   ├─ LocalProtocolError       you broke the rules
     │   └─ RemoteProtocolError      the peer did
@@ -157,6 +158,10 @@ class NoResponderError(FlowbridgeError):
     """A request was made on a topic that nobody serves."""
 
     retry = Retry.LATER
+
+
+class ForbiddenError(FlowbridgeError):
+    """A policy does not allow it (`fb/1`: 0x502 FORBIDDEN); nothing was done."""
 
 
 class ProtocolError(FlowbridgeError):

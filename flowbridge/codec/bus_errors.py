@@ -15,6 +15,7 @@ from flowbridge.errors import (
     Effect,
     EncodeError,
     FlowbridgeError,
+    ForbiddenError,
     LocalProtocolError,
     NoResponderError,
     RemoteProtocolError,
@@ -34,6 +35,7 @@ _CLASSES: Final = (  # the position is the number on the wire: add at the end on
     EncodeError,
     DecodeError,
     RemoteProtocolError,
+    ForbiddenError,
 )
 _WOULD_BLOCK: Final = 32
 _DEADLINE: Final = 33

@@ -47,6 +47,12 @@ class NodePolicy:
         """The rules, for topics and ports."""
         return NodeAcl(self.rules)
 
+    def knows(self, principal: str) -> bool:
+        """Whether anything at all is allowed to a peer."""
+        named = [peer for grant in self.operators for peer in grant.peers]
+        named += [rule.principal for rule in self.rules if rule.allows]
+        return any(is_principal(pattern, principal) for pattern in named)
+
     def refusal(
         self,
         principal: str,

@@ -38,6 +38,10 @@ class PartGate(Protocol):
         """The host's bus, as operators may use it here."""
         ...
 
+    def started(self, flow: str, nodes: tuple[str, ...]) -> None:
+        """These nodes of a flow run now."""
+        ...
+
 
 class HostGate:
     """Asks the policy of a node about one host; see `PartGate`."""
@@ -47,13 +51,15 @@ class HostGate:
         policy: NodePolicy,
         principal: str,
         catalog: OperatorCatalog,
-        on_refused: Callable[[str], None],
+        on_refused: Callable[[str], object],
+        on_started: Callable[[str, tuple[str, ...]], object],
     ) -> None:
         self._policy = policy
         self._acl = policy.acl
         self._principal = principal
         self._catalog = catalog
         self._on_refused = on_refused
+        self._on_started = on_started
         self.base_dir = policy.files if policy.files is not None else "."
 
     def operator_refusal(self, manifest: PluginManifest) -> str:
@@ -81,6 +87,10 @@ class HostGate:
     def guard(self, bus: EventBus) -> EventBus:
         """The host's bus, as operators may use it here: a topic that crosses is one that the policy names."""
         return GuardedBus(bus, self._acl, self._principal)
+
+    def started(self, flow: str, nodes: tuple[str, ...]) -> None:
+        """These nodes of a flow run now."""
+        self._on_started(flow, nodes)
 
     def _told(self, why: str) -> str:
         if why:

@@ -250,6 +250,8 @@ class Part:
             node: loop.create_task(self._run(supervisor), name=f"node {node}")
             for node, supervisor in self._supervisors.items()
         }
+        if self._gate is not None:
+            self._gate.started(self._plan.name, tuple(self._supervisors))
         self._do(self._report_always())
 
     # --- running ----------------------------------------------------------------------------------------------------

@@ -5,16 +5,19 @@ from __future__ import annotations
 from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING, Any, Self, TextIO
 
+from flowbridge.addresses import parse_nodes
 from flowbridge.errors import ClosedError, FlowbridgeError
 from flowbridge.limits import DRAIN_NS_DEFAULT
 from flowbridge.runtime.clock import SystemClock
 from flowbridge.runtime.launch import launch
+from flowbridge.runtime.tier_set import TierSet
 from flowbridge.runtime.turn import Turns
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from flowbridge.contracts import Clock, EventBus, Instrument, Transport
+    from flowbridge.addresses import NodeAddress, TlsFiles
+    from flowbridge.contracts import Clock, EventBus, Instrument
     from flowbridge.plan import Plan
     from flowbridge.report import RunReport
     from flowbridge.runtime.flow import RunningFlow
@@ -28,6 +31,8 @@ class Host:
 
     `operators` are functions, classes or objects that a flow names as ``host:NAME``. `drain_ns` bounds
     every drain. `stdout` is where operators that print for people write; None is the process's own.
+    `nodes` says where hosts are that a flow names, as ``{"edge-1": "quic://edge-1.example:4433"}``; `tls` has the files
+    with which this one proves to them who it is. Raises: LocalProtocolError for an address that is none.
     """
 
     def __init__(
@@ -38,6 +43,8 @@ class Host:
         instruments: Sequence[Instrument] = (),
         drain_ns: int = DRAIN_NS_DEFAULT,
         stdout: TextIO | None = None,
+        nodes: Mapping[str, str | NodeAddress] | None = None,
+        tls: TlsFiles | None = None,
     ) -> None:
         self.clock: Clock = clock if clock is not None else SystemClock()
         self._operators = dict(operators or {})
@@ -45,13 +52,14 @@ class Host:
         self._drain_ns = drain_ns
         self._stdout = stdout
         self._turns = Turns()
-        self._transports: dict[str, Transport] = {}
+        self._nodes = parse_nodes(nodes or {})
+        self._tiers = TierSet(self.clock, _options(self._nodes, tls))
         self._flows: list[RunningFlow] = []
         self._started = 0  # how many flows, ever
         self._bus: EventBus | None = None
 
     async def __aenter__(self) -> Self:
-        self._bus = await (await self._transport("inproc")).open_bus()
+        self._bus = await (await self._tiers.get("inproc")).open_bus()
         return self
 
     async def __aexit__(self, *exc: object) -> None:
@@ -78,7 +86,9 @@ class Host:
                 drain_ns=self._drain_ns,
                 bus=bus,
                 clock=self.clock,
-                transport=self._transport,
+                transport=self._tiers.get,
+                hosts=self._nodes,
+                options=self._tiers.options,
                 operators=self._operators,
                 turns=self._turns,
                 instrument=_joined(self._instruments),
@@ -107,18 +117,17 @@ class Host:
         flows, self._flows = self._flows, []
         for flow in flows:
             await flow.aclose()
-        transports, self._transports = self._transports, {}
-        for transport in transports.values():
-            await transport.aclose()
+        await self._tiers.aclose()
         self._bus = None
 
-    async def _transport(self, tier: str) -> Transport:
-        transport = self._transports.get(tier)
-        if transport is None:
-            from flowbridge import registry
 
-            transport = self._transports[tier] = registry.transport(tier, self.clock)
-        return transport
+def _options(nodes: Mapping[str, NodeAddress], tls: TlsFiles | None) -> dict[str, dict[str, Any]]:
+    """What transports are made with, by tier; an address names its tier."""
+    schemes = {address.scheme for address in nodes.values()}
+    return {
+        scheme: {"nodes": {name: found for name, found in nodes.items() if found.scheme == scheme}, "tls": tls}
+        for scheme in sorted(schemes)
+    }
 
 
 def _joined(instruments: Sequence[Instrument]) -> Instrument | None:

@@ -127,8 +127,19 @@ PATHS_MAX: Final = 1_000  # further paths are counted under one entry named "(ot
 WORKER_START_NS: Final = 30 * 10**9  # from its start until a worker is ready to run: FlowbridgeError naming it
 WORKER_STOP_NS: Final = 10**9  # a worker told to stop, then one told by SIGTERM, gets this long before the next step
 WORKER_REPORT_NS: Final = 250_000_000  # between two reports of a worker, or more when writing one takes long
+NODE_HOSTS_MAX: Final = 64  # hosts that a node serves at once; a further one is refused (0x303)
+PART_DEPTH_MAX: Final = (
+    16  # containers within containers of what a host and a part tell each other; RemoteProtocolError
+)
+TICKET_BYTES_MAX: Final = 4_096  # of an end of a route that travels in words; RemoteProtocolError
+PLAN_DEPTH_MAX: Final = 64  # containers within containers of a plan document; PlanError
 SETTLE_NS: Final = 10**9  # at the end, for the last counts of routes between processes; the rest is `lost`
 SETTLE_PAUSE_NS: Final = 1_000_000  # between two looks at them
+
+# --- certificates -------------------------------------------------------------------------------------------------
+CERTIFICATE_DAYS_MAX: Final = 825  # of one that `certs new` makes; WrongUse
+CERTIFICATE_SOON_NS: Final = 7 * 24 * 3600 * 10**9  # one that ends within this time is warned of
+CERTIFICATE_FILE_BYTES_MAX: Final = 1024 * 1024  # of a PEM file; ResourceError
 
 # --- time ---------------------------------------------------------------------------------------------------------
 DURATION_NS_MAX: Final = 366 * 24 * 3600 * 10**9

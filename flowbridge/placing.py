@@ -2,10 +2,15 @@
 
 The host's process starts, or finds, a process for each place that a flow names, tells it over a `PartLink` what to run
 (`flowbridge.codec.part_frames`), and gives both ends of every route between two processes to those concerned.
+
+Each place is started by the tier that reaches it, and each route is joined by the tier that joins its two places. An
+end of a route travels to its process over that process's `PartLink`, whichever tier that is of: so an end is either a
+thing that links of its own tier pass (a socket, say), or a `Ticket`, which every link passes.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 from flowbridge.contracts import DataSink, DataSource, Transport
@@ -13,8 +18,22 @@ from flowbridge.contracts import DataSink, DataSource, Transport
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from flowbridge.addresses import NodeAddress, PeerIdentity
     from flowbridge.contracts import EventBus
     from flowbridge.plan import Placement, Route
+
+
+@dataclass(frozen=True, slots=True)
+class Ticket:
+    """An end of a connection in words: what the tier of this name needs to open or to accept it elsewhere.
+
+    At most `limits.TICKET_BYTES_MAX` bytes; it must be of use to its receiver alone, and once.
+    """
+
+    data: bytes
+
+    def close(self) -> None:
+        """Nothing is open yet. A tier that awaits its bearer lets it expire."""
 
 
 class PartLink(Protocol):
@@ -23,6 +42,14 @@ class PartLink(Protocol):
     @property
     def peer(self) -> str:
         """Who is at the other end, for messages."""
+        ...
+
+    @property
+    def is_same_user(self) -> bool:
+        """Whether the peer is a process of this user on this machine.
+
+        Only such a one is sent, and believed, what runs code when it is read: pickles, paths and search paths.
+        """
         ...
 
     def listen(
@@ -56,15 +83,19 @@ class Worker(Protocol):
         ...
 
     async def wait(self) -> str:
-        """Return once the process is gone: how it ended, such as ``was killed by SIGSEGV``."""
+        """Return once the process is gone: how it ended, such as ``was killed by SIGSEGV``.
+
+        On another host: once our part of it is, such as ``was lost: nothing came for 30 s``; a node that serves several
+        hosts lives on. Soon after `link.close()` it returns in any case.
+        """
         ...
 
     def terminate(self) -> None:
-        """Ask it to end (SIGTERM)."""
+        """Ask it to end (SIGTERM); on another host, ask for the end of our part."""
         ...
 
     def kill(self) -> None:
-        """End it without asking (SIGKILL)."""
+        """End it without asking (SIGKILL); on another host, cut the connection, which ends our part there."""
         ...
 
 
@@ -113,8 +144,12 @@ class PlacingTransport(Transport, Protocol):
         """In a worker: the connection to the host that started it. Raises: ResourceError."""
         ...
 
-    def join(self, route: Route) -> tuple[Any, Any]:
-        """The two ends of a new connection for a route: the producer's and the consumer's. Raises: ResourceError."""
+    async def join(self, route: Route, near: Placement, far: Placement) -> tuple[Any, Any]:
+        """The two ends of a new connection for a route: the producer's, at `near`, and the consumer's, at `far`.
+
+        Both places are running; `Placement()` is this process. An end at a place that another tier started is a
+        `Ticket`. Called again for a route whose connection was lost. Raises: ResourceError.
+        """
         ...
 
     async def open_sink(self, route: Route, end: Any, /) -> CrossingSink:
@@ -125,8 +160,11 @@ class PlacingTransport(Transport, Protocol):
         """As `open_sink`, at the consumer's end."""
         ...
 
-    def serve_bus(self, bus: EventBus) -> Any:
-        """Let one more process use a bus: the end of a connection to give it. Raises: ResourceError."""
+    def serve_bus(self, bus: EventBus, place: Placement) -> Any:
+        """Let one more process, which this tier started, use a bus: the end of a connection to give it.
+
+        Raises: ResourceError.
+        """
         ...
 
     async def open_far_bus(self, end: Any) -> EventBus:
@@ -139,4 +177,39 @@ class PlacingTransport(Transport, Protocol):
 
     def rejoin_source(self, source: Any, route: Route, end: Any, /) -> None:
         """Let a source of this tier whose producer was lost go on with that one's successor."""
+        ...
+
+
+class NodeListener(Protocol):
+    """A node that hosts can reach."""
+
+    @property
+    def address(self) -> NodeAddress:
+        """Where it listens; the port is the one that was taken."""
+        ...
+
+    def refuse_new(self) -> None:
+        """Accept no further host; those that are connected stay (`fb/1`: GOAWAY). Idempotent."""
+        ...
+
+    async def aclose(self) -> None:
+        """Close every connection and the socket. Idempotent."""
+        ...
+
+
+class NodeTransport(PlacingTransport, Protocol):
+    """A tier on which a node can serve hosts on other machines.
+
+    It is made with the keyword arguments ``nodes`` (`NodeAddress` by name of host) and ``tls`` (`TlsFiles` or None).
+    """
+
+    async def serve_node(
+        self, listen: NodeAddress, name: str, on_host: Callable[[PartLink, PeerIdentity], None]
+    ) -> NodeListener:
+        """Listen as the node of this name, which our certificate must have too.
+
+        Calls `on_host` for each control connection of a host that has proved who it is, before anything of it is read;
+        a FlowbridgeError raised there refuses the host, which gets the first line (0x502 FORBIDDEN).
+        Raises: ResourceError for a port that is taken and files that cannot be used, each naming which.
+        """
         ...

@@ -139,6 +139,16 @@ class Placement:
     process: str | None = None
     host: str | None = None
 
+    @property
+    def name(self) -> str | None:
+        """The name of the process or host, None for this process."""
+        return self.host if self.host is not None else self.process
+
+    def __str__(self) -> str:
+        if self.host is not None:
+            return f"host {self.host}"
+        return "this process" if self.process is None else f"process {self.process}"
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RestartPolicy:

@@ -1,13 +1,15 @@
 """Names to implementations, by entry point: a fourth tier or a new front end is a package, not a patch.
 
-Groups: ``flowbridge.transports`` (tier to a class that takes a `Clock`), ``flowbridge.adapters`` (dialect to a class
-that takes an `OperatorCatalog`), ``flowbridge.operators`` (name to an `OperatorSpec`).
+Groups: ``flowbridge.transports`` (tier to a class that takes a `Clock`, and the options of its tier as keywords),
+``flowbridge.adapters`` (dialect to a class that takes an `OperatorCatalog`), ``flowbridge.operators`` (name to an
+`OperatorSpec`).
 """
 
 from __future__ import annotations
 
 from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
+from inspect import signature
 from typing import TYPE_CHECKING, Any, Final, cast
 
 from flowbridge.errors import FlowbridgeError
@@ -54,9 +56,14 @@ def adapters() -> Sequence[str]:
     return tuple(_found("flowbridge.adapters"))
 
 
-def transport(tier: str, clock: Clock) -> Transport:
-    """A new transport of a tier; FlowbridgeError naming what is installed otherwise."""
-    return cast("Transport", _load("flowbridge.transports", "tier", tier)(clock))
+def transport(tier: str, clock: Clock, **options: Any) -> Transport:
+    """A new transport of a tier. FlowbridgeError naming what is installed, or an option that the tier does not have."""
+    factory = _load("flowbridge.transports", "tier", tier)
+    try:
+        signature(factory).bind(clock, **options)
+    except TypeError as error:
+        raise FlowbridgeError(f"tier {tier}: takes no such options ({', '.join(options)}): {error}") from error
+    return cast("Transport", factory(clock, **options))
 
 
 def adapter(dialect: str = "yaml") -> FlowAdapter:

@@ -18,17 +18,14 @@ import sys  # noqa: E402
 import threading  # noqa: E402
 from typing import TYPE_CHECKING, Final  # noqa: E402
 
-from flowbridge import registry  # noqa: E402
 from flowbridge.limits import WORKER_STOP_NS  # noqa: E402
 from flowbridge.runtime.clock import SystemClock  # noqa: E402
 from flowbridge.runtime.part import Part  # noqa: E402
+from flowbridge.runtime.tier_set import TierSet  # noqa: E402
 from flowbridge.telemetry.log import configure_logging  # noqa: E402
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-
-    from flowbridge.contracts import Transport
-    from flowbridge.placing import PlacingTransport
 
 HOST_GONE: Final = 3
 """The exit code when the host died."""
@@ -56,16 +53,9 @@ def main() -> int:
 
 async def _serve(address: str) -> int:
     clock = SystemClock()
-    transports: dict[str, Transport] = {}
-
-    async def transport(tier: str) -> Transport:
-        if tier not in transports:
-            transports[tier] = registry.transport(tier, clock)
-        return transports[tier]
-
-    placing: PlacingTransport = await transport("ipc")  # type: ignore[assignment]
-    link = await placing.meet_host(address)
-    part = Part(link, transport, clock)
+    tiers = TierSet(clock)  # the host says with what options
+    link = await (await tiers.placing("ipc")).meet_host(address)
+    part = Part(link, tiers, clock)
     loop = asyncio.get_running_loop()
     threading.Thread(target=_watch, args=(int(address), part), name="host watch", daemon=True).start()
 
@@ -78,8 +68,7 @@ async def _serve(address: str) -> int:
     try:
         await part.run(time.monotonic_ns() - _STARTED_NS)
     finally:
-        for opened in transports.values():
-            await opened.aclose()
+        await tiers.aclose()
     return 0 if part.has_left else HOST_GONE
 
 

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from flowbridge.codec.bus_frames import mixed
 from flowbridge.errors import (
+    AuthError,
     BlockReason,
     BrokenError,
     BusyError,
@@ -34,6 +35,7 @@ _CLASSES: Final = (  # the position is the number on the wire: add at the end on
     EncodeError,
     DecodeError,
     RemoteProtocolError,
+    AuthError,
 )
 _WOULD_BLOCK: Final = 32
 _DEADLINE: Final = 33

@@ -1,26 +1,42 @@
 """The frames between a host and the process that runs a part of its flow.
 
-The header is empty and the body one CBOR map (RFC 8949). Both ends are of one version, on one machine, and one started
-the other: what they tell each other is not checked beyond its form.
+The header is empty and the body one CBOR map (RFC 8949), without tags and indefinite lengths. An end of a route that
+is a `placing.Ticket` stands in the map as ``ticket``. States are pairs of a form and bytes (`runtime.kept`).
+
+The plan is a pickle for a process of the same user and a document of `codec.plan` for another host; ``sys_path`` and
+``options`` are only for the former.
 """
 
 from __future__ import annotations
 
 import enum
+import struct
 from itertools import pairwise
 from typing import Any, Final, cast
 
 from flowbridge import errors
-from flowbridge.errors import EncodeError, FlowbridgeError, RemoteProtocolError
+from flowbridge.codec.arrays import NOT_AGREED, read_plain
+from flowbridge.errors import EncodeError, FlowbridgeError, ProtocolError, RemoteProtocolError
+from flowbridge.limits import PART_DEPTH_MAX
 
 _CAUSES_MAX: Final = 16
+_TEXT_CHARACTERS_MAX: Final = 64 * 1024  # of an error; what is beyond is cut
+_SET_BY_US: Final = frozenset(("effect", "retry", "findings"))  # not by whoever failed elsewhere
+_NOT_REMADE: Final = frozenset(("FlowErrors",))  # it is made of findings, which do not travel
+_PAIR: Final = b"\x82"  # an array of two: the map, and the mark that nothing is left over
+_MARK: Final = struct.Struct(">BQ")
+_UINT64_HEAD: Final = 0x1B
+_UINT64_MASK: Final = 2**64 - 1
+
+DAMAGE: Final = (LookupError, TypeError, ValueError, AttributeError, ArithmeticError, AssertionError, ProtocolError)
+"""What acting on the content of a frame raises when that is not as agreed."""
 
 
 class PartFrame(enum.IntEnum):
     """What a frame says. All are even: none may be skipped."""
 
     # from the host
-    PART = 0x40  # what to run (see `RemotePart.start`); nothing is done yet
+    PART = 0x40  # what to run (see `RemotePart`); nothing is done yet
     END = 0x42  # route, role: an end of a route comes with it; after `GO` it replaces one that was lost
     PREPARE = 0x44  # load the operators and open the ends
     GO = 0x46  # run
@@ -36,7 +52,7 @@ class PartFrame(enum.IntEnum):
     READY = 0x62  # problems: empty when every node can run
     LOADING = 0x64  # node: it begins to load this operator
     ENDED = 0x66  # node, report, error: None, or what `write_error` gave
-    REPORT = 0x68  # nodes, edges, paths, kept
+    REPORT = 0x68  # nodes, edges, paths, kept, unkept: why some states could not be kept
     SNAPSHOTS = 0x6A  # node, state, error
     TERMINATED = 0x6C  # somebody sent it SIGTERM
     LOST = 0x6E  # route: its other end is gone
@@ -57,16 +73,23 @@ def write_part(content: dict[str, Any]) -> bytes:
 
 def read_part(peer: str, kind: int, body: bytes) -> tuple[PartFrame, dict[str, Any]]:
     """Kind and content of a frame. Raises: RemoteProtocolError."""
-    import cbor2
-
     try:
         known = PartFrame(kind)
-        content = cbor2.loads(body)
-    except (cbor2.CBORDecodeError, ValueError, OverflowError, MemoryError, RecursionError, TypeError) as error:
-        raise RemoteProtocolError(f"{peer}: frame {kind:#x} cannot be read: {error}") from error
+        content = _whole_item(body)
+    except NOT_AGREED as error:
+        raise RemoteProtocolError(f"{peer}: frame {kind:#x} cannot be read: {error!s:.200}") from error
     if not isinstance(content, dict):
         raise RemoteProtocolError(f"{peer}: frame {known.name} holds no map")
     return known, cast("dict[str, Any]", content)
+
+
+def _whole_item(body: bytes) -> Any:
+    """The value of one CBOR item that fills the body; cbor2 itself does not tell what follows an item."""
+    mark = hash(body) & _UINT64_MASK
+    value, found = read_plain(b"".join((_PAIR, body, _MARK.pack(_UINT64_HEAD, mark))), PART_DEPTH_MAX)
+    if type(found) is not int or found != mark:
+        raise ValueError("it ends before its bytes do, or after them")
+    return value
 
 
 def write_error(error: BaseException) -> dict[str, Any]:
@@ -77,19 +100,33 @@ def write_error(error: BaseException) -> dict[str, Any]:
         chain.append(f"{type(cause).__name__}: {cause}")
         cause = cause.__cause__
     plain = {name: value for name, value in vars(error).items() if isinstance(value, str | int | None)}
-    return {"class": type(error).__name__, "text": str(error), "with": plain, "causes": chain}
+    return {"class": type(error).__name__, "text": str(error)[:_TEXT_CHARACTERS_MAX], "with": plain, "causes": chain}
+
+
+def _attributes(found: dict[Any, Any]) -> dict[str, str | int | None]:
+    """What of an error's attributes is taken over: plain ones, and none that our own classes decide about."""
+    return {
+        name: value
+        for name, value in found.items()
+        if isinstance(name, str)
+        and name.isidentifier()
+        and not name.startswith("_")
+        and name not in _SET_BY_US
+        and isinstance(value, str | int | None)
+    }
 
 
 def read_error(content: dict[str, Any]) -> FlowbridgeError:
     """The error again; one that is not flowbridge's own becomes a `FlowbridgeError` that names its class."""
-    kind = getattr(errors, str(content["class"]), None)
-    causes = [FlowbridgeError(str(text)) for text in content["causes"]]
+    name, text = str(content["class"]), str(content["text"])
+    kind = None if name in _NOT_REMADE else getattr(errors, name, None)
+    causes = [FlowbridgeError(str(text)) for text in content["causes"][:_CAUSES_MAX]]
     if isinstance(kind, type) and issubclass(kind, FlowbridgeError):
         error = kind.__new__(kind)
-        error.args = (str(content["text"]),)
-        vars(error).update(content["with"])
+        error.args = (text,)
+        vars(error).update(_attributes(content["with"]))
     else:
-        error = FlowbridgeError(f"{content['class']}: {content['text']}")
+        error = FlowbridgeError(f"{name}: {text}")
     for effect, cause in pairwise((error, *causes)):
         effect.__cause__ = cause
     return error

@@ -11,6 +11,7 @@ from functools import cache
 from typing import TYPE_CHECKING, Any, cast
 
 from flowbridge.errors import PlanError
+from flowbridge.limits import PLAN_DEPTH_MAX
 from flowbridge.plan import PLAN_FORMAT, Plan
 
 if TYPE_CHECKING:
@@ -67,13 +68,13 @@ def plan_from_json(text: str | bytes) -> Plan:
 
 
 def plan_from_cbor(data: bytes) -> Plan:
-    """As `plan_from_json`, for CBOR."""
-    import cbor2
+    """As `plan_from_json`, for CBOR without tags, indefinite lengths and keys that are no text. For any bytes."""
+    from flowbridge.codec.arrays import NOT_AGREED, read_plain
 
     try:
-        document = cbor2.loads(data)
-    except (cbor2.CBORDecodeError, ValueError, OverflowError, MemoryError, RecursionError, TypeError) as error:
-        raise PlanError(f"plan is not CBOR: {error}") from error
+        document = read_plain(data, PLAN_DEPTH_MAX)
+    except NOT_AGREED as error:
+        raise PlanError(f"plan is not CBOR: {error!s:.200}") from error
     return _plan(document)
 
 

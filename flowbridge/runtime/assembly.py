@@ -64,6 +64,7 @@ class Assembly:
         serial: int = 1,
         ended: Collection[str] = (),
         has_bus: bool = True,
+        installed_only: bool = False,
     ) -> None:
         self._plan = plan
         self._here = frozenset(here)
@@ -74,7 +75,7 @@ class Assembly:
         self._has_bus = has_bus  # else it is that of another process, which keeps its books
         self._clock = clock
         self._transport = transport
-        self._loader = Loader(registry.catalog(), operators, plan.base_dir)
+        self._loader = Loader(registry.catalog(), operators, plan.base_dir, installed_only=installed_only)
         self._turns = turns
         self._instrument = instrument
         self._stdout = stdout
@@ -194,7 +195,7 @@ class Assembly:
 
     def _supervise(self, manifest: PluginManifest, made: Any, config: dict[str, Any]) -> Supervisor:
         node = manifest.node
-        report = NodeReport(node, Histogram(), process=manifest.place.process)
+        report = NodeReport(node, Histogram(), process=manifest.place.name)
         priority = self._plan.defaults.priority if manifest.priority is None else manifest.priority
         outlets = self._outlets(manifest)
         sender = Sender(node, outlets, self._clock, priority=priority, deadline_ns=self._deadline_ns(manifest))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, cast
 
 from flowbridge import registry
@@ -14,7 +15,7 @@ from flowbridge.runtime.problem import Problem, refused
 from flowbridge.tiers import choose_all, nearest
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Mapping
+    from collections.abc import Awaitable, Callable, Collection, Mapping
     from contextlib import AsyncExitStack
 
     from flowbridge.contracts import Clock, Transport
@@ -31,27 +32,32 @@ async def launch(
     drain_ns: int,
     clock: Clock,
     transport: Callable[[str], Awaitable[Transport]],
+    hosts: Collection[str] = (),
+    options: Mapping[str, Mapping[str, Any]] = MappingProxyType({}),
     resources: AsyncExitStack,
     **for_assembly: Any,
 ) -> RunningFlow:
     """Start every part of a flow, or nothing; the keywords that are not named go to `Assembly`.
 
+    `hosts` names the hosts that have an address; `options` are what transports are made with, by tier.
+
     Raises: FlowbridgeError with a line for every node, route and process that cannot be.
     """
-    problems = _place_problems(plan)
+    problems = _place_problems(plan, hosts)
     placed = {manifest.node for manifest in plan.manifests if manifest.place != Placement()}
     remote: RemoteParts | None = None
     if placed and not problems:
-        from flowbridge.runtime.remote import RemoteParts
+        from flowbridge.runtime.remote import RemoteParts, placing_tiers
 
         remote = RemoteParts(
             plan,
-            cast("PlacingTransport", await transport("ipc")),
+            {tier: cast("PlacingTransport", await transport(tier)) for tier in sorted(placing_tiers(plan))},
             clock,
             state,
             for_assembly["stdout"],
             bus=for_assembly["bus"],
             serial=for_assembly["serial"],
+            options=options,
         )
         resources.push_async_callback(remote.aclose)
         problems += await remote.start()
@@ -88,7 +94,7 @@ async def launch(
 # --- what stands against it -----------------------------------------------------------------------------------------
 
 
-def _place_problems(plan: Plan) -> list[Problem]:
+def _place_problems(plan: Plan, hosts: Collection[str]) -> list[Problem]:
     """Places that no installed tier reaches, what cannot be placed, and routes that need a tier that is not there."""
     problems: list[Problem] = []
     installed = registry.transports()
@@ -100,7 +106,7 @@ def _place_problems(plan: Plan) -> list[Problem]:
         if text:
             elsewhere.add(manifest.node)
         elif manifest.place != Placement():
-            text = _cannot_be_placed(manifest)
+            text = _cannot_be_placed(manifest, hosts)
         if text:
             where = plan.where(f"{manifest.node}.place", manifest.node)
             problems.append(Problem(manifest.node, "place", f"{where}: node {manifest.node} {text}"))
@@ -117,12 +123,15 @@ def _place_problems(plan: Plan) -> list[Problem]:
 
 
 def _placed(manifest: PluginManifest) -> str:
-    place = manifest.place
-    return f"is placed in {f'host {place.host}' if place.host is not None else f'process {place.process}'}"
+    return f"is placed in {manifest.place}"
 
 
-def _cannot_be_placed(manifest: PluginManifest) -> str:
-    """Why a node must run in the host's own process, as far as the plan says; empty when it need not."""
+def _cannot_be_placed(manifest: PluginManifest, hosts: Collection[str]) -> str:
+    """Why a node cannot run where it is placed, as far as the plan says; empty when it can."""
     if manifest.artifact.ref.startswith("host:"):
         return f"{_placed(manifest)}, but its operator {manifest.artifact.ref} is an object of this process"
+    host = manifest.place.host
+    if host is not None and host not in hosts:
+        known = f"known: {', '.join(sorted(hosts))}" if hosts else "none is known"
+        return f"{_placed(manifest)}, which has no address ({known}); give one with --node {host}=quic://HOST:PORT"
     return ""

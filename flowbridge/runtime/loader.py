@@ -24,7 +24,10 @@ if TYPE_CHECKING:
 class Loader:
     """Finds operators: built-in ones in a catalogue, a host's own by name, others by import."""
 
-    def __init__(self, catalog: OperatorCatalog, own: Mapping[str, Any], base_dir: str) -> None:
+    def __init__(
+        self, catalog: OperatorCatalog, own: Mapping[str, Any], base_dir: str, *, installed_only: bool = False
+    ) -> None:
+        self._installed_only = installed_only  # no module of the flow's folder, which others may write to
         self._catalog = catalog
         self._own = own
         self._base_dir = Path(base_dir)
@@ -90,6 +93,8 @@ class Loader:
 
     def _by_name(self, node: str, name: str) -> ModuleType:
         """Import a module; the folder of the flow is looked in first, as Python does for a script."""
+        if self._installed_only:
+            return importlib.import_module(name)
         folder = self._base_dir.resolve()
         sys.path.insert(0, str(folder))
         try:
@@ -105,6 +110,8 @@ class Loader:
         return module
 
     def _from_file(self, node: str, place: str) -> ModuleType:
+        if self._installed_only:
+            raise OperatorLoadError(node, f"{place}: only installed modules are loaded here")
         path = (self._base_dir / Path(place).expanduser()).resolve()
         if not path.is_file():
             raise OperatorLoadError(node, f"{path}: no such file")

@@ -7,26 +7,33 @@ import contextlib
 import logging
 import sys
 from contextlib import AsyncExitStack
-from typing import TYPE_CHECKING, Any, Final, cast
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, Final
 
-from flowbridge.codec.part_frames import PartFrame, read_part, write_error, write_part
+from flowbridge.codec.part_frames import DAMAGE, PartFrame, read_part, write_error, write_part
+from flowbridge.codec.plan import plan_from_cbor
 from flowbridge.errors import FlowbridgeError, RemoteProtocolError, ResourceError
-from flowbridge.limits import WORKER_REPORT_NS, WORKER_STOP_NS
+from flowbridge.limits import TICKET_BYTES_MAX, WORKER_REPORT_NS, WORKER_STOP_NS
+from flowbridge.placing import Ticket
+from flowbridge.plan import Placement
 from flowbridge.runtime.assembly import Assembly
 from flowbridge.runtime.books import Role, node_to_plain, path_to_plain
 from flowbridge.runtime.crossing import CrossingEnd, open_end, settled
 from flowbridge.runtime.far_stdout import FarStdout
-from flowbridge.runtime.kept import PackedState, packed, unpacked
+from flowbridge.runtime.kept import Form, PackedState, packed, packed_from_plain, unpacked
 from flowbridge.runtime.problem import Problem
 from flowbridge.runtime.turn import Turns
+from flowbridge.tiers import choose_all, nearest
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Sequence
+    from collections.abc import Sequence
 
-    from flowbridge.contracts import Clock, Transport
-    from flowbridge.placing import PartLink, PlacingTransport
+    from flowbridge.contracts import Clock
+    from flowbridge.placing import PartLink
     from flowbridge.plan import Plan
+    from flowbridge.runtime.gate import PartGate
     from flowbridge.runtime.supervisor import Supervisor
+    from flowbridge.runtime.tier_set import TierSet
 
 _log: Final = logging.getLogger("flowbridge.process")
 _REPORT_SHARE: Final = 20  # a report may take one part of so many of the time
@@ -35,9 +42,12 @@ _REPORT_SHARE: Final = 20  # a report may take one part of so many of the time
 class Part:
     """Does what its host tells it; see `codec.part_frames`. `run` returns when the host let it go, or is gone."""
 
-    def __init__(self, link: PartLink, transport: Callable[[str], Awaitable[Transport]], clock: Clock) -> None:
+    def __init__(self, link: PartLink, tiers: TierSet, clock: Clock, gate: PartGate | None = None) -> None:
+        """A host that is not of this user needs a gate."""
+        assert link.is_same_user or gate is not None, f"{link.peer}: nothing says what it may do"
         self._link = link
-        self._transport = transport
+        self._tiers = tiers
+        self._gate = gate
         self._clock = clock
         self._resources = AsyncExitStack()
         self._told: dict[str, Any] = {}
@@ -51,6 +61,8 @@ class Part:
         self._deeds: set[asyncio.Task[None]] = set()
         self._news = asyncio.Event()  # something is to be reported at once
         self._kept: dict[str, Any] = {}  # the snapshots that the host has
+        self._unkept: dict[str, str] = {}  # why the last snapshot of a node could not be kept
+        self._form = Form.PICKLE if link.is_same_user else Form.PLAIN
         self._stdout: FarStdout | None = None
         self._lost = asyncio.get_running_loop().create_future()
         self.is_stopping = False
@@ -93,13 +105,13 @@ class Part:
         frame, content = read_part(self._link.peer, kind, body)
         try:
             if frame is PartFrame.BUS:
-                self._bus_end = ends[0]
+                self._bus_end = _end_of(content, ends)
             elif frame is PartFrame.END:
-                self._end_came(content, ends[0])
+                self._end_came(content, _end_of(content, ends))
             else:
                 self._act(frame, content)
-        except (KeyError, TypeError, ValueError, IndexError) as error:
-            raise RemoteProtocolError(f"{self._link.peer}: frame {frame.name} is damaged: {error!r}") from error
+        except DAMAGE as error:
+            raise RemoteProtocolError(f"{self._link.peer}: frame {frame.name} is damaged: {error!r:.200}") from error
 
     def _act(self, frame: PartFrame, content: dict[str, Any]) -> None:
         if frame is PartFrame.PART:
@@ -147,18 +159,47 @@ class Part:
         told = self._told
         problems: list[Problem] = []
         try:
-            sys.path[:] = [str(entry) for entry in told["sys_path"]]
-            self._plan = unpacked(PackedState(told["plan"]))
-            problems = await self._assemble(told)
+            self._plan = self._read_plan(told)
+            problems = self._refusals(told["nodes"])
+            if not problems:
+                problems = await self._assemble(told)
         except Exception as error:
             node = next(iter(told["nodes"]), "")
-            _log.exception("process %s cannot be prepared", told["process"])
-            problems.append(Problem(node, "process", f"process {told['process']}: {type(error).__name__}: {error}"))
+            _log.exception("%s cannot be prepared", told["process"])
+            problems.append(Problem(node, "process", f"{told['process']}: {type(error).__name__}: {error}"))
         self._tell(PartFrame.READY, {"problems": [problem.to_plain() for problem in problems]})
 
+    def _read_plan(self, told: dict[str, Any]) -> Plan:
+        """What to run. A host of this user also says where its modules are, and how to reach other hosts."""
+        if self._gate is not None:
+            return replace(plan_from_cbor(told["plan"]), base_dir=self._gate.base_dir)
+        sys.path[:] = [str(entry) for entry in told["sys_path"]]
+        self._tiers.options = unpacked(PackedState(told["options"]))
+        plan: Plan = unpacked(PackedState(told["plan"]))
+        return plan
+
+    def _refusals(self, nodes: Sequence[str]) -> list[Problem]:
+        """What the gate does not let through; nothing was loaded or opened yet."""
+        gate = self._gate
+        if gate is None:
+            return []
+        routes = {route.id: route for route in self._plan.routes}
+        found = [(node, f"{node}.operator", gate.operator_refusal(self._plan.manifest(node))) for node in nodes]
+        for given, role, _ in self._given:
+            route = routes[given]
+            node = route.target_node if role is Role.SOURCE else route.source_node
+            found.append((node, given, gate.route_refusal(given, role)))
+        return [
+            Problem(node, "operator", f"{self._plan.where(key, node)}: node {node}: {why}")
+            for node, key, why in found
+            if why
+        ]
+
     async def _assemble(self, told: dict[str, Any]) -> list[Problem]:
-        transport = cast("PlacingTransport", await self._transport("ipc"))
-        bus = await transport.open_far_bus(self._bus_end)
+        nodes = told["nodes"]
+        choices = choose_all(self._plan)
+        host = await self._tiers.placing(nearest(Placement(), self._plan.manifest(nodes[0]).place).value)
+        bus = await host.open_far_bus(self._bus_end)
         self._resources.push_async_callback(bus.aclose)
         stdout = self._stdout = FarStdout(
             lambda text: self._tell(PartFrame.TEXT, {"text": text}),
@@ -167,21 +208,23 @@ class Part:
         )
         assembly = self._assembly = Assembly(
             self._plan,
-            told["nodes"],
+            nodes,
             ended=told["ended"],
-            bus=bus,
+            bus=bus if self._gate is None else self._gate.guard(bus),
             clock=self._clock,
-            transport=self._transport,
+            transport=self._tiers.get,
             operators={},
             turns=Turns(),
             resources=self._resources,
             serial=int(told["serial"]),
             has_bus=False,
             stdout=stdout.as_text_io(),
+            installed_only=self._gate is not None,
         )
         problems = assembly.load(lambda node: self._tell(PartFrame.LOADING, {"node": node}))
         routes = {route.id: route for route in self._plan.routes}
         for route, role, end in self._given:
+            transport = await self._tiers.placing(choices[route].tier.value)
             self._ends[route] = await open_end(transport, routes[route], role, end, self._end_lost)
         ports: dict[Role, dict[str, Any]] = {Role.SINK: {}, Role.SOURCE: {}}
         for route, joined in self._ends.items():
@@ -190,7 +233,7 @@ class Part:
         state: dict[str, Any] = {}
         for node, data in told["state"].items():
             try:
-                state[node] = unpacked(PackedState(data))
+                state[node] = unpacked(packed_from_plain(data, same_user=self._link.is_same_user))
             except FlowbridgeError as error:
                 where = self._plan.where(node)
                 problems.append(Problem(node, "operator", f"{where}: node {node}: {error}", error))
@@ -207,6 +250,8 @@ class Part:
             node: loop.create_task(self._run(supervisor), name=f"node {node}")
             for node, supervisor in self._supervisors.items()
         }
+        if self._gate is not None:
+            self._gate.started(self._plan.name, tuple(self._supervisors))
         self._do(self._report_always())
 
     # --- running ----------------------------------------------------------------------------------------------------
@@ -243,33 +288,38 @@ class Part:
     def _report(self) -> None:
         """Tell the host what was counted, and the snapshots that were taken since the last time."""
         assert self._assembly is not None, "nothing runs"
-        kept: dict[str, bytes] = {}
+        kept: dict[str, list[Any]] = {}
+        unkept: dict[str, str] = {}
         for node, supervisor in self._supervisors.items():
             state = supervisor.runner.state
             if supervisor.runner.manifest.snapshot_ns is not None and state is not self._kept.get(node):
                 self._kept[node] = state
                 try:
-                    kept[node] = packed(state).data
+                    kept[node] = packed(state, self._form).to_plain()
+                    self._unkept.pop(node, None)
                 except FlowbridgeError as error:
-                    _log.warning("node %s: %s", node, error)
+                    if self._unkept.get(node) != str(error):  # once, not with every snapshot
+                        _log.warning("node %s: %s", node, error)
+                        unkept[node] = self._unkept[node] = str(error)
         edges: dict[str, Any] = {}
         for route, account in self._assembly.edges.items():
             ((role, counts),) = account.by_role.items()
             edges[route] = [role.value, counts.total().to_plain()]
         nodes = {node: node_to_plain(supervisor.report) for node, supervisor in self._supervisors.items()}
         paths = [path_to_plain(report) for report in self._assembly.paths.reports()]
-        self._tell(PartFrame.REPORT, {"nodes": nodes, "edges": edges, "paths": paths, "kept": kept})
+        content = {"nodes": nodes, "edges": edges, "paths": paths, "kept": kept, "unkept": unkept}
+        self._tell(PartFrame.REPORT, content)
         if self._stdout is not None:
             self._stdout.flush()
         with contextlib.suppress(OSError, ValueError):
             sys.stdout.flush()  # what was printed past `context.stdout`
 
     async def _snapshot(self, node: str) -> None:
-        state: bytes | None = None
+        state: list[Any] | None = None
         failure: dict[str, Any] | None = None
         try:
             taken = await self._supervisors[node].take_snapshot()
-            state = None if taken is None else packed(taken).data
+            state = None if taken is None else packed(taken, self._form).to_plain()
         except FlowbridgeError as error:
             failure = write_error(error)
         self._tell(PartFrame.SNAPSHOTS, {"node": node, "state": state, "error": failure})
@@ -291,3 +341,13 @@ class Part:
         self._report()
         self.has_left = True
         self._tell(PartFrame.LEFT, {})
+
+
+def _end_of(content: dict[str, Any], ends: Sequence[Any]) -> Any:
+    """The end of a route or bus that came with a frame, or in it. Raises: IndexError, ValueError."""
+    data = content.get("ticket")
+    if data is None:
+        return ends[0]
+    if not isinstance(data, bytes) or len(data) > TICKET_BYTES_MAX:
+        raise ValueError(f"a ticket exceeds {TICKET_BYTES_MAX} bytes, or is none")
+    return Ticket(data)

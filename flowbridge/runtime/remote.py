@@ -15,6 +15,7 @@ from flowbridge.runtime.assembly import bus_edge
 from flowbridge.runtime.books import EdgeAccounts, Role, merged_paths
 from flowbridge.runtime.crossing import CrossingEnd, open_end, settled
 from flowbridge.runtime.remote_part import RemotePart, Stage
+from flowbridge.tiers import choose_all, nearest
 from flowbridge.time.ledger import EdgeBooks
 
 if TYPE_CHECKING:
@@ -31,6 +32,23 @@ if TYPE_CHECKING:
 _log: Final = logging.getLogger("flowbridge.process")
 
 
+def _tier(place: Placement) -> str:
+    """The tier that starts a place."""
+    return nearest(Placement(), place).value
+
+
+def placing_tiers(plan: Plan) -> set[str]:
+    """The tiers that start the places of a plan and join its routes between two of them."""
+    places = {manifest.node: manifest.place for manifest in plan.manifests}
+    choices = choose_all(plan)
+    joining = {
+        choices[route.id].tier.value
+        for route in plan.routes
+        if route.plane is Plane.DATA and places[route.source_node] != places[route.target_node]
+    }
+    return joining | {_tier(place) for place in places.values() if place != Placement()}
+
+
 class RemoteParts:
     """What of a flow runs in worker processes; see `flow.Elsewhere` and `remote_part.Whole`.
 
@@ -40,28 +58,32 @@ class RemoteParts:
     def __init__(
         self,
         plan: Plan,
-        transport: PlacingTransport,
+        tiers: Mapping[str, PlacingTransport],
         clock: Clock,
         state: Mapping[str, Any],
         stdout: TextIO | None,
         *,
         bus: EventBus,
         serial: int,
+        options: Mapping[str, Mapping[str, Any]],
     ) -> None:
         self._plan = plan
         self.bus = bus
         self.serial = serial
+        self.options = options
+        """By tier, what processes of this user make their transports with."""
         self.stdout: TextIO = sys.stdout if stdout is None else stdout
         """Where operators print, in whatever process they run."""
-        self._transport = transport
+        self._tiers = tiers  # those that `placing_tiers` names
+        self._choices = choose_all(plan)
         self._clock = clock
         by_place: dict[Placement, list[Any]] = {}
         for manifest in plan.manifests:
             if manifest.place != Placement():
                 by_place.setdefault(manifest.place, []).append(manifest)
         self._parts = [
-            RemotePart(plan, manifests, whole=self, transport=transport, clock=clock, state=state)
-            for manifests in by_place.values()
+            RemotePart(plan, manifests, whole=self, transport=tiers[_tier(place)], clock=clock, state=state)
+            for place, manifests in by_place.items()
         ]
         self._part_of = {node: part for part in self._parts for node in part.nodes}
         self._ends: dict[str, CrossingEnd] = {}
@@ -105,13 +127,21 @@ class RemoteParts:
     async def open_ends(self) -> None:
         """Make a connection for every route between two processes and give each its end. Raises: ResourceError."""
         for route, source, target in self._crossing():
-            near, far = self._transport.join(route)
+            near, far = await self._join(route, source, target)
             self._joined[route.id] = 1
             for part, role, end in ((source, Role.SINK, near), (target, Role.SOURCE, far)):
                 if part is None:
-                    self._ends[route.id] = await open_end(self._transport, route, role, end, self._own_end_lost)
+                    transport = self._transport(route)
+                    self._ends[route.id] = await open_end(transport, route, role, end, self._own_end_lost)
                 else:
                     part.give(route.id, role, end)
+
+    def _transport(self, route: Route) -> PlacingTransport:
+        return self._tiers[self._choices[route.id].tier.value]
+
+    async def _join(self, route: Route, source: RemotePart | None, target: RemotePart | None) -> tuple[Any, Any]:
+        near, far = (Placement() if part is None else part.place for part in (source, target))
+        return await self._transport(route).join(route, near, far)
 
     async def prepare(self) -> list[Problem]:
         """Wait until every part is ready to run; returns why some are not."""
@@ -129,12 +159,10 @@ class RemoteParts:
                 continue
             if route.plane is Plane.BUS:
                 if target is not None:
-                    self._account_bus(edges.setdefault(route.id, EdgeAccounts("ipc")), route)
+                    self._account_bus(edges.setdefault(route.id, EdgeAccounts(_tier(target.place))), route)
                 continue
-            is_near = source is target or route.plane is Plane.TIMER
-            tier = route.tier.value if is_near else self._transport.tier
-            account = edges.setdefault(route.id, EdgeAccounts("inproc" if tier == "choose" else tier))
-            if is_near:
+            account = edges.setdefault(route.id, EdgeAccounts(self._choices[route.id].tier.value))
+            if source is target or route.plane is Plane.TIMER:
                 account.of(Role.WHOLE)
             else:
                 account.of(Role.SINK)
@@ -172,7 +200,7 @@ class RemoteParts:
     def went(self, part: RemotePart, paths: Sequence[PathReport]) -> None:
         """A process counted this of the paths that end in it."""
         if self._books is not None:
-            self._books.far_paths[part.process] = list(paths)
+            self._books.far_paths[str(part.place)] = list(paths)
 
     def trouble(self, text: str) -> None:
         """Something that belongs into the report."""
@@ -205,15 +233,16 @@ class RemoteParts:
                 is_whole = Role.WHOLE in account.by_role
                 account.of(Role.WHOLE if is_whole else Role.SOURCE).end(loses=is_whole)
         if self._books is not None:
-            paths, past = self._books.far_paths, f"{part.process} before"
-            paths[past] = merged_paths([paths.get(past, []), paths.pop(part.process, [])])
+            paths, now = self._books.far_paths, str(part.place)
+            past = f"{now} before"
+            paths[past] = merged_paths([paths.get(past, []), paths.pop(now, [])])
 
     async def rejoin(self, part: RemotePart) -> None:
         """Join the routes of a process that was started again."""
         for route, source, target in self._crossing(part):
             ended = [p.nodes[n].has_ended for p, n in ((source, route.source_node), (target, route.target_node)) if p]
             try:
-                near, far = self._transport.join(route)
+                near, far = await self._join(route, source, target)
             except ResourceError as error:
                 _log.error("%s", error)
                 continue

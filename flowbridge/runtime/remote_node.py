@@ -31,7 +31,7 @@ class RemoteNode:
         self.manifest = manifest
         self.node = manifest.node
         self.state = NodeState.STARTING
-        self.report = NodeReport(self.node, Histogram(), process=manifest.place.process)
+        self.report = NodeReport(self.node, Histogram(), process=manifest.place.name)
         self.budget = RestartBudget(manifest.restart)
         self.kept: PackedState | None = None
         """The last snapshot, for a restart of its process."""

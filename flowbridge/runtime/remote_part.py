@@ -8,12 +8,16 @@ import logging
 import sys
 from typing import TYPE_CHECKING, Any, Final, Protocol, TextIO
 
-from flowbridge.codec.part_frames import PartFrame, read_error, read_part, write_part
-from flowbridge.errors import BrokenError, FlowbridgeError, RemoteProtocolError, ResourceError
+from flowbridge.codec.part_frames import DAMAGE, PartFrame, read_error, read_part, write_part
+from flowbridge.codec.plan import plan_to_cbor
+from flowbridge.errors import BrokenError, EncodeError, FlowbridgeError, RemoteProtocolError, ResourceError
 from flowbridge.limits import SETTLE_NS, SETTLE_PAUSE_NS, WORKER_START_NS, WORKER_STOP_NS
 from flowbridge.machines.node import NodeState
+from flowbridge.machines.node_acl import plan_acl
+from flowbridge.placing import Ticket
 from flowbridge.runtime.books import Role, node_from_plain, path_from_plain
-from flowbridge.runtime.kept import PackedState, packed
+from flowbridge.runtime.guarded_bus import GuardedBus
+from flowbridge.runtime.kept import Form, PackedState, packed, packed_from_plain
 from flowbridge.runtime.problem import Problem
 from flowbridge.runtime.remote_node import RemoteNode
 from flowbridge.time.ledger import EdgeBooks
@@ -22,7 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from flowbridge.contracts import Alarm, Clock, EventBus
-    from flowbridge.placing import PlacingTransport, Worker
+    from flowbridge.placing import PartLink, PlacingTransport, Worker
     from flowbridge.plan import Plan, PluginManifest
     from flowbridge.report import PathReport
 
@@ -47,6 +51,8 @@ class Whole(Protocol):
     def bus(self) -> EventBus: ...
     @property
     def serial(self) -> int: ...
+    @property
+    def options(self) -> Mapping[str, Mapping[str, Any]]: ...
     def is_fed(self, node: RemoteNode) -> bool: ...
     def counted(self, route: str, role: Role, books: EdgeBooks) -> None: ...
     def went(self, part: RemotePart, paths: Sequence[PathReport]) -> None: ...
@@ -72,12 +78,9 @@ class RemotePart:
         state: Mapping[str, Any],
     ) -> None:
         self.place = manifests[0].place
-        self.process = str(self.place.process)
         self.stage = Stage.GONE
         self.nodes = {manifest.node: RemoteNode(manifest, self) for manifest in manifests}
-        for node, kept in state.items():
-            if node in self.nodes and kept is not None:
-                self.nodes[node].kept = packed(kept)
+        self._given = {node: state[node] for node in self.nodes if state.get(node) is not None}
         self._plan = plan
         self._whole = whole
         self._transport = transport
@@ -98,7 +101,7 @@ class RemotePart:
     @property
     def name(self) -> str:
         """What to call it in messages."""
-        return self._worker.name if self._worker is not None else f"process {self.process}"
+        return self._worker.name if self._worker is not None else str(self.place)
 
     @property
     def unfinished(self) -> list[RemoteNode]:
@@ -121,26 +124,55 @@ class RemotePart:
         worker.link.listen(self._frame, self._lost)
         self._watching = asyncio.get_running_loop().create_task(self._watch(worker), name=f"watch {worker.name}")
         self._alarms = [self._clock.call_at(self._clock.now_ns() + WORKER_START_NS, self._start_is_late)]
-        self.tell(
-            PartFrame.PART,
-            {
-                "plan": packed(self._plan).data,  # pickled: a child of ours; pydantic would double its start
-                "process": self.process,
-                "nodes": [node.node for node in self.unfinished],
-                "ended": [node.node for node in self.nodes.values() if node.has_ended],
-                "sys_path": list(sys.path),
-                "serial": self._whole.serial,
-                "is_terminal": self._whole.stdout.isatty(),
-                "encoding": getattr(self._whole.stdout, "encoding", None) or "utf-8",
-                "state": {node.node: node.kept.data for node in self.unfinished if node.kept is not None},
-            },
-        )
-        self.tell(PartFrame.BUS, {}, self._transport.serve_bus(self._whole.bus))
+        try:
+            self._tell_part(worker.link)
+        except FlowbridgeError as error:
+            return [self._problem(str(error), error)]
         return []
+
+    def _tell_part(self, link: PartLink) -> None:
+        """Tell it what to run. Raises: EncodeError that names the node whose state cannot go there; ResourceError."""
+        form = Form.PICKLE if link.is_same_user else Form.PLAIN
+        stdout = self._whole.stdout
+        content: dict[str, Any] = {
+            "process": str(self.place),
+            "nodes": [node.node for node in self.unfinished],
+            "ended": [node.node for node in self.nodes.values() if node.has_ended],
+            "serial": self._whole.serial,
+            "is_terminal": stdout.isatty(),
+            "encoding": getattr(stdout, "encoding", None) or "utf-8",
+            "state": self._states(form),
+        }
+        if link.is_same_user:
+            content["sys_path"] = list(sys.path)
+            content["options"] = packed(dict(self._whole.options)).data
+            content["plan"] = packed(self._plan).data  # pickled: pydantic would double the time of its start
+            bus = self._whole.bus
+        else:
+            content["plan"] = plan_to_cbor(self._plan)
+            bus = GuardedBus(self._whole.bus, plan_acl(self._plan, self.place), str(self.place.name))
+        self.tell(PartFrame.PART, content)
+        self._tell_end(PartFrame.BUS, {}, self._transport.serve_bus(bus, self.place))
+
+    def _states(self, form: Form) -> dict[str, list[Any]]:
+        """What its nodes go on from: after a death what they last told, else what the flow was started with."""
+        for node, given in list(self._given.items()):
+            try:
+                self.nodes[node].kept = packed(given, form)
+            except FlowbridgeError as error:
+                raise EncodeError(f"node {node}: {error}") from error
+            del self._given[node]
+        return {node.node: node.kept.to_plain() for node in self.unfinished if node.kept is not None}
 
     def give(self, route: str, role: Role, end: Any) -> None:
         """Give it an end of a route."""
-        self.tell(PartFrame.END, {"route": route, "role": role.value}, end)
+        self._tell_end(PartFrame.END, {"route": route, "role": role.value}, end)
+
+    def _tell_end(self, kind: PartFrame, content: dict[str, Any], end: Any) -> None:
+        if isinstance(end, Ticket):
+            self.tell(kind, {**content, "ticket": end.data})
+        else:
+            self.tell(kind, content, end)
 
     async def prepare(self) -> list[Problem]:
         """Let it load its operators and open its ends; returns why it cannot run."""
@@ -256,8 +288,8 @@ class RemotePart:
         frame, content = read_part(self.name, kind, body)
         try:
             self._said(frame, content)
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise RemoteProtocolError(f"{self.name}: frame {frame.name} is damaged: {error!r}") from error
+        except DAMAGE as error:
+            raise RemoteProtocolError(f"{self.name}: frame {frame.name} is damaged: {error!r:.200}") from error
 
     def _said(self, frame: PartFrame, content: dict[str, Any]) -> None:
         acts: dict[PartFrame, Callable[[dict[str, Any]], None]] = {
@@ -294,7 +326,7 @@ class RemotePart:
         waiting = self._snapshots.pop(content["node"], None)
         if waiting is not None and not waiting.done():
             state, error = content["state"], content["error"]
-            found = None if state is None else PackedState(bytes(state))
+            found = None if state is None else self._packed(state)
             waiting.set_result(found if error is None else read_error(error))
 
     def _answered(self, frame: PartFrame) -> None:
@@ -306,16 +338,22 @@ class RemotePart:
     def _reported(self, content: dict[str, Any]) -> None:
         for node, plain in content["nodes"].items():
             if not self.nodes[node].has_ended:
-                self.nodes[node].reported(node_from_plain(node, self.process, plain))
+                self.nodes[node].reported(node_from_plain(node, str(self.place.name), plain))
         for node, data in content["kept"].items():
-            self.nodes[node].kept = PackedState(bytes(data))
+            self.nodes[node].kept = self._packed(data)
+        for node, why in content["unkept"].items():
+            self.nodes[node].kept = None
+            self._whole.trouble(f"node {node}: {why}; after a restart it begins anew")
         for route, (role, plain) in content["edges"].items():
             self._whole.counted(route, Role(role), EdgeBooks.from_plain(plain))
         self._whole.went(self, [path_from_plain(plain) for plain in content["paths"]])
 
+    def _packed(self, plain: Any) -> PackedState:
+        return packed_from_plain(plain, same_user=self._worker is not None and self._worker.link.is_same_user)
+
     def _node_ended(self, content: dict[str, Any]) -> None:
         node = self.nodes[content["node"]]
-        report = node_from_plain(node.node, self.process, content["report"])
+        report = node_from_plain(node.node, str(self.place.name), content["report"])
         if node.has_ended:
             return
         node.reported(report)
@@ -372,7 +410,7 @@ class RemotePart:
         if delay_ns is None:
             self._fail(text)
         else:
-            _log.warning("%s starts again in %.0f ms: %s", f"process {self.process}", delay_ns / 1e6, text)
+            _log.warning("%s starts again in %.0f ms: %s", self.place, delay_ns / 1e6, text)
             self._restarting = asyncio.get_running_loop().create_task(self._restart(delay_ns))
 
     def _ref(self, node: str | None) -> str:

@@ -6,6 +6,7 @@ is the same everywhere, so merging is adding. (HdrHistogram's idea: https://hdrh
 
 from __future__ import annotations
 
+from itertools import chain
 from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
@@ -110,17 +111,22 @@ class Histogram:
             self._min = other._min if self._min is None else min(self._min, other._min)
 
     def to_plain(self) -> list[Any]:
-        """``[sum, min or None, max, {bucket: count}]``: what travels between processes."""
+        """``[sum, min or None, max, [bucket, count, bucket, count ...]]``: what travels between processes."""
         self.flush()
-        return [self._sum, self._min, self._max, dict(self._counts)]
+        return [self._sum, self._min, self._max, list(chain.from_iterable(self._counts.items()))]
 
     @classmethod
     def from_plain(cls, plain: Sequence[Any]) -> Histogram:
         """What `to_plain` gave. Raises: ValueError, TypeError when it did not."""
         made = cls()
-        total, low, high, counts = plain
+        total, low, high, flat = plain
+        counts = {int(bucket): int(count) for bucket, count in zip(flat[::2], flat[1::2], strict=True)}
+        if any(not 0 <= bucket < BUCKETS or count < 1 for bucket, count in counts.items()):
+            raise ValueError("a histogram has a bucket that there is not, or an empty one")
+        if (low is None) != (not counts) or min(int(total), int(high), int(low or 0)) < 0:
+            raise ValueError("a histogram's sum, minimum and maximum do not fit its buckets")
         made._sum, made._min, made._max = int(total), None if low is None else int(low), int(high)
-        made._counts = {int(bucket): int(count) for bucket, count in counts.items()}
+        made._counts = counts
         return made
 
     def copy(self) -> Histogram:

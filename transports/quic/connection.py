@@ -221,10 +221,7 @@ class Connection:
         del self._fronts[number]
         kind, header, body, rest = found
         first = read_first(kind, header, body)
-        if number in self._awaited:
-            stream = self._accepted(number, first)
-        else:
-            stream = self._opened(number, first)
+        stream = self._accepted(number, first) if number in self._awaited else self._opened(number, first)
         if stream is not None:
             if rest or event.fin:
                 stream.arrived(rest, event.fin)

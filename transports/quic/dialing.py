@@ -1,7 +1,7 @@
 """The client's side of sessions: dials, greets, and dials again when the peer falls silent.
 
 A connection on which nothing is heard is never closed for that: another one is dialled beside it, and the first that
-works is used. So a short cut of the link costs no handshake, and a peer that has restarted is met as soon as it listens.
+works is used. So a short cut of the link costs no handshake, and a peer that was away is met as soon as it listens.
 """
 
 from __future__ import annotations
@@ -10,12 +10,13 @@ import asyncio
 import random
 from typing import TYPE_CHECKING, Final
 
+from flowbridge.transports.quic.endpoint import dial
+
 from flowbridge.codec.codes import Code, error_of
 from flowbridge.codec.session_frames import VERSION, Error, Hello, HelloAck, Resumed
 from flowbridge.errors import AuthError, BrokenError, FlowbridgeError, RemoteProtocolError
 from flowbridge.limits import DIAL_S, REDIAL_S, REDIAL_S_MAX
 from flowbridge.transports.quic.connection import Connection
-from flowbridge.transports.quic.endpoint import dial
 from flowbridge.transports.quic.greeting import new_session_id
 from flowbridge.transports.quic.session import Session, SessionState, why_closed
 
@@ -129,8 +130,8 @@ class Dialer:
             peer=self.peer,
             is_client=True,
             limits=answer.limits.agreed(self._own.limits),
-            on_stream=on_stream,
         )
+        session.on_stream = on_stream
         session.incarnation = answer.incarnation
         session.identity = connection.identity
         self._session = session
@@ -234,6 +235,3 @@ class Dialer:
 
 def _early(_: object) -> None:
     """Before anybody listens nothing has been said that could be answered."""
-
-
-

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 def _incarnation() -> int:
-    """Another number for every start of a process; later ones are greater, as long as the wall clock is not set back."""
+    """Another number for every start of a process; a later one is greater unless the wall clock was set back."""
     return time.time_ns()
 
 

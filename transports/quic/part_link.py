@@ -52,7 +52,7 @@ class StreamPartLink:
             self.gone.set_result(error)
 
     def send(self, kind: int, body: bytes, end: Any = None) -> None:
-        """Send a frame; never waits. Raises: BrokenError, ClosedError; LocalProtocolError for an end that is no word."""
+        """Send a frame; never waits. Raises: BrokenError, ClosedError; LocalProtocolError for an end."""
         if end is not None:
             raise LocalProtocolError(f"{self.peer}: {end!r} cannot travel to another machine")
         if self._link is None:

@@ -9,11 +9,12 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, Final
 
+from flowbridge.transports.quic.endpoint import listen
+
 from flowbridge.addresses import NodeAddress, PeerIdentity
 from flowbridge.codec.session_frames import StreamKind
 from flowbridge.errors import AuthError, BrokenError, LocalProtocolError, OverloadError
 from flowbridge.transports.quic.dialing import Dialer
-from flowbridge.transports.quic.endpoint import listen
 from flowbridge.transports.quic.engines import make_acceptor, make_client
 from flowbridge.transports.quic.greeting import Own
 from flowbridge.transports.quic.identity import identify, read_certificates
@@ -65,9 +66,7 @@ class Node:
 class Peers:
     """The sessions of a process, one for each node that it reaches. Streams that come go to the meeting."""
 
-    def __init__(
-        self, clock: Clock, meeting: Meeting, *, tls: TlsFiles | None, settings: QuicSettings | None
-    ) -> None:
+    def __init__(self, clock: Clock, meeting: Meeting, *, tls: TlsFiles | None, settings: QuicSettings | None) -> None:
         self._clock = clock
         self._meeting = meeting
         self._tls = tls
@@ -223,9 +222,6 @@ def _own_settings(now: dt.datetime) -> QuicSettings:
     from flowbridge.transports.quic.certificates import make_certificates
 
     with TemporaryDirectory() as folder:
-        make_certificates(
-            Path(folder), [_SELF], hosts=["127.0.0.1"], fabric=_SELF, days=1, force=False, now=now
-        )
+        make_certificates(Path(folder), [_SELF], hosts=["127.0.0.1"], fabric=_SELF, days=1, force=False, now=now)
         certificate, key, ca = (Path(folder, name).read_bytes() for name in ("self.pem", "self.key", "ca.pem"))
     return QuicSettings(certificate=certificate, key=key, ca=ca)
-

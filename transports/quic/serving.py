@@ -140,7 +140,6 @@ class SessionServer:
         if len(self._sessions) >= SESSIONS_MAX:
             raise OverloadError(f"at most {SESSIONS_MAX} sessions", None)
         peer = f"{hello.node} at {connection.wire.engine.peer_address[0]}"
-        takers: list[Callable[[SessionStream], None]] = []
         session = Session(
             hello.session,
             self,
@@ -148,11 +147,10 @@ class SessionServer:
             peer=peer,
             is_client=False,
             limits=hello.limits.agreed(self._own.limits),
-            on_stream=lambda stream: takers[0](stream),
         )
         session.incarnation = hello.incarnation
         session.identity = connection.identity
-        takers.append(self._on_session(session, connection.identity, hello))
+        session.on_stream = self._on_session(session, connection.identity, hello)
         self._sessions[hello.node, hello.session] = session
         return session
 

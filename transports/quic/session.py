@@ -74,6 +74,10 @@ class SessionOwner(Protocol):
         ...
 
 
+def _unwanted(stream: SessionStream) -> None:
+    stream.fail(RemoteProtocolError(f"{stream.peer}: nobody takes streams here"))
+
+
 class _Grave:
     """What is still to be known of a stream that is over, until the peer knows it."""
 
@@ -86,7 +90,7 @@ class _Grave:
 
 
 class Session:
-    """Opens streams and takes those of the peer, with `on_stream`. All calls are made on the loop.
+    """Opens streams, and gives those of the peer to `on_stream`. All calls are made on the loop.
 
     `peer` says who is at the other end, for messages. Time is that of the loop, but `clock` is what peers compare.
     """
@@ -100,7 +104,6 @@ class Session:
         peer: str,
         is_client: bool,
         limits: SessionLimits,
-        on_stream: Callable[[SessionStream], None],
     ) -> None:
         self.identifier: Final = identifier
         self.peer = peer
@@ -110,12 +113,13 @@ class Session:
         self.identity: Identity | None = None
         self.offset: Final = ClockOffset()
         self.state = SessionState.APART
+        self.on_stream: Callable[[SessionStream], None] = _unwanted
+        """Who takes the streams that the peer opens."""
         self.replays = 0
         """How many times streams went on over another connection."""
         self._owner = owner
         self._clock = clock
         self._loop = asyncio.get_running_loop()
-        self._on_stream = on_stream
         self._is_client = is_client
         self._streams: dict[int, SessionStream] = {}
         self._graves: dict[int, _Grave] = {}
@@ -161,7 +165,7 @@ class Session:
             raise RemoteProtocolError(f"{self.peer}: a session has at most {self.limits.streams_max} streams")
         stream = SessionStream(self, opened.number, opened.kind, opened.label, opened.key, peer=self.peer)
         self._streams[opened.number] = stream
-        self._on_stream(stream)
+        self.on_stream(stream)
         return stream
 
     def streams_left(self, connection: Connection) -> None:

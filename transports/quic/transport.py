@@ -11,7 +11,7 @@ from flowbridge.addresses import NodeAddress, PeerIdentity
 from flowbridge.codec.arrays import read_array, write_array
 from flowbridge.codec.route_frames import TrailReader
 from flowbridge.codec.session_frames import StreamKind
-from flowbridge.errors import AuthError, ClosedError, CodecError, LocalProtocolError, RemoteProtocolError, ResourceError
+from flowbridge.errors import AuthError, CodecError, LocalProtocolError, RemoteProtocolError, ResourceError
 from flowbridge.limits import SETTLE_NS
 from flowbridge.placing import Ticket
 from flowbridge.plan import Placement

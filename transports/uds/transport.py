@@ -199,11 +199,11 @@ class UdsTransport:
         kept.append((source, _Far(route, sock, source, self._trails)))
         self._sources = kept
 
-    def join(self, route: Route) -> tuple[socket.socket, socket.socket]:
-        """The two ends of a new connection for a route: the producer's and the consumer's."""
+    async def join(self, route: Route, near: Placement, far: Placement) -> tuple[socket.socket, socket.socket]:
+        """The two ends of a new connection for a route: the producer's and the consumer's, wherever they are here."""
         return pair()
 
-    def serve_bus(self, bus: EventBus) -> socket.socket:
+    def serve_bus(self, bus: EventBus, place: Placement) -> socket.socket:
         """Let one more process use a bus of this one."""
         from flowbridge.transports.bus_server import BusServer
         from flowbridge.transports.uds.bus import serve_client

@@ -31,6 +31,9 @@ _LOOK_S = 0.005  # between two looks at a child where the kernel has no pidfd
 class SocketPartLink:
     """A control connection over a socket; see `placing.PartLink`. An end of a route is a connected socket."""
 
+    is_same_user = True
+    """One of both started the other."""
+
     def __init__(self, sock: socket.socket, peer: str) -> None:
         self.peer = peer
         self._sock: socket.socket | None = sock

@@ -92,7 +92,9 @@ class TraceEntry(NamedTuple):
 
     def __str__(self) -> str:
         source, destination = (f"{host}:{port}" for host, port in (self.source, self.destination))
-        return f"{self.sent_s:12.6f} {self.time_s:12.6f} {source:>21} > {destination:<21} {self.size_bytes:6} {self.fate}"
+        return (
+            f"{self.sent_s:12.6f} {self.time_s:12.6f} {source:>21} > {destination:<21} {self.size_bytes:6} {self.fate}"
+        )
 
 
 class _Packet(NamedTuple):
@@ -217,7 +219,9 @@ class SimulatedHost:
         """A bound socket, connected to a remote address if given. Raises: OSError as Linux does."""
         host, port = local or ("", 0)
         if host not in WILDCARDS and self._network.resolve(host) != self.address:
-            raise OSError(errno.EADDRNOTAVAIL, f"{os.strerror(errno.EADDRNOTAVAIL)}: {host} is not an address of {self}")
+            raise OSError(
+                errno.EADDRNOTAVAIL, f"{os.strerror(errno.EADDRNOTAVAIL)}: {host} is not an address of {self}"
+            )
         if port in self._sockets:
             raise OSError(errno.EADDRINUSE, f"{os.strerror(errno.EADDRINUSE)}: {host}:{port}")
         port = port or self._port_new()

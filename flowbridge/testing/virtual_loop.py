@@ -16,18 +16,16 @@ import random
 from collections import deque
 from contextlib import contextmanager
 from contextvars import Context, ContextVar, copy_context
-from typing import TYPE_CHECKING, Any, Final, NoReturn, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Final, NoReturn, Protocol, TypeVar, TypeVarTuple
 
 from flowbridge.errors import FlowbridgeError, LocalProtocolError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Generator
 
-    from typing_extensions import TypeVarTuple, Unpack
-
-    Ts = TypeVarTuple("Ts")
 
 T = TypeVar("T")
+Ts = TypeVarTuple("Ts")
 
 START_NS: Final = 1_000 * 10**9
 """When the clock starts: not at 0, which some take for "never"."""
@@ -185,7 +183,7 @@ class _Timer(asyncio.TimerHandle):
         self._run()
 
 
-def _refused(what: str) -> Callable[..., NoReturn]:
+def _refused(what: str) -> Any:  # of whatever type the method has that it stands for
     def refuse(*_args: Any, **_named: Any) -> NoReturn:
         raise LocalProtocolError(f"{what}: a simulated loop has no real input and output, no threads and no signals")
 
@@ -225,7 +223,7 @@ class VirtualLoop(asyncio.BaseEventLoop):
         return (self._now_ns - START_NS) / 1e9
 
     def call_soon(
-        self, callback: Callable[[Unpack[Ts]], object], *args: Unpack[Ts], context: Context | None = None
+        self, callback: Callable[[*Ts], object], *args: *Ts, context: Context | None = None
     ) -> asyncio.Handle:
         """Call in the next turn."""
         self._check_open()
@@ -236,13 +234,13 @@ class VirtualLoop(asyncio.BaseEventLoop):
     call_soon_threadsafe = call_soon
 
     def call_later(
-        self, delay: float, callback: Callable[[Unpack[Ts]], object], *args: Unpack[Ts], context: Context | None = None
+        self, delay: float, callback: Callable[[*Ts], object], *args: *Ts, context: Context | None = None
     ) -> asyncio.TimerHandle:
         """Call after so many seconds."""
         return self.call_at(self.time() + delay, callback, *args, context=context)
 
     def call_at(
-        self, when: float, callback: Callable[[Unpack[Ts]], object], *args: Unpack[Ts], context: Context | None = None
+        self, when: float, callback: Callable[[*Ts], object], *args: *Ts, context: Context | None = None
     ) -> asyncio.TimerHandle:
         """Call once `time()` is no less than `when`; what is due at the same time comes in the order of asking."""
         self._check_open()
@@ -382,7 +380,14 @@ class VirtualLoop(asyncio.BaseEventLoop):
         return self._network().make_endpoint(protocol_factory, local_addr, remote_addr)
 
     async def getaddrinfo(
-        self, host: Any, port: Any, *, family: int = 0, type: int = 0, proto: int = 0, flags: int = 0
+        self,
+        host: Any,
+        port: Any,
+        *,
+        family: int = 0,
+        type: int = 0,  # noqa: A002 - asyncio's name
+        proto: int = 0,
+        flags: int = 0,
     ) -> list[Any]:
         """The one address of a simulated host. Raises: socket.gaierror."""
         address = self._network().resolve(None if host is None else str(host))

@@ -96,6 +96,13 @@ CONNECT_RETRY_NS: Final = 2_000_000  # between two tries while the backlog is fu
 LOCK_TRIES_MAX: Final = 25  # a lock that is held for longer than these tries belongs to somebody alive
 LOCK_RETRY_NS: Final = 2_000_000  # between two of them
 
+# --- sockets between machines -------------------------------------------------------------------------------------
+UDP_BUFFER_BYTES: Final = 4 * 1024 * 1024  # asked of the kernel for each direction; what it does not hold is lost
+UDP_DATAGRAMS_PER_TURN_MAX: Final = 32  # read at once; the rest waits for the next turn of the loop, after others ran
+UDP_UNSENT_DATAGRAMS_MAX: Final = 256  # while the kernel takes no more; what goes beyond is lost, as on any network
+UDP_UNSENT_BYTES_MAX: Final = 1024 * 1024  # ... where the loop counts them in bytes
+QUIC_DRAIN_NS: Final = 1_000_000_000  # a listener that closes waits this long for its connections to end
+
 # --- shared memory ------------------------------------------------------------------------------------------------
 SHM_RING_BYTES_DEFAULT: Final = 256 * 1024  # stays in a second-level cache; a larger ring is a slower one
 SHM_RING_BYTES_MAX: Final = 1024**3  # LocalProtocolError; RemoteProtocolError from a peer

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Final, Protocol
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -10,14 +10,25 @@ if TYPE_CHECKING:
     from flowbridge.transports.quic.engine import Address, Engine, EngineEvent
 
 
+CLOSE_DRAINED: Final = 0x805
+"""The code with which a listener that closes ends its connections."""
+CLOSE_INTERNAL: Final = 0xF01
+"""The code with which a connection ends when its own side has failed."""
+
+
 class Wire(Protocol):
     """A connection that is being driven: its engine, and who is told of what happens.
 
     After calls of the engine that send, say `touched`: everything written within one turn of the loop leaves in one go.
+    A connection that has said `Closed` sends what is left and gives up its socket.
     """
 
     on_event: Callable[[EngineEvent], None]
-    """Called from the loop for every event, in order; `Closed` is the last."""
+    """Called from the loop for every event, in order; `Closed` is the last, and nothing comes from within a call.
+
+    What it raises goes to the loop's exception handler and closes this connection with `CLOSE_INTERNAL`; it is then
+    told nothing more but `Closed`.
+    """
 
     @property
     def engine(self) -> Engine: ...
@@ -29,6 +40,14 @@ class Wire(Protocol):
     @property
     def is_refused(self) -> bool:
         """Whether the network said since the last datagram that nobody listens there (ECONNREFUSED)."""
+        ...
+
+    @property
+    def trouble(self) -> str:
+        """Why no answer may have come, for people: what the network said since the last datagram, or that it is silent.
+
+        Empty once something came and nothing was said since.
+        """
         ...
 
     def touched(self) -> None:
@@ -49,5 +68,8 @@ class Listener(Protocol):
         ...
 
     async def aclose(self) -> None:
-        """Close every connection with `DRAINED` and the socket. Idempotent."""
+        """Close every connection with `CLOSE_DRAINED`, then the socket; nobody new is taken meanwhile. Idempotent.
+
+        Waits until every connection has said `Closed`, at most `QUIC_DRAIN_NS`; then those that are left are told so.
+        """
         ...

@@ -5,16 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from flowbridge.codec.codes import Code
-from flowbridge.codec.session_frames import (
-    Accept,
-    Open,
-    StreamKind,
-    control_reader,
-    first_frame,
-    read_control,
-    read_first,
-    whole,
-)
+from flowbridge.codec.session_frames import control_reader, first_frame, read_control, read_first, whole
+from flowbridge.codec.session_words import Accept, Open, StreamKind
 from flowbridge.errors import RemoteProtocolError
 from flowbridge.transports.quic.engine import (
     Closed,
@@ -28,7 +20,7 @@ from flowbridge.transports.quic.engine import (
 
 if TYPE_CHECKING:
     from flowbridge.codec.framing import FirstFrame
-    from flowbridge.codec.session_frames import ControlFrame
+    from flowbridge.codec.session_words import ControlFrame
     from flowbridge.contracts import BytesLike
     from flowbridge.transports.quic.engine import EngineEvent, Identity
     from flowbridge.transports.quic.stream import SessionStream

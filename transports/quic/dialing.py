@@ -10,20 +10,19 @@ import asyncio
 import random
 from typing import TYPE_CHECKING, Final
 
-from flowbridge.transports.quic.endpoint import dial
-
 from flowbridge.codec.codes import Code, error_of
-from flowbridge.codec.session_frames import VERSION, Error, Hello, HelloAck, Resumed
+from flowbridge.codec.session_words import VERSION, Error, Hello, HelloAck, Resumed
 from flowbridge.errors import AuthError, BrokenError, FlowbridgeError, RemoteProtocolError
 from flowbridge.limits import DIAL_S, REDIAL_S, REDIAL_S_MAX
 from flowbridge.transports.quic.connection import Connection
+from flowbridge.transports.quic.endpoint import dial
 from flowbridge.transports.quic.greeting import new_session_id
 from flowbridge.transports.quic.session import Session, SessionState, why_closed
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from flowbridge.codec.session_frames import ControlFrame, Open, SessionLimits
+    from flowbridge.codec.session_words import ControlFrame, Open, SessionLimits
     from flowbridge.transports.quic.engine import Address, Closed, Engine, Identity
     from flowbridge.transports.quic.greeting import Own
     from flowbridge.transports.quic.stream import SessionStream
@@ -207,7 +206,7 @@ class Dialer:
                     await asyncio.sleep(pause_s * self._chance.uniform(0.5, 1.5))
                     pause_s = min(2 * pause_s, REDIAL_S_MAX)
                     continue
-                if session.state is SessionState.OVER:
+                if session.is_over:
                     connection.retire(Code.DRAINED)
                     return
                 if answer.resumed is not Resumed.RESUMED or answer.incarnation != session.incarnation:
@@ -221,7 +220,7 @@ class Dialer:
     async def aclose(self, settle_s: float) -> None:
         """Let what was written to closed streams arrive, for a time, and close the session. Idempotent."""
         session = self._session
-        if session is not None and session.state is not SessionState.OVER:
+        if session is not None and not session.is_over:
             await session.settle(settle_s)
             session.close()
         task = self._redialling

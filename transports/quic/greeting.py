@@ -7,7 +7,7 @@ import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from flowbridge.codec.session_frames import SessionLimits
+from flowbridge.codec.session_words import SessionLimits
 from flowbridge.limits import (
     BODY_BYTES_MAX,
     HEARTBEAT_NS,

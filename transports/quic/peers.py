@@ -9,24 +9,22 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, Final
 
-from flowbridge.transports.quic.endpoint import listen
-
 from flowbridge.addresses import NodeAddress, PeerIdentity
-from flowbridge.codec.session_frames import StreamKind
+from flowbridge.codec.session_words import StreamKind
 from flowbridge.errors import AuthError, BrokenError, LocalProtocolError, OverloadError
 from flowbridge.transports.quic.dialing import Dialer
+from flowbridge.transports.quic.endpoint import listen
 from flowbridge.transports.quic.engines import make_acceptor, make_client
 from flowbridge.transports.quic.greeting import Own
 from flowbridge.transports.quic.identity import identify, read_certificates
 from flowbridge.transports.quic.serving import SessionServer
-from flowbridge.transports.quic.session import SessionState
 from flowbridge.transports.quic.settings import QuicSettings
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from flowbridge.addresses import TlsFiles
-    from flowbridge.codec.session_frames import Hello
+    from flowbridge.codec.session_words import Hello
     from flowbridge.contracts import Clock
     from flowbridge.transports.quic.engine import Address, Engine, Identity
     from flowbridge.transports.quic.meeting import Meeting
@@ -118,7 +116,7 @@ class Peers:
         """
         name = (node, address)
         found = self._dialers.get(name)
-        if found is not None and found.done() and (found.exception() or found.result()[1].state is SessionState.OVER):
+        if found is not None and found.done() and (found.exception() or found.result()[1].is_over):
             found = None
         if found is None:
             found = asyncio.ensure_future(self._dial(node, address))
@@ -147,7 +145,7 @@ class Peers:
         for (name, _), found in self._dialers.items():
             if name == node and found.done() and not found.exception():
                 session = found.result()[1]
-                if session.state is not SessionState.OVER:
+                if not session.is_over:
                     return session
         raise BrokenError(f"host {node}: there is no session with it")
 

@@ -6,7 +6,7 @@ import asyncio
 from typing import TYPE_CHECKING, Final
 
 from flowbridge.codec.codes import Code, code_of, cut
-from flowbridge.codec.session_frames import VERSION, Error, Hello, HelloAck, Resumed, Scope
+from flowbridge.codec.session_words import VERSION, Error, Hello, HelloAck, Resumed, Scope
 from flowbridge.errors import AuthError, FlowbridgeError, OverloadError, RemoteProtocolError
 from flowbridge.limits import GREETING_S, SESSIONS_MAX
 from flowbridge.transports.quic.connection import Connection
@@ -15,7 +15,7 @@ from flowbridge.transports.quic.session import Session
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from flowbridge.codec.session_frames import ControlFrame, Open
+    from flowbridge.codec.session_words import ControlFrame, Open
     from flowbridge.transports.quic.engine import Closed, Identity
     from flowbridge.transports.quic.greeting import Own
     from flowbridge.transports.quic.stream import SessionStream

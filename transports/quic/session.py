@@ -11,17 +11,7 @@ import enum
 from typing import TYPE_CHECKING, Final, Protocol
 
 from flowbridge.codec.codes import Code, code_of, cut, error_of, from_transport
-from flowbridge.codec.session_frames import (
-    Ack,
-    Auth,
-    Error,
-    Goaway,
-    Open,
-    Ping,
-    Pong,
-    Scope,
-    StreamKind,
-)
+from flowbridge.codec.session_words import Ack, Auth, Error, Goaway, Open, Ping, Pong, Scope, StreamKind
 from flowbridge.errors import BrokenError, ClosedError, RemoteProtocolError, ResourceError
 from flowbridge.limits import ACK_BYTES, ACK_DELAY_S, SESSION_ACKS_MAX, SUSPECT_BEATS
 from flowbridge.time.offset import ClockOffset
@@ -30,7 +20,7 @@ from flowbridge.transports.quic.stream import SessionStream
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
-    from flowbridge.codec.session_frames import ControlFrame, Received, SessionLimits
+    from flowbridge.codec.session_words import ControlFrame, Received, SessionLimits
     from flowbridge.contracts import Clock
     from flowbridge.errors import FlowbridgeError
     from flowbridge.transports.quic.connection import Connection
@@ -389,6 +379,11 @@ class Session:
     def close(self) -> None:
         """End it and tell the peer. Idempotent."""
         self.end(ClosedError(f"{self.peer}: the session was closed"))
+
+    @property
+    def is_over(self) -> bool:
+        """Whether it has ended."""
+        return self.state is SessionState.OVER
 
     @property
     def streams(self) -> Iterable[SessionStream]:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final, Self
 from flowbridge.addresses import NodeAddress, PeerIdentity
 from flowbridge.codec.arrays import read_array, write_array
 from flowbridge.codec.route_frames import TrailReader
-from flowbridge.codec.session_frames import StreamKind
+from flowbridge.codec.session_words import StreamKind
 from flowbridge.errors import AuthError, CodecError, LocalProtocolError, RemoteProtocolError, ResourceError
 from flowbridge.limits import SETTLE_NS
 from flowbridge.placing import Ticket

@@ -89,13 +89,14 @@ class FarTimes:
     def leaving(self, envelope: Envelope, deadline_ns: int | None = None) -> Envelope:
         """A copy with the times to be written."""
         now_ns = self._clock.now_ns()
+        sent_ns = envelope.sent_ns if 0 < envelope.sent_ns <= now_ns else now_ns
         if deadline_ns is None:
             deadline_ns = envelope.deadline_ns
         return _copy(
             envelope,
-            0 if deadline_ns >= NO_DEADLINE else max(1, deadline_ns - now_ns),
-            max(1, now_ns - envelope.origin_ns) if envelope.origin_ns else 0,
-            now_ns,
+            0 if deadline_ns >= NO_DEADLINE else max(1, deadline_ns - sent_ns),
+            max(1, sent_ns - envelope.origin_ns) if envelope.origin_ns else 0,
+            sent_ns,
         )
 
     def arrived(self, envelope: Envelope) -> None:

@@ -37,10 +37,11 @@ class Sample(NamedTuple):
 class ClockOffset:
     """The offset of one peer's clock, from the best of the last `SAMPLES` exchanges."""
 
-    __slots__ = ("_samples", "srtt_ns")
+    __slots__ = ("_assumed", "_samples", "srtt_ns")
 
     def __init__(self) -> None:
         self._samples: deque[Sample] = deque(maxlen=SAMPLES)
+        self._assumed: Sample | None = None
         self.srtt_ns = 0
         """The smoothed round trip; 0 before the first sample."""
 
@@ -54,19 +55,24 @@ class ClockOffset:
         self.srtt_ns += (rtt_ns - self.srtt_ns) // _SMOOTHING if self.srtt_ns else rtt_ns
         return True
 
+    def assume(self, peer_ns: int, own_ns: int) -> None:
+        """What the peer's clock showed a moment before ours: good enough until the first exchange."""
+        self._assumed = Sample(peer_ns - own_ns, 0, own_ns)
+
     def best(self, now_ns: int) -> Sample | None:
-        """The sample that can be off by the least now; None before the first.
+        """The sample that can be off by the least now; what was assumed before the first, or None.
 
         While samples are fresh that is the one with the shortest round trip.
         """
         samples = self._samples
         if not samples:
-            return None
+            return self._assumed
         return min(samples, key=lambda sample: sample.error_ns(now_ns))
 
     def reset(self) -> None:
         """Forget all: it is another clock now."""
         self._samples.clear()
+        self._assumed = None
         self.srtt_ns = 0
 
     def __repr__(self) -> str:

@@ -149,6 +149,7 @@ class SessionServer:
             limits=hello.limits.agreed(self._own.limits),
         )
         session.incarnation = hello.incarnation
+        session.offset.assume(hello.now_ns, self._own.clock.now_ns())
         session.identity = connection.identity
         session.on_stream = self._on_session(session, connection.identity, hello)
         self._sessions[hello.node, hello.session] = session

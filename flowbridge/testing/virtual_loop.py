@@ -439,6 +439,14 @@ def _place_of(task: asyncio.Task[Any]) -> str:
     return f"{stack[0].f_code.co_qualname}:{stack[0].f_lineno}" if stack else "not started"
 
 
+async def pause(seconds: float) -> None:
+    """Let so many virtual seconds pass. Raises: LocalProtocolError on a loop whose time is real."""
+    loop = asyncio.get_running_loop()
+    if not isinstance(loop, VirtualLoop):
+        raise LocalProtocolError(f"a pause takes a VirtualLoop, not {type(loop).__name__}: real waiting proves nothing")
+    await asyncio.sleep(seconds)
+
+
 @contextmanager
 def seeded_entropy(seed: int) -> Generator[None]:
     """Let `os.urandom`, `secrets` and `random` give the same bytes for the same seed, and restore them afterwards.

@@ -222,6 +222,11 @@ class VirtualLoop(asyncio.BaseEventLoop):
         """Virtual seconds since the start."""
         return (self._now_ns - START_NS) / 1e9
 
+    @property
+    def timers(self) -> int:
+        """How many timers are kept, those included that were cancelled and not swept out yet."""
+        return len(self._timers)
+
     def call_soon(
         self, callback: Callable[[*Ts], object], *args: *Ts, context: Context | None = None
     ) -> asyncio.Handle:

@@ -9,6 +9,7 @@ from flowbridge.transports.quic.engine import (
     Closed,
     Connected,
     DatagramReceived,
+    Engine,
     EngineCaps,
     EngineEvent,
     EngineStats,
@@ -29,7 +30,8 @@ class TinyEngine:
         self._address = address
         self._is_client = is_client
         self._out: list[bytes] = []
-        self._events: list[EngineEvent] = []
+        self.happened: list[EngineEvent] = []
+        """What `events` returns next."""
         self._hello_at = now if is_client else None
         self._heard_at = now
         self.is_connected = False
@@ -71,9 +73,9 @@ class TinyEngine:
                 self._hello_at = None
                 self._connected()
             case b"D":
-                self._events.append(StreamData(0, data[1:], fin=False))
+                self.happened.append(StreamData(0, data[1:], fin=False))
             case b"P":
-                self._events.append(DatagramReceived(data[1:]))
+                self.happened.append(DatagramReceived(data[1:]))
             case b"C":
                 self._end(Closed(int(data[1:].split(b" ")[0]), "told", by_application=True, is_remote=True))
             case _:
@@ -82,11 +84,11 @@ class TinyEngine:
     def _connected(self) -> None:
         if not self.is_connected:
             self.is_connected = True
-            self._events.append(Connected(None))
+            self.happened.append(Connected(None))
 
     def _end(self, event: Closed) -> None:
         self.is_closed = True
-        self._events.append(event)
+        self.happened.append(event)
 
     def transmit(self, now: float) -> list[tuple[bytes, Address]]:
         self.transmits += 1
@@ -110,7 +112,7 @@ class TinyEngine:
             self._end(Closed(0, "idle", by_application=False, is_remote=False, is_timeout=True))
 
     def events(self) -> list[EngineEvent]:
-        events, self._events = self._events, []
+        events, self.happened = self.happened, []
         return events
 
     def open(self, *, unidirectional: bool = False, urgency: int = 2) -> int | None:
@@ -177,7 +179,7 @@ class TinyAcceptor:
         out, self._out = self._out, []
         return out
 
-    def forget(self, engine: TinyEngine) -> None:
+    def forget(self, engine: Engine) -> None:
         self.engines = {address: known for address, known in self.engines.items() if known is not engine}
 
     @property

@@ -6,7 +6,7 @@ the authority of its fabric. Who it is stands in its subject alternative name; t
 
 from __future__ import annotations
 
-import datetime
+import datetime as dt
 import ipaddress
 import re
 from pathlib import Path
@@ -97,7 +97,7 @@ def judge(
     *,
     role: Role,
     server_name: str = "",
-    at: datetime.datetime | None = None,
+    at: dt.datetime | None = None,
 ) -> Identity | Refusal:
     """Who a peer is, or why its certificate is not taken.
 
@@ -105,7 +105,7 @@ def judge(
     the path to one of `roots` (RFC 5280, section 6). Keys are of ECDSA or RSA: the verifier knows no others.
     `at` is the time to judge by, now when None.
     """
-    now = at or datetime.datetime.now(datetime.UTC)
+    now = at or dt.datetime.now(dt.UTC)
     try:
         refusal = (
             _check_dates(certificate, now)
@@ -166,7 +166,7 @@ def _alternatives(certificate: x509.Certificate) -> _Names:
     )
 
 
-def _check_dates(certificate: x509.Certificate, now: datetime.datetime) -> Refusal | None:
+def _check_dates(certificate: x509.Certificate, now: dt.datetime) -> Refusal | None:
     begin, end = certificate.not_valid_before_utc, certificate.not_valid_after_utc
     if now < begin:
         text = f"the certificate of {describe(certificate)} is not valid before {begin:%Y-%m-%d %H:%M:%S} UTC"
@@ -215,7 +215,7 @@ def _check_path(
     certificate: x509.Certificate,
     chain: Sequence[x509.Certificate],
     roots: Sequence[x509.Certificate],
-    now: datetime.datetime,
+    now: dt.datetime,
 ) -> Refusal | None:
     if len(chain) >= QUIC_CHAIN_CERTIFICATES_MAX:
         text = f"certificates of a chain are at most {QUIC_CHAIN_CERTIFICATES_MAX}, not {len(chain) + 1}"

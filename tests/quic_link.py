@@ -5,6 +5,7 @@ from __future__ import annotations
 import heapq
 import random
 from dataclasses import dataclass, field
+from math import inf
 from typing import TYPE_CHECKING, Any, cast
 
 from flowbridge.transports.quic.engine import Closed, Connected, StreamData
@@ -80,12 +81,15 @@ class Link:
 
     # --- the clock ------------------------------------------------------------------------------------------------
 
-    def step(self) -> bool:
-        """Let everybody send, then go to the next moment at which something happens; False when there is none."""
+    def step(self, end: float = inf) -> bool:
+        """Let everybody send, then go to the next moment at which something happens; False when none is before end."""
         self.flush()
         moments = [t for engine in self._engines() if (t := engine.timer()) is not None]
         if self._flights:
             moments.append(self._flights[0].at)
+        if min(moments, default=inf) > end:
+            self.now = end
+            return False
         if not moments:
             return False
         self.now = max(self.now, min(moments))
@@ -105,7 +109,7 @@ class Link:
         for _ in range(steps):
             if until is not None and until():
                 return True
-            if self.now >= end or not self.step():
+            if self.now >= end or not self.step(end):
                 break
         return until is not None and until()
 

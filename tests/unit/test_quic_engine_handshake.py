@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import random
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -298,8 +299,13 @@ def test_a_clock_that_stands_still_does_not_keep_a_timer_due_for_ever() -> None:
     link.client.write(stream, b"lost")
     link.client.transmit(link.now)
     recovery = link.client.connection._loss
-    delay = 9 / 8 * max(recovery._rtt_latest, recovery._rtt_smoothed)
-    sent = next(t for n in range(10_000) if (t := link.now + n * 1e-3) + delay - delay < t)
+    chance = random.Random(1)
+    while True:
+        sent, rtt = link.now + chance.random(), chance.random() / 20
+        delay = 9 / 8 * rtt
+        if sent + delay - delay < sent:
+            break
+    recovery._rtt_latest = recovery._rtt_smoothed = rtt
     space = recovery.spaces[-1]
     number, packet = list(space.sent_packets.items())[-1]
     packet.sent_time, space.loss_time, space.largest_acked_packet = sent, sent + delay, number + 1

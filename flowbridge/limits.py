@@ -114,9 +114,32 @@ SETTLE_PAUSE_NS: Final = 1_000_000  # between two looks at them
 DURATION_NS_MAX: Final = 366 * 24 * 3600 * 10**9
 DRAIN_NS_DEFAULT: Final = 10 * 10**9  # a drain that takes longer becomes an abort, and the report says so
 
+# --- QUIC ---------------------------------------------------------------------------------------------------------
+QUIC_STREAM_WINDOW_BYTES: Final = 1024 * 1024  # unconsumed bytes of one stream; beyond it the peer is cut off
+QUIC_CONNECTION_WINDOW_BYTES: Final = 4 * 1024 * 1024  # ... and of all streams of a connection together
+QUIC_WINDOW_BYTES_MAX: Final = 1024**3  # of either; LocalProtocolError
+QUIC_STREAMS_MAX: Final = 128  # of each kind that the peer has open at once; beyond it the peer is cut off
+QUIC_DATAGRAM_BYTES: Final = 1_232  # a UDP payload that every IPv6 path carries
+QUIC_DATAGRAM_BYTES_MIN: Final = 1_200  # RFC 9000, section 14; LocalProtocolError
+QUIC_DATAGRAM_BYTES_MAX: Final = 65_000  # LocalProtocolError; an engine that cannot send so many sends smaller ones
+QUIC_DATAGRAMS_WAITING_MAX: Final = 64  # unreliable ones of a connection; `send_datagram` says False
+QUIC_IDLE_NS: Final = 30 * 10**9  # without a packet of the peer: the connection is over
+QUIC_CONNECTIONS_MAX: Final = 1_024  # of one acceptor; a further one is refused
+QUIC_CONNECTIONS_PER_HOST_MAX: Final = 32  # ... and from one address
+QUIC_HALF_OPEN_MAX: Final = 64  # handshakes under way; then whoever comes has to show that its address is its own
+QUIC_HANDSHAKE_NS: Final = 5 * 10**9  # a handshake that takes longer is forgotten
+QUIC_HANDSHAKES_PER_SECOND_MAX: Final = 200  # of one acceptor; more are ignored, and come again by themselves
+QUIC_STATELESS_PER_SECOND_MAX: Final = 100  # resets to unknown connections, refusals; more are not answered
+QUIC_ANSWERS_WAITING_MAX: Final = 1_024  # packets of an acceptor that nobody has fetched yet; more are dropped
+QUIC_REASON_CHARACTERS_MAX: Final = 256  # of a peer's reason for closing; the rest is cut off
+QUIC_KEY_PACKETS_MAX: Final = 2**23  # sent with one key (RFC 9001, section 6.6); then the key is changed
+QUIC_KEY_NS_MAX: Final = 3600 * 10**9  # ... or after this long
+QUIC_CHAIN_CERTIFICATES_MAX: Final = 6  # that a peer shows; more are refused
+
 assert QUEUE_ITEMS_DEFAULT <= QUEUE_ITEMS_MAX
 assert QUEUE_BYTES_DEFAULT <= QUEUE_BYTES_MAX
 assert HEADER_BYTES_MAX < BODY_BYTES_MAX
 assert STREAM_BYTES_LOW < STREAM_BYTES_HIGH
 assert BUS_LINK_BODY_BYTES_MAX + STREAM_BYTES_HIGH < BUS_LINK_UNSENT_BYTES_MAX
 assert SLICE_ITEMS_MAX <= QUEUE_ITEMS_MAX
+assert QUIC_STREAM_WINDOW_BYTES <= QUIC_CONNECTION_WINDOW_BYTES <= QUIC_WINDOW_BYTES_MAX

@@ -1,0 +1,42 @@
+"""The choice of an engine, which is imported only when it is chosen."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from flowbridge.errors import MissingExtraError
+
+if TYPE_CHECKING:
+    from flowbridge.transports.quic.engine import Acceptor, Address, Engine
+    from flowbridge.transports.quic.settings import QuicSettings
+
+
+def make_client(settings: QuicSettings, address: Address, now: float) -> Engine:
+    """A connection to `address` whose first packet is ready to be sent.
+
+    Raises:
+        LocalProtocolError: a certificate cannot be used, or there is no `ca` to check the server's.
+        MissingExtraError: the engine is not installed.
+    """
+    _require(settings)
+    from flowbridge.transports.quic.aio.client import dial
+
+    return dial(settings, address, now)
+
+
+def make_acceptor(settings: QuicSettings) -> Acceptor:
+    """The server's side of a socket.
+
+    Raises:
+        LocalProtocolError: there is no certificate, it cannot be used, or there is no `ca` to check those of clients.
+        MissingExtraError: the engine is not installed.
+    """
+    _require(settings)
+    from flowbridge.transports.quic.aio.acceptor import AioquicAcceptor
+
+    return AioquicAcceptor(settings)
+
+
+def _require(settings: QuicSettings) -> None:
+    if settings.engine == "qh3":
+        raise MissingExtraError("qh3", "The QUIC engine qh3")

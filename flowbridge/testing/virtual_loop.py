@@ -222,6 +222,11 @@ class VirtualLoop(asyncio.BaseEventLoop):
         """Virtual seconds since the start."""
         return (self._now_ns - START_NS) / 1e9
 
+    @property
+    def timers(self) -> int:
+        """How many timers are kept, those included that were cancelled and not swept out yet."""
+        return len(self._timers)
+
     def call_soon(
         self, callback: Callable[[*Ts], object], *args: *Ts, context: Context | None = None
     ) -> asyncio.Handle:
@@ -437,6 +442,14 @@ def _name_of(name: object) -> str | None:
 def _place_of(task: asyncio.Task[Any]) -> str:
     stack = task.get_stack(limit=1)
     return f"{stack[0].f_code.co_qualname}:{stack[0].f_lineno}" if stack else "not started"
+
+
+async def pause(seconds: float) -> None:
+    """Let so many virtual seconds pass. Raises: LocalProtocolError on a loop whose time is real."""
+    loop = asyncio.get_running_loop()
+    if not isinstance(loop, VirtualLoop):
+        raise LocalProtocolError(f"a pause takes a VirtualLoop, not {type(loop).__name__}: real waiting proves nothing")
+    await asyncio.sleep(seconds)
 
 
 @contextmanager

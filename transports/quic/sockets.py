@@ -190,9 +190,11 @@ async def open_socket(
     loop = asyncio.get_running_loop()
     if isinstance(loop, asyncio.SelectorEventLoop):
         return ReaderSocket(_made(local, remote), handler, remote)
-    transport, protocol = await loop.create_datagram_endpoint(
-        lambda: TransportSocket(handler, remote), local_addr=local, remote_addr=remote
-    )
+    if type(loop).__module__.partition(".")[0] == "uvloop":  # loses a socket that it cannot bind
+        where: dict[str, Any] = {"sock": _made(local, remote)}
+    else:
+        where = {"local_addr": local, "remote_addr": remote}
+    transport, protocol = await loop.create_datagram_endpoint(lambda: TransportSocket(handler, remote), **where)
     return protocol.opened(transport)
 
 
@@ -260,9 +262,7 @@ def shown(address: Address) -> str:
 
 
 def said(error: OSError) -> str:
-    """What an error of a socket means, for people; uvloop hides it in the cause."""
-    while error.errno is None and isinstance(error.__cause__, OSError):
-        error = error.__cause__
+    """What an error of a socket means, for people."""
     match error.errno:
         case errno.ECONNREFUSED:
             return "nobody listens there (connection refused)"

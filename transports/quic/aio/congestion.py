@@ -68,7 +68,7 @@ class BdpCongestionControl(QuicCongestionControl):
         """Remember how far delivery is, and whether the window keeps more from being sent."""
         if not self.bytes_in_flight or not self._delivered_at:
             # After a pause the time until the next acknowledgement is not that of delivery.
-            self._delivered_at = packet.sent_time
+            self._delivered_at = packet.sent_time or 0.0
         self.bytes_in_flight += packet.sent_bytes
         is_full = self.bytes_in_flight + self._packet_bytes > self.congestion_window
         self._sent[packet.packet_number] = _Sent(self._delivered, self._delivered_at, is_full)
@@ -86,7 +86,7 @@ class BdpCongestionControl(QuicCongestionControl):
             self._round_ends_at = self._delivered
             self._check_startup(sent.is_full)
         # Between two acknowledgements that come together the rate has no meaning: it takes a round trip at least.
-        elapsed = max(now - sent.delivered_at, now - packet.sent_time)
+        elapsed = now - min(sent.delivered_at, packet.sent_time or now)
         if elapsed > 0 and elapsed >= 0.9 * self.rtt_min:
             rate = (self._delivered - sent.delivered) / elapsed
             if sent.is_full or rate > self.rate:

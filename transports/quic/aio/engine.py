@@ -6,7 +6,7 @@ import logging
 from typing import TYPE_CHECKING, Final
 
 from aioquic.quic import events as aio
-from aioquic.quic.packet import QuicErrorCode
+from aioquic.quic.packet import QuicErrorCode, QuicFrameType
 
 from flowbridge.errors import LocalProtocolError
 from flowbridge.limits import QUIC_KEY_NS_MAX, QUIC_KEY_PACKETS_MAX, QUIC_REASON_CHARACTERS_MAX
@@ -331,11 +331,14 @@ class AioquicEngine:
             self._connection.request_key_update()
 
     def _fail(self, where: str, error: Exception) -> None:
-        """aioquic broke: the connection is over, and the driver is not told by an exception."""
+        """aioquic broke: the next `transmit` tells the peer, if it can, and ends the connection."""
         self.faults += 1
         _log.error("aioquic failed in %s: %r", where, error, exc_info=error)
-        text = f"{type(error).__name__} in {where}"
-        self._end(Closed(int(QuicErrorCode.INTERNAL_ERROR), text, False, False))
+        code, text = int(QuicErrorCode.INTERNAL_ERROR), f"{type(error).__name__} in {where}"
+        if where in {"transmit", "timer"} or not self._connection.is_begun:
+            self._end(Closed(code, text, False, False))
+        else:
+            self._connection.close(error_code=code, frame_type=int(QuicFrameType.PADDING), reason_phrase=text)
 
     def _end_from(self, event: aio.ConnectionTerminated, *, is_remote: bool) -> None:
         by_application = event.frame_type is None

@@ -27,7 +27,7 @@ from flowbridge.transports.quic.identity import (
 )
 
 if TYPE_CHECKING:
-    from aioquic.buffer import Buffer
+    from aioquic.buffer import Buffer  # type: ignore[attr-defined]
     from cryptography import x509
 
     from flowbridge.transports.quic.engine import Identity

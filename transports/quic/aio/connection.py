@@ -103,7 +103,7 @@ class BoundedConnection(QuicConnection):
     @property
     def is_begun(self) -> bool:
         """Whether a packet of the peer was understood; always of a client."""
-        return bool(self._network_paths)
+        return self._is_client or self.packets_opened > 0
 
     @property
     def is_drained_by_peer(self) -> bool:

@@ -6,8 +6,8 @@ t2 when the question came and t3 when the answer left, by the peer's.
     theta = ((t2 - t1) + (t3 - t4)) / 2         the peer's clock less ours
     rtt   = (t4 - t1) - (t3 - t2)
 
-The true offset at t4 lies within rtt / 2 of theta, whatever part of the time each way took. From then on the clocks may
-drift apart, so a sample is worth less the older it is.
+The true offset lies within rtt / 2 of theta, whatever part of the time each way took. From t1 on the clocks may drift
+apart, so a sample is worth less the older it is.
 """
 
 from __future__ import annotations
@@ -18,20 +18,20 @@ from typing import Final, NamedTuple
 SAMPLES: Final = 16
 DRIFT_PPM: Final = 200
 """How fast two clocks may drift apart, in millionths: twice what a computer's clock is off at worst."""
+_ROUNDING_NS: Final = 4  # four instants, each cut to a nanosecond
 _SMOOTHING: Final = 8  # the weight of the newest round trip is 1/8 (RFC 9002, section 5.3)
 
 
 class Sample(NamedTuple):
-    """One exchange: its offset and round trip, and when it ended by our clock."""
+    """One exchange: its offset and round trip, and when it began by our clock."""
 
     theta_ns: int
     rtt_ns: int
-    at_ns: int
+    since_ns: int
 
     def error_ns(self, now_ns: int) -> int:
         """By how much `theta_ns` may be off now."""
-        age_ns = abs(now_ns - self.at_ns) + self.rtt_ns
-        return self.rtt_ns // 2 + age_ns * DRIFT_PPM // 1_000_000 + 2
+        return self.rtt_ns // 2 + (now_ns - self.since_ns) * DRIFT_PPM // 1_000_000 + _ROUNDING_NS
 
 
 class ClockOffset:
@@ -51,7 +51,7 @@ class ClockOffset:
         if t4_ns < t1_ns or t3_ns < t2_ns or rtt_ns < 0:
             return False
         theta_ns = ((t2_ns - t1_ns) + (t3_ns - t4_ns)) // 2
-        self._samples.append(Sample(theta_ns, rtt_ns, t4_ns))
+        self._samples.append(Sample(theta_ns, rtt_ns, t1_ns))
         self.srtt_ns += (rtt_ns - self.srtt_ns) // _SMOOTHING if self.srtt_ns else rtt_ns
         return True
 

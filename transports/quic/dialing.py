@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final
 from flowbridge.codec.codes import Code, error_of
 from flowbridge.codec.session_words import VERSION, Error, Hello, HelloAck, Resumed
 from flowbridge.errors import AuthError, BrokenError, FlowbridgeError, RemoteProtocolError
-from flowbridge.limits import DIAL_S, REDIAL_S, REDIAL_S_MAX
+from flowbridge.limits import DIAL_S, REDIAL_PAUSE_S, REDIAL_ROUND_TRIPS, REDIAL_S
 from flowbridge.transports.quic.connection import Connection
 from flowbridge.transports.quic.endpoint import dial
 from flowbridge.transports.quic.greeting import new_session_id
@@ -137,18 +137,18 @@ class Dialer:
         self._adopt(session, connection, answer)
         return session
 
-    async def _dial(self, limits: SessionLimits) -> tuple[Connection, HelloAck]:
+    async def _dial(self, limits: SessionLimits, within_s: float = DIAL_S) -> tuple[Connection, HelloAck]:
         """One connection that was greeted and answered."""
         self.dials += 1
         attempt = _Attempt(self, self._session, limits)
         wire = await dial(self.address, self._make_engine, on_event=_early)
         connection = Connection(wire, attempt)
         try:
-            answer = await asyncio.wait_for(attempt.greeted, DIAL_S)
+            answer = await asyncio.wait_for(attempt.greeted, within_s)
         except TimeoutError:
             connection.retire(Code.CANCELLED, "too late")
             raise BrokenError(
-                f"{self.peer}: no answer within {DIAL_S:g} s; check that a node listens there, and that UDP passes "
+                f"{self.peer}: no answer within {within_s:g} s; check that a node listens there, and that UDP passes "
                 "(firewall, address, port)"
             ) from None
         except BaseException:
@@ -191,11 +191,12 @@ class Dialer:
             self._redialling = asyncio.get_running_loop().create_task(self._again(session), name=f"dial {self.peer}")
 
     async def _again(self, session: Session) -> None:
-        pause_s = REDIAL_S
+        # One try a second: its packets are repeated within it, so that a peer that is back is met within half a second.
+        within_s = min(max(REDIAL_S, REDIAL_ROUND_TRIPS * session.offset.srtt_ns / 1e9), DIAL_S)
         try:
             while session.state in (SessionState.APART, SessionState.SUSPECT):
                 try:
-                    connection, answer = await self._dial(session.limits)
+                    connection, answer = await self._dial(session.limits, within_s)
                 except (AuthError, RemoteProtocolError) as error:
                     session.end(error)  # another try would end the same way
                     return
@@ -203,8 +204,7 @@ class Dialer:
                     if error.code == Code.STATE_LOST:
                         session.end(error)
                         return
-                    await asyncio.sleep(pause_s * self._chance.uniform(0.5, 1.5))
-                    pause_s = min(2 * pause_s, REDIAL_S_MAX)
+                    await asyncio.sleep(self._chance.uniform(*REDIAL_PAUSE_S))
                     continue
                 if session.is_over:
                     connection.retire(Code.DRAINED)

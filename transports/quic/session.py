@@ -39,6 +39,10 @@ def why_closed(closed: Closed, peer: str) -> FlowbridgeError:
     return closing.error(peer)
 
 
+_GOES_ON: Final = frozenset({Code.SUPERSEDED, Code.CANCELLED, Code.PEER_GONE})
+"""Codes that end a connection and not its session: another one took over, or it came too late for who dialled it."""
+
+
 class SessionState(enum.Enum):
     """Where a session stands."""
 
@@ -305,7 +309,7 @@ class Session:
         if connection is not self._connection:
             return
         error = why_closed(closed, self.peer)
-        if closed.by_application and closed.code != Code.SUPERSEDED:
+        if closed.by_application and closed.code not in _GOES_ON:
             self.end(error)
             return
         self._connection = None

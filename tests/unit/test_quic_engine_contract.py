@@ -22,6 +22,7 @@ CONNECTION: dict[str, type] = {
     "_close_event": type(None),
     "_close_at": float,
     "_datagrams_pending": deque,
+    "_events": deque,
     "_handshake_complete": bool,
     "_handshake_confirmed": bool,
     "_host_cids": list,
@@ -65,13 +66,13 @@ SENDER: dict[str, Any] = {
 }
 OVERRIDDEN: dict[str, tuple[str, ...]] = {
     "_initialize": ("self", "peer_cid"),
-    "_payload_received": ("self", "context", "plain", "crypto_frame_required"),
     "_replenish_connection_ids": ("self",),
     "_unblock_streams": ("self", "is_unidirectional"),
     "_write_connection_limits": ("self", "builder", "space"),
     "_write_stream_limits": ("self", "builder", "space", "stream"),
 }
 CALLED: dict[str, tuple[str, ...]] = {
+    "_payload_received": ("self", "context", "plain", "crypto_frame_required"),
     "_get_or_create_stream_for_send": ("self", "stream_id"),
     "_on_connection_limit_delivery": ("self", "delivery", "limit"),
     "_on_max_stream_data_delivery": ("self", "delivery", "stream"),

@@ -82,7 +82,7 @@ class BoundedConnection(QuicConnection):
         )
         self._check: Final = check
         self._tokens: Final = tokens
-        self._streams = _StreamTable(self._stream_forgotten)
+        self._streams = self.streams = _StreamTable(self._stream_forgotten)
         self._stopped: Final[set[int]] = set()
         for limit, value in (
             (self._local_max_streams_bidi, settings.bidirectional_streams),
@@ -227,10 +227,6 @@ class BoundedConnection(QuicConnection):
             stream.receiver.stop(code)
         elif stream is not None or self._stream_is_discarded(stream_id):
             self.inflow.discard(stream_id)
-
-    def consume(self, stream_id: int, size_bytes: int) -> None:
-        """Received bytes were used."""
-        self.inflow.consume(stream_id, size_bytes, self._streams.get(stream_id))
 
     def received_reset(self, stream_id: int) -> bool:
         """The peer reset a stream; False when nobody wants to know."""

@@ -62,6 +62,8 @@ class AioquicEngine:
         """Drive `connection`, which is with `address`; give up when the handshake takes longer, None for never."""
         self._connection: Final = connection
         self._told: Final = connection.told
+        self._inflow: Final = connection.inflow
+        self._streams: Final = connection.streams
         self._is_client: Final = connection.configuration.is_client
         self._address: Address = address
         self._handshake_seconds: Final = handshake_seconds
@@ -243,7 +245,7 @@ class AioquicEngine:
 
     def consume(self, stream: int, size_bytes: int) -> None:
         if self._closed is None:
-            self._connection.consume(stream, size_bytes)
+            self._inflow.consume(stream, size_bytes, self._streams.get(stream))
 
     def send_datagram(self, data: bytes) -> bool:
         return self._closed is None and self._connection.queue_datagram(data)
@@ -275,12 +277,13 @@ class AioquicEngine:
 
     def _drain(self) -> None:
         """Take over what aioquic has to tell."""
-        told, events, connection = self._told, self._events, self._connection
+        told, events, inflow = self._told, self._events, self._inflow
+        connection = self._connection
         while told:
             event = told.popleft()
             if isinstance(event, aio.StreamDataReceived):
                 stream, data, is_last = event.stream_id, event.data, event.end_stream
-                if connection.inflow.received(stream, len(data), is_last):
+                if inflow.received(stream, len(data), is_last):
                     events.append(StreamData(stream, data, is_last))
             elif isinstance(event, aio.DatagramFrameReceived):
                 events.append(DatagramReceived(event.data))

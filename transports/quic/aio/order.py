@@ -67,18 +67,19 @@ class Schedule:
         if stream_id == self._promoted:
             self._promoted = None
 
-    def served(self, streams: Collection[QuicStream]) -> list[QuicStream]:
-        """Give streams that had a packet their next turn; returns them in the order they had."""
-        ordered = sorted(streams, key=self.rank) if len(streams) > 1 else list(streams)
-        for stream in ordered:
-            urgency, deadline, _ = self._ranks[stream.stream_id]
-            self._turn += 1
-            self._ranks[stream.stream_id] = (urgency, deadline, self._turn)
-            if urgency == LEAST_URGENT:
-                self._passed_over = 0
-                self._promoted = None
+    def served(self, stream: QuicStream) -> None:
+        """A stream had a packet: give it its next turn."""
+        stream_id, ranks = stream.stream_id, self._ranks
+        urgency, deadline, _ = ranks[stream_id]
+        self._turn = turn = self._turn + 1
+        ranks[stream_id] = (urgency, deadline, turn)
+        if urgency == LEAST_URGENT:
+            self._passed_over = 0
+            self._promoted = None
+
+    def count_packet(self) -> None:
+        """A packet is full; what `served` says after that counts for it."""
         self._passed_over += 1
-        return ordered
 
     @property
     def is_floor_due(self) -> bool:
@@ -117,12 +118,17 @@ class StreamOrder(list["QuicStream"]):
         insort(self, stream, key=self._schedule.rank)
 
     def extend(self, streams: Collection[QuicStream]) -> None:  # type: ignore[override]
-        """Put streams that were served in their next places."""
+        """Put the streams of one packet in their next places."""
         if not streams:
             return
         schedule = self._schedule
-        for stream in schedule.served(streams):
-            insort(self, stream, key=schedule.rank)
+        schedule.count_packet()
+        for stream in streams if len(streams) == 1 else sorted(streams, key=schedule.rank):
+            schedule.served(stream)
+            if self:
+                insort(self, stream, key=schedule.rank)
+            else:
+                super().append(stream)
         if schedule.is_floor_due:
             schedule.promote(self)
 

@@ -7,13 +7,13 @@ import random
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from quic_certs import BOTH, CLIENT, SERVER, Node, make_ca, make_node
+from quic_link import SERVER as SERVER_ADDRESS
+from quic_link import Link, settings_of
 
 from flowbridge.errors import LocalProtocolError, MissingExtraError
 from flowbridge.transports.quic.engine import Closed, Connected, DatagramReceived
 from flowbridge.transports.quic.engines import make_acceptor, make_client
-from quic_certs import BOTH, CLIENT, SERVER, Node, make_ca, make_node
-from quic_link import SERVER as SERVER_ADDRESS
-from quic_link import Link, settings_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from quic_link import Link, settings_of
 
 from flowbridge.errors import LocalProtocolError
 from flowbridge.transports.quic.engine import (
@@ -17,7 +18,6 @@ from flowbridge.transports.quic.engine import (
     StreamsLeft,
     StreamStopped,
 )
-from quic_link import Link, settings_of
 
 WINDOW = 64 * 1024
 SMALL: dict[str, Any] = {"stream_window_bytes": WINDOW, "connection_window_bytes": 4 * WINDOW}

@@ -41,7 +41,7 @@ class Inbox(asyncio.DatagramProtocol):
 def run(seed: int, conditions: Conditions, sizes: list[int]) -> tuple[list[TraceEntry], Counter[str], list[bytes]]:
     """Send datagrams of these sizes, some at once and some later; the trace, the counts and what came."""
 
-    async def scenario(seed: int) -> Any:
+    async def scenario(seed: int) -> tuple[list[TraceEntry], Counter[str], list[bytes]]:
         network = SimulatedNetwork(seed, conditions=conditions)
         a, b = network.host("a", "10.0.0.1"), network.host("b", "10.0.0.2")
         loop = asyncio.get_running_loop()

@@ -121,7 +121,9 @@ class Server:
 
 
 async def dialled(world: World, address: Address, on_event: Callable[[EngineEvent], None]) -> EngineWire:
-    return await world.on_client(dial(address, TinyEngine, on_event=on_event))
+    wire = await world.on_client(dial(address, TinyEngine, on_event=on_event))
+    assert isinstance(wire, EngineWire)
+    return wire
 
 
 def tiny(wire: EngineWire) -> TinyEngine:

@@ -6,7 +6,7 @@ import asyncio
 import errno
 import itertools
 import socket
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 
@@ -80,7 +80,7 @@ def flood(count: int, size: int = 100, **conditions: Any) -> tuple[SimulatedNetw
         await pause(100)
         return network, inbox, at
 
-    return on_two_hosts(scenario, **conditions)
+    return cast("tuple[SimulatedNetwork, Inbox, float]", on_two_hosts(scenario, **conditions))
 
 
 def numbers(inbox: Inbox) -> list[int]:

@@ -111,9 +111,10 @@ def _u32_or_null(value: object, name: str) -> int | None:
 
 
 def _version(value: object, name: str) -> tuple[int, int]:
-    if not isinstance(value, list | tuple) or len(cast("list[object]", value)) != 2:
-        raise _bad(name, value, "a major and a minor version")
-    major, minor = (_u32(one, name) for one in cast("list[object]", value))
+    items = cast("Sequence[object]", value)
+    if not isinstance(value, list | tuple) or len(items) != 2:
+        raise _bad(name, items, "a major and a minor version")
+    major, minor = (_u32(one, name) for one in items)
     if major != VERSION[0]:
         error = DecodeError(f"the peer speaks version {major}.{minor}, here it is {VERSION[0]}.{VERSION[1]}")
         error.code = Code.VERSION
@@ -151,9 +152,9 @@ def _member(kinds: type[enum.IntEnum]) -> Callable[[object, str], enum.IntEnum]:
 
 
 def _items(value: object, name: str, items_max: int) -> Sequence[object]:
-    if not isinstance(value, list | tuple):
-        raise _bad(name, value, "a list")
     items = cast("Sequence[object]", value)
+    if not isinstance(value, list | tuple):
+        raise _bad(name, items, "a list")
     if len(items) > items_max:
         raise DecodeError(f"position {name} has more than {items_max} items: {len(items)}")
     return items

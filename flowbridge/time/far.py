@@ -54,7 +54,10 @@ class Times(Protocol):
 class SharedTimes:
     """Both processes have one clock: every time means the same on both sides."""
 
-    is_shared: Final = True
+    @property
+    def is_shared(self) -> bool:
+        """They have."""
+        return True
 
     def leaving(self, envelope: Envelope, deadline_ns: int | None = None) -> Envelope:
         """The envelope itself."""
@@ -80,11 +83,14 @@ SHARED: Final = SharedTimes()
 class FarTimes:
     """The peer has a clock of its own; `offset` is what is known of it."""
 
-    is_shared: Final = False
-
     def __init__(self, clock: Clock, offset: ClockOffset) -> None:
         self._clock = clock
         self._offset = offset
+
+    @property
+    def is_shared(self) -> bool:
+        """It has not."""
+        return False
 
     def leaving(self, envelope: Envelope, deadline_ns: int | None = None) -> Envelope:
         """A copy with the times to be written."""

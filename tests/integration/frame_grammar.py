@@ -10,10 +10,10 @@ from __future__ import annotations
 import re
 from functools import cache
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import cbor2
-import pycddl
+import pycddl  # type: ignore[import-untyped]
 
 import flowbridge.codec
 
@@ -23,9 +23,20 @@ _OCCURRENCE: Final = re.compile(r"^(\d*\*\d*|\?) *")
 _KEY: Final = re.compile(r"^[a-z][a-z0-9-]*: *")
 
 
+_cddl: Final[Any] = pycddl  # which has no types
+
+
 @cache
-def _scalar(kind: str) -> pycddl.Schema:
-    return pycddl.Schema(f"start = {kind}")
+def _scalar(kind: str) -> Any:
+    return _cddl.Schema(f"start = {kind}")
+
+
+def _is_scalar(kind: str, data: bytes) -> bool:
+    try:
+        _scalar(kind).validate_cbor(data)
+    except _cddl.ValidationError:
+        return False
+    return True
 
 
 def _type(kind: str) -> type:
@@ -52,7 +63,7 @@ class Grammar:
 
     def __init__(self, name: str) -> None:
         text = (FOLDER / name).read_text(encoding="utf-8")
-        pycddl.Schema(text)
+        _cddl.Schema(text)
         plain = re.sub(r";.*", "", text)
         found = list(_RULE.finditer(plain))
         ends = [one.start() for one in found[1:]] + [len(plain)]
@@ -62,28 +73,25 @@ class Grammar:
         """Whether a header is what a rule says."""
         return self._fits(rule, cbor2.loads(header))
 
-    def _fits(self, kind: str, value: Any) -> bool:
+    def _fits(self, kind: str, value: object) -> bool:
         choices = _split(kind, "/")
         if len(choices) > 1:
             return any(self._fits(choice, value) for choice in choices)
         if kind in self.rules:
             return self._fits(self.rules[kind], value)
         if kind.startswith("["):
-            return type(value) is list and len(value) in self._ends(kind[1:-1].strip(), value, 0)
+            values = cast("list[Any]", value)
+            return type(value) is list and len(values) in self._ends(kind[1:-1].strip(), values, 0)
         if kind.startswith("{"):
             key_kind, value_kind = kind[1:-1].replace("*", "", 1).split("=>")
-            return type(value) is dict and all(
-                self._fits(key_kind.strip(), key) and self._fits(value_kind.strip(), one) for key, one in value.items()
-            )
-        if type(value) is not _type(kind) or (type(value) is int and not -(2**64) <= value < 2**64):
+            entries: Any = value
+            pairs: list[tuple[object, object]] = list(entries.items()) if type(value) is dict else [(None, None)]
+            return all(self._fits(key_kind.strip(), key) and self._fits(value_kind.strip(), one) for key, one in pairs)
+        if type(value) is not _type(kind):
             return False
-        if kind.startswith("nint") and value >= 0:
+        if isinstance(value, int) and (not -(2**64) <= value < 2**64 or (kind.startswith("nint") and value >= 0)):
             return False
-        try:
-            _scalar(kind).validate_cbor(cbor2.dumps(value))
-        except pycddl.ValidationError:
-            return False
-        return True
+        return _is_scalar(kind, cbor2.dumps(value))
 
     def _ends(self, group: str, values: list[Any], at: int) -> set[int]:
         """Where a group that begins at `at` may end."""

@@ -47,10 +47,16 @@ ENVELOPES = st.builds(
     st.none() | st.just(TRACE),
     HEADERS,
 )
-QOS = st.builds(
-    lambda policy, items, lane, ns: Qos(
+
+
+def qos_of(policy: Policy, items: int, lane: Priority | None, ns: int | None) -> Qos:
+    return Qos(
         policy=policy, capacity_items=items, high_items=items, low_items=items // 2, priority=lane, deadline_ns=ns
-    ),
+    )
+
+
+QOS = st.builds(
+    qos_of,
     st.sampled_from(Policy),
     st.integers(1, 1000),
     st.none() | st.sampled_from(Priority),

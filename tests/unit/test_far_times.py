@@ -27,7 +27,7 @@ from flowbridge.transports.stream_link import StreamFarLink, StreamNearLink
 from flowbridge.transports.uds.stream import UdsStream
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator
+    from collections.abc import AsyncGenerator, Callable
 
     from flowbridge.contracts import EventBus
 
@@ -202,20 +202,18 @@ def test_only_the_last_samples_count_and_impossible_ones_do_not() -> None:
 async def route(clocks: Clocks) -> AsyncGenerator[tuple[LinkSink, LinkSource]]:
     one = route_of()
     near, far = socket.socketpair()
-    link: list[StreamNearLink | StreamFarLink] = []
-    near_link = FramedLink(
-        connector(UdsStream, near, peer="far"),
-        on_frame=lambda *frame: link[0].frame(*frame),
-        on_lost=lambda error: link[0].lost(error),
-    )
-    far_link = FramedLink(
-        connector(UdsStream, far, peer="near"),
-        on_frame=lambda *frame: link[1].frame(*frame),
-        on_lost=lambda error: link[1].lost(error),
-    )
-    near_half = StreamNearLink(near_link, clocks.times_here)
-    far_half = StreamFarLink(far_link, TrailReader(), clocks.times_there)
-    link += [near_half, far_half]
+
+    def end_of(sock: socket.socket, half: Callable[[], StreamNearLink | StreamFarLink]) -> FramedLink:
+        def frame(kind: int, header: bytes, body: bytes) -> None:
+            half().frame(kind, header, body)
+
+        def lost(error: Exception | None) -> None:
+            half().lost(error)
+
+        return FramedLink(connector(UdsStream, sock, peer="other end"), on_frame=frame, on_lost=lost)
+
+    near_half = StreamNearLink(end_of(near, lambda: near_half), clocks.times_here)
+    far_half = StreamFarLink(end_of(far, lambda: far_half), TrailReader(), clocks.times_there)
     sink, source = LinkSink(one, clocks.here, near_half), LinkSource(one, clocks.there, far_half)
     try:
         yield sink, source

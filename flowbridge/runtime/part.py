@@ -77,6 +77,7 @@ class Part:
         try:
             await self._lost
         finally:
+            self._link.close()  # before nodes are stopped: their host must not take that for their end
             for task in (*self._deeds, *self._nodes.values()):
                 task.cancel()
             if self._nodes:
@@ -84,6 +85,9 @@ class Part:
             for end in self._ends.values():
                 end.close()
             await self._resources.aclose()
+            for unopened in (self._bus_end, *(end for _, _, end in self._given)):
+                if unopened is not None:
+                    unopened.close()
 
     def terminated(self) -> None:
         """Somebody asked this process to end: the host drains the flow."""
@@ -199,7 +203,8 @@ class Part:
         nodes = told["nodes"]
         choices = choose_all(self._plan)
         host = await self._tiers.placing(nearest(Placement(), self._plan.manifest(nodes[0]).place).value)
-        bus = await host.open_far_bus(self._bus_end)
+        bus_end, self._bus_end = self._bus_end, None
+        bus = await host.open_far_bus(bus_end)
         self._resources.push_async_callback(bus.aclose)
         stdout = self._stdout = FarStdout(
             lambda text: self._tell(PartFrame.TEXT, {"text": text}),
@@ -223,7 +228,8 @@ class Part:
         )
         problems = assembly.load(lambda node: self._tell(PartFrame.LOADING, {"node": node}))
         routes = {route.id: route for route in self._plan.routes}
-        for route, role, end in self._given:
+        while self._given:
+            route, role, end = self._given.pop(0)
             transport = await self._tiers.placing(choices[route].tier.value)
             self._ends[route] = await open_end(transport, routes[route], role, end, self._end_lost)
         ports: dict[Role, dict[str, Any]] = {Role.SINK: {}, Role.SOURCE: {}}

@@ -26,7 +26,7 @@ from flowbridge.runtime.turn import Turns
 from flowbridge.tiers import choose_all, nearest
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Coroutine, Sequence
 
     from flowbridge.contracts import Clock
     from flowbridge.placing import PartLink
@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from flowbridge.runtime.tier_set import TierSet
 
 _log: Final = logging.getLogger("flowbridge.process")
+_IN_ORDER: Final = (PartFrame.PART, PartFrame.PREPARE, PartFrame.GO)
 _REPORT_SHARE: Final = 20  # a report may take one part of so many of the time
 
 
@@ -51,6 +52,8 @@ class Part:
         self._clock = clock
         self._resources = AsyncExitStack()
         self._told: dict[str, Any] = {}
+        self._begun = 0  # how many frames of `_IN_ORDER` came
+        self._is_ready = False
         self._plan: Plan
         self._bus_end: Any = None
         self._given: list[tuple[str, Role, Any]] = []
@@ -118,12 +121,8 @@ class Part:
             raise RemoteProtocolError(f"{self._link.peer}: frame {frame.name} is damaged: {error!r:.200}") from error
 
     def _act(self, frame: PartFrame, content: dict[str, Any]) -> None:
-        if frame is PartFrame.PART:
-            self._told = content
-        elif frame is PartFrame.PREPARE:
-            self._do(self._prepare())
-        elif frame is PartFrame.GO:
-            self._go()
+        if frame in _IN_ORDER:
+            self._begin(frame, content)
         elif frame is PartFrame.DRAIN:
             self._supervisors[content["node"]].drain()
         elif frame is PartFrame.ABORT:
@@ -142,10 +141,30 @@ class Part:
         else:
             raise RemoteProtocolError(f"{self._link.peer}: frame {frame.name} is for a host")
 
-    def _do(self, deed: Any) -> None:
-        task = asyncio.get_running_loop().create_task(deed)
+    def _begin(self, frame: PartFrame, content: dict[str, Any]) -> None:
+        """One of the three frames that come once each, in order."""
+        if _IN_ORDER[self._begun : self._begun + 1] != (frame,) or (frame is PartFrame.GO and not self._is_ready):
+            raise RemoteProtocolError(f"{self._link.peer}: frame {frame.name} out of its order")
+        self._begun += 1
+        if frame is PartFrame.PART:
+            self._told = content
+        elif frame is PartFrame.PREPARE:
+            self._do(self._prepare())
+        else:
+            self._go()
+
+    def _do(self, deed: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.get_running_loop().create_task(self._done(deed))
         self._deeds.add(task)
         task.add_done_callback(self._deeds.discard)
+
+    async def _done(self, deed: Coroutine[Any, Any, None]) -> None:
+        """Do something for the host; it, and not this process, ends when that fails for what the host said."""
+        try:
+            await deed
+        except Exception as error:
+            _log.exception("what %s asked for cannot be done", self._link.peer)
+            self._host_lost(RemoteProtocolError(f"{self._link.peer}: asked for what cannot be done: {error!r:.200}"))
 
     def _end_came(self, content: dict[str, Any], end: Any) -> None:
         route, role = str(content["route"]), Role(content["role"])
@@ -168,9 +187,11 @@ class Part:
             if not problems:
                 problems = await self._assemble(told)
         except Exception as error:
-            node = next(iter(told["nodes"]), "")
-            _log.exception("%s cannot be prepared", told["process"])
-            problems.append(Problem(node, "process", f"{told['process']}: {type(error).__name__}: {error}"))
+            node, process = str(next(iter(told["nodes"]), "")), str(told["process"])
+            if self._gate is None:
+                _log.exception("%s cannot be prepared", process)
+            problems.append(Problem(node, "process", f"{process}: {type(error).__name__}: {error}"))
+        self._is_ready = not problems
         self._tell(PartFrame.READY, {"problems": [problem.to_plain() for problem in problems]})
 
     def _read_plan(self, told: dict[str, Any]) -> Plan:

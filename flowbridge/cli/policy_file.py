@@ -40,7 +40,7 @@ _HEAD: Final = "flowbridge-node"
 _VERSION: Final = 1
 _KEYS: Final = (_HEAD, "builtins", "files", "operators", "rules")
 _OPERATOR_KEYS: Final = ("ref", "digest", "peers")
-_RULE_KEYS: Final = ("allow", "deny", "peers", "on")
+_RULE_KEYS: Final = ("allow", "deny", "peers", "to")
 _DIGEST: Final = re.compile(DIGEST_PREFIX + "[0-9a-f]{64}")
 _PEER: Final = re.compile(r"fb://[0-9A-Za-z._*-]+/node/[0-9A-Za-z._*-]+")
 _ACTIONS: Final = {action.value: action for action in Action}
@@ -112,12 +112,12 @@ class _Reader:
         if ("allow" in keys) == ("deny" in keys):
             self._findings.add(rule.MISSING_KEY, item.mark, "a rule has one of allow: and deny:")
             return []
-        if "on" not in keys:
-            self._findings.add(rule.MISSING_KEY, item.mark, "on: is missing", "name topics, routes or operators")
+        if "to" not in keys:
+            self._findings.add(rule.MISSING_KEY, item.mark, "to: is missing", "name topics, routes or operators")
             return []
         word = "allow" if "allow" in keys else "deny"
         peers = self._peers(keys.get("peers"))
-        names = self._texts(keys["on"], "on")
+        names = self._texts(keys["to"], "to")
         found: list[AclRule] = []
         for text, mark in self._texts(keys[word], word):
             action = _ACTIONS.get(text)
@@ -139,7 +139,7 @@ class _Reader:
             try:
                 found += [AclRule(peer, action, name, allows) for peer in peers]
             except LocalProtocolError as error:
-                self._findings.add(rule.BAD_TOPIC, mark, f"on: {error}")
+                self._findings.add(rule.BAD_TOPIC, mark, f"to: {error}")
         return found
 
     def _peers(self, entry: Entry | None) -> tuple[str, ...]:

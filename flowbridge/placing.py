@@ -57,7 +57,10 @@ class PartLink(Protocol):
         on_frame: Callable[[int, bytes, Sequence[Any]], None],
         on_lost: Callable[[Exception | None], None],
     ) -> None:
-        """Call back for every frame, with the ends of routes that came with it, and once when the peer is gone."""
+        """Call back for every frame, with the ends of routes that came with it, and once when the peer is gone.
+
+        Nothing is read before. A RemoteProtocolError that `on_frame` raises ends the link, and `on_lost` gets it.
+        """
         ...
 
     def send(self, kind: int, body: bytes, end: Any = None) -> None:

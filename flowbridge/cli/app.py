@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.main import get_command
 
-from flowbridge.cli import bench, certs, check, explain, graph, new, output, run, shm
+from flowbridge.cli import bench, certs, check, explain, graph, new, node, output, run, shm
 from flowbridge.cli import compile as compiling
 from flowbridge.cli import list as listing
 from flowbridge.errors import FlowbridgeError
@@ -53,6 +53,7 @@ app.command("run")(run.run)
 app.add_typer(bench.app, name="bench")
 app.add_typer(certs.app, name="certs")
 app.add_typer(listing.app, name="list")
+app.add_typer(node.app, name="node")
 app.add_typer(shm.app, name="shm")
 
 

@@ -9,6 +9,7 @@ import typer
 
 from flowbridge.cli import output
 from flowbridge.cli.flow_file import FlowArgument, JsonOption, load_plan
+from flowbridge.cli.tls_options import AuthorityOption, CertOption, KeyOption, node_addresses, tls_files
 from flowbridge.cli.units import parse_duration_ns
 
 if TYPE_CHECKING:
@@ -48,13 +49,21 @@ def run(
     drain_timeout: Annotated[
         str, typer.Option(metavar="DURATION", callback=_duration, help="A drain that takes longer becomes an abort.")
     ] = "10s",
+    node: Annotated[
+        list[str] | None,
+        typer.Option("--node", metavar="NAME=ADDRESS", help="Where a host of the flow is, as edge-1=quic://HOST:PORT."),
+    ] = None,
+    cert: CertOption = None,
+    key: KeyOption = None,
+    ca: AuthorityOption = None,
     json: JsonOption = False,
 ) -> None:
-    """Run a flow in this process.
+    """Run a flow in this process, and what it places elsewhere there.
 
     In the end it says what happened to every message.
     Ctrl-C or SIGTERM drains: the sources stop and what is under way goes through. A second one aborts.
     """
+    nodes = node_addresses(node or ())
     plan = load_plan(flow)
     from flowbridge.cli.run_loop import Options, run_flow
     from flowbridge.cli.run_view import choose_view
@@ -65,6 +74,8 @@ def run(
         metrics_port=metrics_port,
         otlp=otlp,
         trace_ratio=trace_ratio if trace_ratio is not None else 0.01 if otlp else 0.0,
+        nodes=nodes,
+        tls=tls_files(cert, key, ca, needed_by="--node" if nodes else ""),
     )
     view: View = choose_view(plan, as_json=json)
     ending = run_flow(plan, options, view)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from flowbridge.cli.run_stop import GuardedStdout, Stopper
@@ -12,8 +12,9 @@ from flowbridge.host import Host
 from flowbridge.report import RunReport
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Callable, Coroutine, Sequence
+    from collections.abc import AsyncGenerator, Callable, Coroutine, Mapping, Sequence
 
+    from flowbridge.addresses import NodeAddress, TlsFiles
     from flowbridge.cli.run_view import View
     from flowbridge.contracts import Instrument
     from flowbridge.plan import Plan
@@ -28,6 +29,8 @@ class Options:
     metrics_port: int | None
     otlp: bool
     trace_ratio: float
+    nodes: Mapping[str, NodeAddress] = field(default_factory=dict[str, "NodeAddress"])
+    tls: TlsFiles | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +96,13 @@ async def _host(
     current: list[Callable[[], RunReport]],
 ) -> RunReport:
     loop = asyncio.get_running_loop()
-    async with Host(instruments=instruments, drain_ns=options.drain_ns, stdout=stdout.as_text_io()) as host:
+    async with Host(
+        instruments=instruments,
+        drain_ns=options.drain_ns,
+        stdout=stdout.as_text_io(),
+        nodes=options.nodes,
+        tls=options.tls,
+    ) as host:
         flow = await host.start(plan)
         current[0] = flow.report
         stopper.attach(flow)

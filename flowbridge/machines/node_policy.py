@@ -66,7 +66,7 @@ class NodePolicy:
         FlowbridgeError passes through.
         """
         ref = manifest.artifact.ref
-        why = _never(ref) or self._not_granted(principal, ref, spec, digest_of)
+        why = never_runs(ref) or self._not_granted(principal, ref, spec, digest_of)
         if not why and spec is not None:
             why = self._outside(manifest.config, spec)
         return f"operator {ref!r:.120} is not allowed for {principal}: {why} (0x502 FORBIDDEN)" if why else ""
@@ -109,7 +109,8 @@ def default_policy(fabric: str) -> NodePolicy:
     return NodePolicy(rules=tuple(AclRule(peers, action, "*") for action in ports), builtins=True)
 
 
-def _never(ref: str) -> str:
+def never_runs(ref: str) -> str:
+    """Why a reference cannot mean anything on a node, whatever a policy says; empty when it can."""
     kind, _, rest = ref.partition(":")
     if not rest:
         return ""

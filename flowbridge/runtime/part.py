@@ -26,7 +26,7 @@ from flowbridge.runtime.turn import Turns
 from flowbridge.tiers import choose_all, nearest
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Coroutine, Sequence
 
     from flowbridge.contracts import Clock
     from flowbridge.placing import PartLink
@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from flowbridge.runtime.tier_set import TierSet
 
 _log: Final = logging.getLogger("flowbridge.process")
+_IN_ORDER: Final = (PartFrame.PART, PartFrame.PREPARE, PartFrame.GO)
 _REPORT_SHARE: Final = 20  # a report may take one part of so many of the time
 
 
@@ -51,6 +52,8 @@ class Part:
         self._clock = clock
         self._resources = AsyncExitStack()
         self._told: dict[str, Any] = {}
+        self._begun = 0  # how many frames of `_IN_ORDER` came
+        self._is_ready = False
         self._plan: Plan
         self._bus_end: Any = None
         self._given: list[tuple[str, Role, Any]] = []
@@ -77,6 +80,7 @@ class Part:
         try:
             await self._lost
         finally:
+            self._link.close()  # before nodes are stopped: their host must not take that for their end
             for task in (*self._deeds, *self._nodes.values()):
                 task.cancel()
             if self._nodes:
@@ -84,6 +88,9 @@ class Part:
             for end in self._ends.values():
                 end.close()
             await self._resources.aclose()
+            for unopened in (self._bus_end, *(end for _, _, end in self._given)):
+                if unopened is not None:
+                    unopened.close()
 
     def terminated(self) -> None:
         """Somebody asked this process to end: the host drains the flow."""
@@ -114,12 +121,8 @@ class Part:
             raise RemoteProtocolError(f"{self._link.peer}: frame {frame.name} is damaged: {error!r:.200}") from error
 
     def _act(self, frame: PartFrame, content: dict[str, Any]) -> None:
-        if frame is PartFrame.PART:
-            self._told = content
-        elif frame is PartFrame.PREPARE:
-            self._do(self._prepare())
-        elif frame is PartFrame.GO:
-            self._go()
+        if frame in _IN_ORDER:
+            self._begin(frame, content)
         elif frame is PartFrame.DRAIN:
             self._supervisors[content["node"]].drain()
         elif frame is PartFrame.ABORT:
@@ -138,10 +141,30 @@ class Part:
         else:
             raise RemoteProtocolError(f"{self._link.peer}: frame {frame.name} is for a host")
 
-    def _do(self, deed: Any) -> None:
-        task = asyncio.get_running_loop().create_task(deed)
+    def _begin(self, frame: PartFrame, content: dict[str, Any]) -> None:
+        """One of the three frames that come once each, in order."""
+        if _IN_ORDER[self._begun : self._begun + 1] != (frame,) or (frame is PartFrame.GO and not self._is_ready):
+            raise RemoteProtocolError(f"{self._link.peer}: frame {frame.name} out of its order")
+        self._begun += 1
+        if frame is PartFrame.PART:
+            self._told = content
+        elif frame is PartFrame.PREPARE:
+            self._do(self._prepare())
+        else:
+            self._go()
+
+    def _do(self, deed: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.get_running_loop().create_task(self._done(deed))
         self._deeds.add(task)
         task.add_done_callback(self._deeds.discard)
+
+    async def _done(self, deed: Coroutine[Any, Any, None]) -> None:
+        """Do something for the host; it, and not this process, ends when that fails for what the host said."""
+        try:
+            await deed
+        except Exception as error:
+            _log.exception("what %s asked for cannot be done", self._link.peer)
+            self._host_lost(RemoteProtocolError(f"{self._link.peer}: asked for what cannot be done: {error!r:.200}"))
 
     def _end_came(self, content: dict[str, Any], end: Any) -> None:
         route, role = str(content["route"]), Role(content["role"])
@@ -164,9 +187,11 @@ class Part:
             if not problems:
                 problems = await self._assemble(told)
         except Exception as error:
-            node = next(iter(told["nodes"]), "")
-            _log.exception("%s cannot be prepared", told["process"])
-            problems.append(Problem(node, "process", f"{told['process']}: {type(error).__name__}: {error}"))
+            node, process = str(next(iter(told["nodes"]), "")), str(told["process"])
+            if self._gate is None:
+                _log.exception("%s cannot be prepared", process)
+            problems.append(Problem(node, "process", f"{process}: {type(error).__name__}: {error}"))
+        self._is_ready = not problems
         self._tell(PartFrame.READY, {"problems": [problem.to_plain() for problem in problems]})
 
     def _read_plan(self, told: dict[str, Any]) -> Plan:
@@ -199,7 +224,8 @@ class Part:
         nodes = told["nodes"]
         choices = choose_all(self._plan)
         host = await self._tiers.placing(nearest(Placement(), self._plan.manifest(nodes[0]).place).value)
-        bus = await host.open_far_bus(self._bus_end)
+        bus_end, self._bus_end = self._bus_end, None
+        bus = await host.open_far_bus(bus_end)
         self._resources.push_async_callback(bus.aclose)
         stdout = self._stdout = FarStdout(
             lambda text: self._tell(PartFrame.TEXT, {"text": text}),
@@ -223,7 +249,8 @@ class Part:
         )
         problems = assembly.load(lambda node: self._tell(PartFrame.LOADING, {"node": node}))
         routes = {route.id: route for route in self._plan.routes}
-        for route, role, end in self._given:
+        while self._given:
+            route, role, end = self._given.pop(0)
             transport = await self._tiers.placing(choices[route].tier.value)
             self._ends[route] = await open_end(transport, routes[route], role, end, self._end_lost)
         ports: dict[Role, dict[str, Any]] = {Role.SINK: {}, Role.SOURCE: {}}

@@ -269,19 +269,19 @@ class RemoteParts:
             self._await_peer(found, BrokenError(f"{route}: lost between two processes ({peer_of.name})"))
 
     def _await_peer(self, route: Route, error: Exception) -> None:
-        """Break a route off whose connection was lost though both its processes live; else they are started again."""
+        """Break a route off whose connection was lost, unless a process that still has work is started again."""
         joined = self._joined[route.id]
 
         def look() -> None:
             parts = [self._part_of.get(route.source_node), self._part_of.get(route.target_node)]
-            alive = all(part is None or part.stage is Stage.RUNNING for part in parts)
-            if not alive or self._is_leaving or self._joined[route.id] != joined:
+            comes_back = any(part is not None and part.stage is not Stage.RUNNING and part.unfinished for part in parts)
+            if comes_back or self._is_leaving or self._joined[route.id] != joined:
                 return
             _log.error("%s: %s", route.id, error)
             if route.id in self._ends:
                 self._ends[route.id].break_off(error)
             for part in parts:
-                if part is not None:
+                if part is not None and part.stage is Stage.RUNNING:
                     part.tell(PartFrame.BREAK, {"route": route.id, "why": str(error)})
 
         self._clock.call_at(self._clock.now_ns() + SETTLE_NS, look)

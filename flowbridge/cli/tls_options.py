@@ -1,0 +1,64 @@
+"""Options about other hosts: where they are, and the files that prove who is who."""
+
+from __future__ import annotations
+
+import datetime as dt
+from typing import TYPE_CHECKING, Annotated, TypeAlias
+
+import typer
+
+from flowbridge.addresses import NodeAddress, TlsFiles, parse_nodes
+from flowbridge.cli.output import WrongUse
+from flowbridge.errors import LocalProtocolError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+CertOption: TypeAlias = Annotated[
+    str | None,
+    typer.Option("--cert", metavar="FILE", envvar="FLOWBRIDGE_CERT", help="The own certificate, in PEM form."),
+]
+KeyOption: TypeAlias = Annotated[
+    str | None, typer.Option("--key", metavar="FILE", envvar="FLOWBRIDGE_KEY", help="The key of the certificate.")
+]
+AuthorityOption: TypeAlias = Annotated[
+    str | None,
+    typer.Option("--ca", metavar="FILE", envvar="FLOWBRIDGE_CA", help="The authorities that sign for other hosts."),
+]
+
+
+def node_addresses(given: Sequence[str]) -> dict[str, NodeAddress]:
+    """What ``--node NAME=ADDRESS`` says. Raises: WrongUse."""
+    found: dict[str, str | NodeAddress] = {}
+    for text in given:
+        name, equals, address = text.partition("=")
+        if not equals:
+            raise WrongUse(f"--node {text!r:.80}: write NAME=quic://HOST:PORT")
+        if name in found:
+            raise WrongUse(f"--node: host {name!r:.40} has two addresses")
+        found[name] = address
+    try:
+        return parse_nodes(found)
+    except LocalProtocolError as error:
+        raise WrongUse(f"--node: {error}") from error
+
+
+def tls_files(cert: str | None, key: str | None, ca: str | None, *, needed_by: str = "") -> TlsFiles | None:
+    """The three files, looked at; None when there are none and nothing needs them.
+
+    Raises: WrongUse when one is missing; ResourceError, one line, for one that cannot be used.
+    """
+    if not needed_by:
+        return None
+    given = {"--cert": cert, "--key": key, "--ca": ca}
+    missing = [option for option, value in given.items() if not value]
+    if cert is None or key is None or ca is None or missing:
+        raise WrongUse(
+            f"{needed_by} needs {' and '.join(missing)} (or FLOWBRIDGE_CERT, FLOWBRIDGE_KEY, FLOWBRIDGE_CA); "
+            "`flowbridge certs new DIR` makes such files"
+        )
+    from flowbridge.transports.quic.certificates import check_files
+
+    tls = TlsFiles(cert, key, ca)
+    check_files(tls, dt.datetime.now(dt.UTC))
+    return tls

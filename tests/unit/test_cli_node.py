@@ -1,0 +1,202 @@
+"""`flowbridge certs`, `node` and the options about other hosts: what they write, and every wrong use by its line."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from flowbridge.cli.app import run_app
+from flowbridge.cli.policy_file import read_policy
+from flowbridge.errors import FlowErrors
+from flowbridge.machines.node_acl import AclRule, Action
+from flowbridge.machines.node_policy import NodePolicy, OperatorGrant
+from flowbridge.operators import transform
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    Call = Callable[..., tuple[int, str, str]]
+
+FLOW = "flowbridge: 1\nname: f\nnodes:\n  - {id: a, operator: sequence, with: {count: 1}, place: {host: edge-1}}\n"
+
+
+@pytest.fixture
+def call(capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Call:
+    """Run a command line in a folder of its own: exit code, stdout, stderr."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("CERT", "KEY", "CA"):
+        monkeypatch.delenv(f"FLOWBRIDGE_{name}", raising=False)
+    (tmp_path / "flow.yaml").write_text(FLOW)
+
+    def run(*args: str) -> tuple[int, str, str]:
+        code = run_app(args)
+        found = capsys.readouterr()
+        return code, found.out, found.err
+
+    return run
+
+
+def files(node: str, folder: str = "c") -> list[str]:
+    return ["--cert", f"{folder}/{node}.pem", "--key", f"{folder}/{node}.key", "--ca", f"{folder}/ca.pem"]
+
+
+def test_certs_new_says_what_it_wrote_and_how_to_go_on(call: Call) -> None:
+    code, out, _ = call("certs", "new", "c")
+    assert code == 0
+    first, _, *commands = out.splitlines()
+    assert first == "c: ca.pem, ca.key, host.pem, host.key, edge-1.pem, edge-1.key"
+    assert commands == [
+        "  flowbridge node --listen quic://localhost:4433 --name edge-1 "
+        "--cert c/edge-1.pem --key c/edge-1.key --ca c/ca.pem",
+        "  flowbridge run FLOW --node edge-1=quic://localhost:4433 --cert c/host.pem --key c/host.key --ca c/ca.pem",
+    ]
+    code, out, _ = call("certs", "new", "c", "--node", "edge-2", "--host", "::1", "--json")
+    made = json.loads(out)
+    assert made["files"] == ["edge-2.pem", "edge-2.key"]
+    assert "--listen quic://[::1]:4433 --name edge-2" in made["next"][0]
+    assert "--cert c/host.pem" in made["next"][1]
+
+
+def test_certs_show_says_whose_it_is_and_warns_when_it_ends_soon(call: Call) -> None:
+    call("certs", "new", "c", "--node", "a", "--days", "2", "--fabric", "shop")
+    code, out, err = call("certs", "show", "c/a.pem")
+    assert code == 0
+    assert "node         a\nfabric       shop\nhosts        localhost, 127.0.0.1, ::1\n" in out
+    assert "clientAuth, serverAuth" in out
+    assert "it expires soon" in err
+    code, out, err = call("certs", "show", "c/ca.pem", "--json")
+    (shown,) = json.loads(out)["certificates"]
+    assert (shown["node"], shown["is_authority"], err) == (None, True, "")
+
+
+@pytest.mark.parametrize(
+    ("args", "code", "why"),
+    [
+        (["certs", "new", "flow.yaml"], 2, "is a file; name a folder"),
+        (["certs", "new", "c"], 1, "is there already; --force"),
+        (["certs", "new", "c", "--node", "x", "--fabric", "other"], 1, "not of 'other'"),
+        (["certs", "new", "d", "--days", "0"], 2, "--days"),
+        (["certs", "show", "missing.pem"], 2, "no such file"),
+        (["certs", "show", "c/host.key"], 1, "holds no certificate"),
+        (["node"], 2, "needs --listen"),
+        (["node", "--listen", "quic://h", "--name", "edge-1"], 2, "has no port"),
+        (["node", "--listen", "quic://h:1", "--name", "edge-1"], 2, "certs new DIR` makes such files"),
+        (["node", "--listen", "quic://h:1", "--name", "x", *files("edge-1")], 1, "of node 'edge-1', not of 'x'"),
+        (["node", "--listen", "quic://h:1", "--name", "x", "--drain-timeout", "3"], 2, "--drain-timeout"),
+        (["node", "digest", "host:x"], 1, "has no digest"),
+        (["node", "digest", "python:no_such_module:x"], 1, "is not installed here"),
+        (["node", "digest", "no_such"], 1, "there is no operator"),
+        (["run", "flow.yaml", "--node", "edge-1"], 2, "write NAME=quic://HOST:PORT"),
+        (["run", "flow.yaml", "--node", "edge-1=h:1"], 2, "host edge-1: address 'h:1' has no scheme"),
+        (["run", "flow.yaml", "--node", "e=quic://h:1", "--node", "e=quic://h:2"], 2, "host 'e' has two addresses"),
+        (["run", "flow.yaml", "--node", "e=quic://h:1"], 2, "needs --cert and --key and --ca"),
+        (["run", "flow.yaml", "--node", "e=quic://h:1", *files("host"), "--key", "c/edge-1.key"], 1, "is not the key"),
+    ],
+)
+def test_a_wrong_use_is_one_line(call: Call, args: list[str], code: int, why: str) -> None:
+    call("certs", "new", "c")
+    found, out, err = call(*args)
+    assert (found, out) == (code, "")
+    assert why in " ".join(err.replace("│", " ").split())
+    assert "Traceback" not in err
+
+
+def test_the_environment_names_the_files_too(call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
+    call("certs", "new", "c")
+    for name, file in (("CERT", "host.pem"), ("KEY", "edge-1.key"), ("CA", "ca.pem")):
+        monkeypatch.setenv(f"FLOWBRIDGE_{name}", f"c/{file}")
+    code, _, err = call("run", "flow.yaml", "--node", "edge-1=quic://h:1")
+    assert (code, err) == (1, "Error: c/edge-1.key: is not the key of c/host.pem\n")
+
+
+def test_the_digest_of_an_operator_is_that_of_its_source(call: Call) -> None:
+    source = Path(str(transform.__file__)).read_bytes()
+    expected = f"sha256:{hashlib.sha256(source).hexdigest()}"
+    assert call("node", "digest", "python:flowbridge.operators.transform:Filter")[1] == f"{expected}\n"
+    assert call("node", "digest", "filter")[1] == f"{expected}\n"
+    assert json.loads(call("node", "digest", "filter", "--json")[1])["digest"] == expected
+
+
+# --- policies -------------------------------------------------------------------------------------------------------
+
+POLICY = """\
+flowbridge-node: 1
+builtins: true
+files: ./data
+operators:
+  - ref: python:ops:clean
+    digest: sha256:{digest}
+    peers: [fb://dev/node/host]
+  - ref: csv_source
+rules:
+  - allow: [port.read, port.write]
+    peers: ["fb://dev/node/*"]
+    to: "*"
+  - deny: pub
+    to: [secret.>, a.*]
+"""
+
+
+def test_a_policy_says_what_it_says(tmp_path: Path) -> None:
+    file = tmp_path / "policy.yaml"
+    file.write_text(POLICY.replace("{digest}", "0" * 64))
+    ports = (AclRule("fb://dev/node/*", action, "*") for action in (Action.PORT_READ, Action.PORT_WRITE))
+    denied = (AclRule("*", Action.PUB, name, False) for name in ("secret.>", "a.*"))
+    assert read_policy(str(file)) == NodePolicy(
+        operators=(
+            OperatorGrant("python:ops:clean", f"sha256:{'0' * 64}", ("fb://dev/node/host",)),
+            OperatorGrant("csv_source"),
+        ),
+        rules=(*ports, *denied),
+        builtins=True,
+        files=str(tmp_path / "data"),
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "finding"),
+    [
+        ("builtins: true\n", "1:1: FB203 flowbridge-node: is missing"),
+        ("flowbridge-node: 2\n", "1:18: FB207 flowbridge-node: this version reads 1"),
+        ("flowbridge-node: 1\noperator: []\n", "2:1: FB201 a policy has no key 'operator'"),
+        ("flowbridge-node: 1\nbuiltins: 1\n", "2:11: FB202 builtins: is true or false"),
+        ("flowbridge-node: 1\noperators:\n  - {ref: [x]}\n", "3:11: FB202 ref: is a text"),
+        ("flowbridge-node: 1\noperators:\n  - {digest: x}\n", "3:5: FB203 ref: is missing"),
+        ("flowbridge-node: 1\noperators:\n  - {ref: 'host:x'}\n", "3:11: FB305 ref: 'host:x': an object"),
+        ("flowbridge-node: 1\noperators:\n  - {ref: 'python:*:x'}\n", "3:11: FB305 ref: 'python:*:x': a reference has"),
+        ("flowbridge-node: 1\noperators:\n  - {ref: x, digest: md5}\n", "3:22: FB205 digest: is not sha256:"),
+        ("flowbridge-node: 1\noperators:\n  - {ref: x, peers: [edge]}\n", "3:22: FB206 peers: 'edge' is not fb://"),
+        ("flowbridge-node: 1\nrules:\n  - {to: x}\n", "3:5: FB203 a rule has one of allow: and deny:"),
+        ("flowbridge-node: 1\nrules:\n  - {allow: pub}\n", "3:5: FB203 to: is missing"),
+        ("flowbridge-node: 1\nrules:\n  - {allow: pup, to: x}\n", "3:13: FB205 allow: 'pup' is no action (did you"),
+        ("flowbridge-node: 1\nrules:\n  - {allow: pub, to: a..b}\n", "3:22: FB308 to: pattern 'a..b' has an empty"),
+        ("flowbridge-node: 1\nrules:\n  - {allow: invoke, to: x}\n", "3:13: FB205 allow: operators are allowed"),
+        ("flowbridge-node: 1\nrules:\n  - {allow: [], to: x}\n", "3:13: FB205 allow: is empty"),
+        ("flowbridge-node: 1\nrules: x\n", "2:8: FB202 rules: is a list"),
+        ("- x\n", "1:1: FB202 a policy is a map"),
+        ("flowbridge-node: 1\nbuiltins: yes\n", "2:11: FB106"),
+        ("flowbridge-node: 1\nflowbridge-node: 1\n", "2:1: FB103"),
+        ("a: [\n", "FB101"),
+    ],
+)
+def test_what_is_wrong_in_a_policy_has_its_line_and_column(tmp_path: Path, text: str, finding: str) -> None:
+    file = tmp_path / "policy.yaml"
+    file.write_text(text)
+    with pytest.raises(FlowErrors) as caught:
+        read_policy(str(file))
+    assert finding in "\n".join(str(found) for found in caught.value.findings)
+
+
+def test_a_node_shows_what_is_wrong_in_its_policy(call: Call, tmp_path: Path) -> None:
+    call("certs", "new", "c")
+    (tmp_path / "policy.yaml").write_text("flowbridge-node: 1\nbuiltin: true\n")
+    listen: list[Any] = ["node", "--listen", "quic://localhost:0", "--name", "edge-1", *files("edge-1")]
+    code, _, err = call(*listen, "--policy", "policy.yaml")
+    assert code == 1
+    assert "policy.yaml:2:1: FB201 a policy has no key 'builtin' (did you mean builtins?)" in err
+    code, _, err = call(*listen, "--policy", "missing.yaml")
+    assert (code, "there is no such file" in err) == (1, True)

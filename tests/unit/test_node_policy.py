@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from flowbridge import registry
-from flowbridge.errors import FlowbridgeError, ForbiddenError, LocalProtocolError
+from flowbridge.errors import AuthError, FlowbridgeError, LocalProtocolError
 from flowbridge.machines.node_acl import AclRule, Action, NodeAcl, plan_acl
 from flowbridge.machines.node_policy import NodePolicy, OperatorGrant, default_policy
 from flowbridge.plan import (
@@ -111,7 +111,7 @@ def test_a_refusal_names_operator_peer_and_code() -> None:
 
 
 def test_a_right_that_is_missing_is_named() -> None:
-    with pytest.raises(ForbiddenError, match=r"fb://dev/node/host has no right sub on 'a\.>'"):
+    with pytest.raises(AuthError, match=r"fb://dev/node/host has no right sub on 'a\.>'"):
         NodeAcl().check(HOST, Action.SUB, "a.>")
 
 

@@ -26,6 +26,10 @@ if TYPE_CHECKING:
     from flowbridge.transports.quic.engine import Address, Closed, Engine, Identity
     from flowbridge.transports.quic.greeting import Own
     from flowbridge.transports.quic.stream import SessionStream
+    from flowbridge.transports.quic.wire import Wire
+
+
+_LOOK_S: Final = 0.25  # between two looks whether the network says that nobody is there
 
 
 class _Attempt:
@@ -144,13 +148,16 @@ class Dialer:
         wire = await dial(self.address, self._make_engine, on_event=_early)
         connection = Connection(wire, attempt)
         try:
-            answer = await asyncio.wait_for(attempt.greeted, within_s)
+            answer = await _answer(attempt.greeted, wire, within_s)
         except TimeoutError:
             connection.retire(Code.CANCELLED, "too late")
-            raise BrokenError(
-                f"{self.peer}: no answer within {within_s:g} s; check that a node listens there, and that UDP passes "
-                "(firewall, address, port)"
-            ) from None
+            if wire.is_refused:
+                told = "nobody listens there (connection refused); start the node, or give its address"
+            else:
+                told = (
+                    f"no answer within {within_s:g} s; check that a node listens there, and that UDP passes (firewall)"
+                )
+            raise BrokenError(f"{self.peer}: {told}") from None
         except BaseException:
             connection.retire(Code.CANCELLED)
             raise
@@ -230,6 +237,17 @@ class Dialer:
 
     def __repr__(self) -> str:
         return f"<Dialer of {self.peer}, dialled {self.dials} times>"
+
+
+async def _answer(greeted: asyncio.Future[HelloAck], wire: Wire, within_s: float) -> HelloAck:
+    """The answer to a greeting. Raises: TimeoutError; BrokenError sooner, when the network says that nobody is there."""
+    until_s = asyncio.get_running_loop().time() + within_s
+    while not greeted.done():
+        left_s = until_s - asyncio.get_running_loop().time()
+        if left_s <= 0 or wire.is_refused:
+            raise TimeoutError
+        await asyncio.wait((greeted,), timeout=min(left_s, _LOOK_S))
+    return greeted.result()
 
 
 def _early(_: object) -> None:

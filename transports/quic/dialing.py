@@ -240,7 +240,7 @@ class Dialer:
 
 
 async def _answer(greeted: asyncio.Future[HelloAck], wire: Wire, within_s: float) -> HelloAck:
-    """The answer to a greeting. Raises: TimeoutError; BrokenError sooner, when the network says that nobody is there."""
+    """The answer to a greeting. Raises: TimeoutError, sooner when the network says that nobody is there."""
     until_s = asyncio.get_running_loop().time() + within_s
     while not greeted.done():
         left_s = until_s - asyncio.get_running_loop().time()

@@ -350,7 +350,7 @@ _TRANSPORT: Final[dict[int, tuple[Code, str]]] = {  # RFC 9000, section 20.1; RF
 
 
 def from_transport(
-    code: int, *, by_application: bool, is_timeout: bool = False, is_reset: bool = False, reason: str = ""
+    code: int, by_application: bool, is_timeout: bool = False, is_reset: bool = False, reason: str = ""
 ) -> Closing:
     """Why a connection ended, from what QUIC or TLS says of its end (RFC 9000, section 20; RFC 8446, section 6.2).
 

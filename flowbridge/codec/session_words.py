@@ -108,7 +108,7 @@ class Auth(NamedTuple):
 
 
 class Ping(NamedTuple):
-    """Are you there, and what time is it?"""
+    """Asks whether the peer is there, and what its clock shows."""
 
     number: int
     t1_ns: int

@@ -1,4 +1,4 @@
-"""Congestion control "fb-bdp": a window of twice what the path was seen to carry, for links that lose packets.
+"""Congestion control "fb-bdp": a window of a little more than the path was seen to carry, for links that lose packets.
 
 Reno and CUBIC take every loss for a full queue. This one, after BBR (Cardwell and others, ACM Queue 14(5), 2016),
 measures instead: the window follows the highest delivery rate of the last rounds times the shortest round trip. It is
@@ -19,7 +19,13 @@ if TYPE_CHECKING:
     from aioquic.quic.packet_builder import QuicSentPacket
 
 NAME: Final = "fb-bdp"
-WINDOW_GAIN: Final = 2.0
+WINDOW_GAIN: Final = 1.2
+"""Above 1 by more than the losses take away: a rate that is measured with lost packets would sink round by round."""
+PROBE_GAIN: Final = 1.5
+PROBE_ROUNDS: Final = 8
+"""One round of so many looks for a higher rate."""
+ACK_SECONDS: Final = 0.002
+"""Acknowledgements wait for so long, which on a short path is longer than the round trip."""
 STARTUP_GAIN: Final = 2.885
 """2 / ln 2: the least with which a rate that is measured over one round can double in the next."""
 RATE_ROUNDS: Final = 10
@@ -53,6 +59,7 @@ class BdpCongestionControl(QuicCongestionControl):
         self._round_ends_at = 0
         self._full_rate = 0.0
         self._rounds_without_growth = 0
+        self._was_full = False
 
     @property
     def rate(self) -> float:
@@ -70,7 +77,8 @@ class BdpCongestionControl(QuicCongestionControl):
             # After a pause the time until the next acknowledgement is not that of delivery.
             self._delivered_at = packet.sent_time or 0.0
         self.bytes_in_flight += packet.sent_bytes
-        is_full = self.bytes_in_flight + self._packet_bytes > self.congestion_window
+        is_full = 4 * self.bytes_in_flight > 3 * self.congestion_window
+        self._was_full = self._was_full or is_full
         self._sent[packet.packet_number] = _Sent(self._delivered, self._delivered_at, is_full)
 
     def on_packet_acked(self, *, now: float, packet: QuicSentPacket) -> None:
@@ -84,7 +92,7 @@ class BdpCongestionControl(QuicCongestionControl):
         if sent.delivered >= self._round_ends_at:
             self._round += 1
             self._round_ends_at = self._delivered
-            self._check_startup(sent.is_full)
+            self._check_startup()
         # Between two acknowledgements that come together the rate has no meaning: it takes a round trip at least.
         elapsed = now - min(sent.delivered_at, packet.sent_time or now)
         if elapsed > 0 and elapsed >= 0.9 * self.rtt_min:
@@ -126,9 +134,10 @@ class BdpCongestionControl(QuicCongestionControl):
         while self._round - self._rates[0][0] > RATE_ROUNDS:
             self._rates.popleft()
 
-    def _check_startup(self, is_full: bool) -> None:
-        """Leave the start when the rate has not grown by a quarter for three rounds."""
-        if self.ssthresh is not None or not is_full:
+    def _check_startup(self) -> None:
+        """Leave the start when the rate has not grown by a quarter for three rounds that filled the window."""
+        was_full, self._was_full = self._was_full, False
+        if self.ssthresh is not None or not was_full:
             return
         if self.rate >= self._full_rate * STARTUP_GROWTH:
             self._full_rate = self.rate
@@ -141,8 +150,11 @@ class BdpCongestionControl(QuicCongestionControl):
     def _resize(self) -> None:
         if not self._rates or not self._rtts:
             return
-        gain = STARTUP_GAIN if self.ssthresh is None else WINDOW_GAIN
-        window = int(gain * self.rate * self.rtt_min) + 2 * self._packet_bytes
+        if self.ssthresh is None:
+            gain = STARTUP_GAIN
+        else:
+            gain = WINDOW_GAIN if self._round % PROBE_ROUNDS else PROBE_GAIN
+        window = int(gain * self.rate * (self.rtt_min + ACK_SECONDS)) + 2 * self._packet_bytes
         window = max(window, PACKETS_MIN * self._packet_bytes)
         self.congestion_window = max(window, self.congestion_window) if self.ssthresh is None else window
 

@@ -121,14 +121,14 @@ class StreamOrder(list["QuicStream"]):
         """Put the streams of one packet in their next places."""
         if not streams:
             return
+        if not self and len(streams) == 1:
+            list.extend(self, streams)  # the only stream: there is no order, and nobody was passed over
+            return
         schedule = self._schedule
         schedule.count_packet()
         for stream in streams if len(streams) == 1 else sorted(streams, key=schedule.rank):
             schedule.served(stream)
-            if self:
-                insort(self, stream, key=schedule.rank)
-            else:
-                super().append(stream)
+            insort(self, stream, key=schedule.rank)
         if schedule.is_floor_due:
             schedule.promote(self)
 

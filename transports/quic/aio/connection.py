@@ -73,7 +73,8 @@ class BoundedConnection(QuicConnection):
         retry_connection_id: bytes | None = None,
     ) -> None:
         """Make one side; the other arguments are for servers, as `QuicConnection` has them."""
-        self._schedule: Final = Schedule()  # first: aioquic sets its list of streams
+        self._schedule: Final = Schedule()
+        self._order: Final = StreamOrder(self._schedule)  # before aioquic sets its list of streams
         super().__init__(
             configuration=configuration,
             original_destination_connection_id=original_connection_id,
@@ -81,7 +82,7 @@ class BoundedConnection(QuicConnection):
         )
         self._check: Final = check
         self._tokens: Final = tokens
-        self._streams = _StreamTable(self._stream_forgotten)
+        self._streams = self.streams = _StreamTable(self._stream_forgotten)
         self._stopped: Final[set[int]] = set()
         for limit, value in (
             (self._local_max_streams_bidi, settings.bidirectional_streams),
@@ -92,7 +93,7 @@ class BoundedConnection(QuicConnection):
             self._local_max_data, settings.stream_window_bytes, settings.connection_window_bytes, self._release
         )
         self.packets_lost = 0
-        self.packets_opened = 0
+        self.told: Final = self._events
         self.awaited: Final = {True: False, False: False}
         self.has_streams_left = False
         self._count_losses()
@@ -103,7 +104,7 @@ class BoundedConnection(QuicConnection):
     @property
     def is_begun(self) -> bool:
         """Whether a packet of the peer was understood; always of a client."""
-        return bool(self._network_paths)
+        return self._is_client or self._state is not QuicConnectionState.FIRSTFLIGHT
 
     @property
     def is_drained_by_peer(self) -> bool:
@@ -163,7 +164,7 @@ class BoundedConnection(QuicConnection):
 
     @_streams_queue.setter
     def _streams_queue(self, streams: list[QuicStream]) -> None:  # pyright: ignore[reportIncompatibleVariableOverride]
-        self._order = StreamOrder(self._schedule, streams)
+        self._order[:] = streams
 
     def open_stream(self, is_unidirectional: bool, urgency: int) -> int | None:
         """A new stream, or None when the peer allows no more."""
@@ -227,10 +228,6 @@ class BoundedConnection(QuicConnection):
         elif stream is not None or self._stream_is_discarded(stream_id):
             self.inflow.discard(stream_id)
 
-    def consume(self, stream_id: int, size_bytes: int) -> None:
-        """Received bytes were used."""
-        self.inflow.consume(stream_id, size_bytes, self._streams.get(stream_id))
-
     def received_reset(self, stream_id: int) -> bool:
         """The peer reset a stream; False when nobody wants to know."""
         return self.inflow.reset(stream_id, self._streams[stream_id].receiver.highest_offset)
@@ -279,10 +276,6 @@ class BoundedConnection(QuicConnection):
             for entry in self._host_cids:
                 entry.stateless_reset_token = self._tokens.token(entry.cid)
 
-    def _payload_received(self, *args: Any, **named: Any) -> tuple[bool, bool]:
-        self.packets_opened += 1
-        return super()._payload_received(*args, **named)
-
     def _unblock_streams(self, is_unidirectional: bool) -> None:
         super()._unblock_streams(is_unidirectional)
         if self.awaited[is_unidirectional]:
@@ -290,6 +283,16 @@ class BoundedConnection(QuicConnection):
             if self.get_next_available_stream_id(is_unidirectional) // 4 < allowed:
                 self.awaited[is_unidirectional] = False
                 self.has_streams_left = True
+
+    @staticmethod
+    def was_authentic(error: Exception) -> bool:
+        """Whether an exception of `receive_datagram` came from the content of a packet that had been decrypted."""
+        trace = error.__traceback__
+        while trace is not None:
+            if trace.tb_frame.f_code is QuicConnection._payload_received.__code__:
+                return True
+            trace = trace.tb_next
+        return False
 
     def _write_stream_limits(self, builder: QuicPacketBuilder, space: QuicPacketSpace, stream: QuicStream) -> None:
         """Say a limit that `consume` raised, or that was lost."""

@@ -61,6 +61,9 @@ class AioquicEngine:
     ) -> None:
         """Drive `connection`, which is with `address`; give up when the handshake takes longer, None for never."""
         self._connection: Final = connection
+        self._told: Final = connection.told
+        self._inflow: Final = connection.inflow
+        self._streams: Final = connection.streams
         self._is_client: Final = connection.configuration.is_client
         self._address: Address = address
         self._handshake_seconds: Final = handshake_seconds
@@ -121,19 +124,23 @@ class AioquicEngine:
             return
         connection = self._connection
         self._bytes_received += len(data)
-        if self._is_client and self._is_reset(data, address):
+        if (
+            self._is_client
+            and data[1 : 1 + CONNECTION_ID_BYTES] != connection.host_cid
+            and self._is_reset(data, address)
+        ):
             self._end(Closed(0, "the peer forgot this connection", False, True, is_reset=True))
             return
-        opened = connection.packets_opened
         try:
             connection.receive_datagram(data, address, now)
         except Exception as error:
-            if connection.packets_opened == opened:
+            if not connection.was_authentic(error):
                 self.dropped += 1
             else:
                 self._fail("receive", error)
             return
-        self._drain()
+        if self._told or connection.has_streams_left:
+            self._drain()
         if connection.ending is not None and connection.is_drained_by_peer:
             self._end_from(connection.ending, is_remote=True)
 
@@ -148,7 +155,8 @@ class AioquicEngine:
             return ()
         for data, _ in datagrams:
             self._bytes_sent += len(data)
-        self._drain()
+        if self._told:
+            self._drain()
         if self._full:
             self._find_room()
         if connection.ending is not None:
@@ -237,7 +245,7 @@ class AioquicEngine:
 
     def consume(self, stream: int, size_bytes: int) -> None:
         if self._closed is None:
-            self._connection.consume(stream, size_bytes)
+            self._inflow.consume(stream, size_bytes, self._streams.get(stream))
 
     def send_datagram(self, data: bytes) -> bool:
         return self._closed is None and self._connection.queue_datagram(data)
@@ -269,11 +277,14 @@ class AioquicEngine:
 
     def _drain(self) -> None:
         """Take over what aioquic has to tell."""
-        next_event, events, connection = self._connection.next_event, self._events, self._connection
-        while (event := next_event()) is not None:
+        told, events, inflow = self._told, self._events, self._inflow
+        connection = self._connection
+        while told:
+            event = told.popleft()
             if isinstance(event, aio.StreamDataReceived):
-                if connection.inflow.received(event.stream_id, len(event.data), event.end_stream):
-                    events.append(StreamData(event.stream_id, event.data, event.end_stream))
+                stream, data, is_last = event.stream_id, event.data, event.end_stream
+                if inflow.received(stream, len(data), is_last):
+                    events.append(StreamData(stream, data, is_last))
             elif isinstance(event, aio.DatagramFrameReceived):
                 events.append(DatagramReceived(event.data))
             else:
@@ -307,9 +318,7 @@ class AioquicEngine:
     def _is_reset(self, data: bytes, address: Address) -> bool:
         """Whether a packet for nobody is a stateless reset (RFC 9000, section 10.3.1)."""
         connection = self._connection
-        if not data or data[0] & 0x80 or data[1 : 1 + CONNECTION_ID_BYTES] == connection.host_cid:
-            return False
-        if connection.knows(data[1 : 1 + CONNECTION_ID_BYTES]):
+        if not data or data[0] & 0x80 or connection.knows(data[1 : 1 + CONNECTION_ID_BYTES]):
             return False
         return is_reset(data, connection.reset_tokens(address))
 

@@ -34,7 +34,16 @@ class _Stream:
 class Inflow:
     """The bytes of all streams of a connection that were received, and those that were consumed."""
 
-    __slots__ = ("_connection_window", "_consumed", "_limit", "_release", "_stream_window", "_streams")
+    __slots__ = (
+        "_connection_window",
+        "_consumed",
+        "_limit",
+        "_raise_at",
+        "_release",
+        "_stream_step",
+        "_stream_window",
+        "_streams",
+    )
 
     def __init__(
         self, limit: Limit, stream_window: int, connection_window: int, release: Callable[[int], None]
@@ -44,7 +53,9 @@ class Inflow:
         self._stream_window: Final = stream_window
         self._connection_window: Final = connection_window
         self._release: Final = release
+        self._stream_step: Final = stream_window // UPDATES_PER_WINDOW
         self._consumed = 0
+        self._raise_at = connection_window // UPDATES_PER_WINDOW
         self._streams: Final[dict[int, _Stream]] = {}
 
     @property
@@ -98,13 +109,15 @@ class Inflow:
         if size_bytes <= 0:
             return
         entry.consumed += size_bytes
-        self._credit(size_bytes)
+        self._consumed += size_bytes  # as `_credit`, without its call: this is done for every packet
+        if self._consumed >= self._raise_at:
+            self._raise()
         if entry.is_over:
             if entry.consumed == entry.delivered:
                 self._drop(stream_id, entry)
         elif stream is not None:
             limit = entry.consumed + self._stream_window
-            if limit - stream.max_stream_data_local >= self._stream_window // UPDATES_PER_WINDOW:
+            if limit - stream.max_stream_data_local >= self._stream_step:
                 stream.max_stream_data_local = limit
 
     def hold(self, stream_id: int) -> bool:
@@ -117,9 +130,13 @@ class Inflow:
 
     def _credit(self, size_bytes: int) -> None:
         self._consumed += size_bytes
-        limit = self._consumed + self._connection_window
-        if limit - self._limit.value >= self._connection_window // UPDATES_PER_WINDOW:
-            self._limit.value = limit
+        if self._consumed >= self._raise_at:
+            self._raise()
+
+    def _raise(self) -> None:
+        """Raise the limit of the connection, and note when it is raised next."""
+        self._limit.value = self._consumed + self._connection_window
+        self._raise_at = self._consumed + self._connection_window // UPDATES_PER_WINDOW
 
     def _drop(self, stream_id: int, entry: _Stream) -> None:
         self._streams.pop(stream_id, None)

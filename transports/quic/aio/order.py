@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Final, TypeAlias
 from flowbridge.transports.quic.engine import URGENCIES
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Collection
 
     from aioquic.quic.stream import QuicStream
 
@@ -67,24 +67,27 @@ class Schedule:
         if stream_id == self._promoted:
             self._promoted = None
 
-    def served(self, streams: Iterable[QuicStream]) -> list[QuicStream]:
-        """Give streams that had a packet their next turn; returns them in the order they had."""
-        ordered = sorted(streams, key=self.rank)
-        for stream in ordered:
-            urgency, deadline, _ = self._ranks[stream.stream_id]
-            self._turn += 1
-            self._ranks[stream.stream_id] = (urgency, deadline, self._turn)
-            if urgency == LEAST_URGENT:
-                self._passed_over = 0
-                self._promoted = None
-        if ordered:
-            self._passed_over += 1
-        return ordered
+    def served(self, stream: QuicStream) -> None:
+        """A stream had a packet: give it its next turn."""
+        stream_id, ranks = stream.stream_id, self._ranks
+        urgency, deadline, _ = ranks[stream_id]
+        self._turn = turn = self._turn + 1
+        ranks[stream_id] = (urgency, deadline, turn)
+        if urgency == LEAST_URGENT:
+            self._passed_over = 0
+            self._promoted = None
+
+    def count_packet(self) -> None:
+        """A packet is full; what `served` says after that counts for it."""
+        self._passed_over += 1
+
+    @property
+    def is_floor_due(self) -> bool:
+        """Whether the least urgent streams had no packet for long."""
+        return self._passed_over >= PACKETS_PER_FLOOR
 
     def promote(self, order: StreamOrder) -> None:
-        """Let a least urgent stream go first once, when none of them had a packet for long."""
-        if self._passed_over < PACKETS_PER_FLOOR:
-            return
+        """Let a least urgent stream that can send go first once."""
         self._passed_over = 0
         if self._promoted is not None:  # it could not send: another one may
             self._promoted = None
@@ -104,9 +107,9 @@ class Schedule:
 class StreamOrder(list["QuicStream"]):
     """aioquic's list of streams, which stays sorted whatever is put at its end."""
 
-    def __init__(self, schedule: Schedule, streams: Iterable[QuicStream] = ()) -> None:
-        """Take over streams that are in order."""
-        super().__init__(streams)
+    def __init__(self, schedule: Schedule) -> None:
+        """Begin without streams."""
+        super().__init__()
         self._schedule: Final = schedule
 
     def append(self, stream: QuicStream) -> None:
@@ -114,12 +117,20 @@ class StreamOrder(list["QuicStream"]):
         self._schedule.admit(stream.stream_id)
         insort(self, stream, key=self._schedule.rank)
 
-    def extend(self, streams: Iterable[QuicStream]) -> None:
-        """Put streams that were served in their next places."""
+    def extend(self, streams: Collection[QuicStream]) -> None:  # type: ignore[override]
+        """Put the streams of one packet in their next places."""
+        if not streams:
+            return
+        if not self and len(streams) == 1:
+            list.extend(self, streams)  # the only stream: there is no order, and nobody was passed over
+            return
         schedule = self._schedule
-        for stream in schedule.served(streams):
+        schedule.count_packet()
+        for stream in streams if len(streams) == 1 else sorted(streams, key=schedule.rank):
+            schedule.served(stream)
             insort(self, stream, key=schedule.rank)
-        schedule.promote(self)
+        if schedule.is_floor_due:
+            schedule.promote(self)
 
     def rearrange(self) -> None:
         """Sort after a rank changed."""

@@ -88,9 +88,10 @@ class Client:
                 self._answers[event.stream].set_result(self._got.pop(event.stream))
         elif isinstance(event, Closed):
             self.closed = event
-            for waiting in (self.connected, *self._answers.values()):
-                if not waiting.done():
-                    waiting.set_exception(ConnectionError(str(event)))
+            waiting: list[asyncio.Future[Any]] = [self.connected, *self._answers.values()]
+            for future in waiting:
+                if not future.done():
+                    future.set_exception(ConnectionError(str(event)))
 
     async def send(self, data: bytes) -> None:
         """Send on a stream of its own, no faster than the path takes it, and check the answer."""

@@ -16,7 +16,7 @@ from flowbridge.testing.quiet import quiet
 from flowbridge.testing.virtual_loop import run_simulated
 from flowbridge.transports.quic.endpoint import EngineListener, EngineWire, dial, listen
 from flowbridge.transports.quic.engine import Address, Closed, Connected, EngineEvent, StreamData
-from flowbridge.transports.quic.wire import CLOSE_DRAINED, CLOSE_INTERNAL
+from flowbridge.transports.quic.wire import CLOSE_DRAINED, CLOSE_INTERNAL, Listener, Wire
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Coroutine
@@ -143,7 +143,8 @@ def test_a_dialled_connection_is_accepted_and_carries_both_ways(run: Callable[[A
         assert await told.until(StreamData) == StreamData(0, b"echo one", fin=False)
         assert server.told[0].kinds == [Connected, StreamData]
         assert wire.heard_at > 0
-        assert (wire.trouble, wire.is_refused) == ("", False)
+        promised: tuple[Wire, Listener] = (wire, server.listener)
+        assert all((one.trouble, one.is_refused) == ("", False) for one in (promised[0], *server.wires))
         wire.engine.close(7, "enough")
         wire.touched()
         closed = await server.told[0].until(Closed)

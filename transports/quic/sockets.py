@@ -126,6 +126,10 @@ class ReaderSocket:
             self._unsent.popleft()
         self._loop.remove_writer(self._sock.fileno())
 
+    def buffer_bytes(self) -> int:
+        """What the kernel keeps for us while we do not read, as socket(7) counts it."""
+        return self._sock.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF)
+
     def close(self) -> None:
         """Close it; what the kernel has not taken is tried once more."""
         if self._is_closed:

@@ -10,9 +10,9 @@ operators:
 rules:                          # nothing is allowed that no rule allows; deny wins
   - allow: [port.read, port.write]
     peers: ["fb://dev/node/*"]
-    on: ["*"]
+    to: ["*"]
   - allow: [pub, sub]
-    on: ["flights.>"]
+    to: ["flights.>"]
 """
 
 from __future__ import annotations

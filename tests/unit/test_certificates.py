@@ -136,8 +136,9 @@ def test_an_authority_that_is_none_signs_nothing(tmp_path: Path) -> None:
     (tmp_path / "ca.key").unlink()
     with pytest.raises(ResourceError, match=r"ca\.key: cannot be read"):
         make(tmp_path, "b")
+    make(tmp_path / "d", "x")
     with pytest.raises(ResourceError, match="of fabric 'dev', not of 'shop'"):
-        make(tmp_path / "d", "x") and make(tmp_path / "d", "y", fabric="shop")
+        make(tmp_path / "d", "y", fabric="shop")
 
 
 def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:

@@ -62,7 +62,7 @@ class Owner:
 
     def meet(self, epoch: int = 1, counts: dict[int, int] | None = None) -> RecordingWire:
         wire = RecordingWire()
-        connection = Connection(wire, self.session)  # type: ignore[arg-type]
+        connection = Connection(wire, self.session)
         wire.connected()
         self.session.adopt(connection, epoch, counts or {})
         return wire
@@ -312,7 +312,7 @@ def test_a_stream_given_up_within_a_batch_does_not_break_the_connection() -> Non
 def test_what_follows_an_answer_waits_until_the_session_has_taken_over() -> None:
     async def scenario(owner: Owner) -> None:
         wire = RecordingWire()
-        connection = Connection(wire, owner.session, is_early=True)  # type: ignore[arg-type]
+        connection = Connection(wire, owner.session, is_early=True)
         wire.connected()
         wire.brings(4, opened(0) + b"early")
         assert owner.streams == []

@@ -1,8 +1,8 @@
 """Certificates for tests: an authority and the nodes it signs, made once per process and never written to disk.
 
-    ca = make_ca("fabric")
-    node = make_node(ca, "alpha", hosts=("localhost", "127.0.0.1"))
-    QuicSettings(certificate=node.certificate, key=node.key, ca=ca.certificate)
+ca = make_ca("fabric")
+node = make_node(ca, "alpha", hosts=("localhost", "127.0.0.1"))
+QuicSettings(certificate=node.certificate, key=node.key, ca=ca.certificate)
 """
 
 from __future__ import annotations

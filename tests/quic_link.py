@@ -8,10 +8,11 @@ from dataclasses import dataclass, field
 from math import inf
 from typing import TYPE_CHECKING, Any, cast
 
+from quic_certs import make_ca, make_node
+
 from flowbridge.transports.quic.engine import Closed, Connected, StreamData
 from flowbridge.transports.quic.engines import make_acceptor, make_client
 from flowbridge.transports.quic.settings import QuicSettings
-from quic_certs import make_ca, make_node
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -1,12 +1,15 @@
 """Which stream is served first."""
 
+# pyright: reportPrivateUsage=false
+
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
 from aioquic.quic.connection import QuicConnection
-from flowbridge.transports.quic.engine import StreamData
 from quic_link import Link, Weather, settings_of
+
+from flowbridge.transports.quic.engine import StreamData
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

@@ -6,7 +6,8 @@ import datetime as dt
 from typing import TYPE_CHECKING
 
 import pytest
-from cryptography import x509
+from quic_certs import CLIENT, make_ca, make_node
+
 from flowbridge.errors import LocalProtocolError
 from flowbridge.transports.quic.engine import Identity
 from flowbridge.transports.quic.engines import make_acceptor
@@ -20,11 +21,11 @@ from flowbridge.transports.quic.identity import (
     read_key,
 )
 from flowbridge.transports.quic.settings import QuicSettings
-from quic_certs import CLIENT, make_ca, make_node
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from cryptography import x509
     from quic_certs import Authority, Node
 
 
@@ -94,9 +95,7 @@ def test_a_node_signs_no_others() -> None:
     node = make_node(ca, "n")
     fake = make_node(ca._replace(certificate=node.certificate, key=node.key), "victim")
     roots = read_certificates(ca.certificate, "ca")
-    verdict = judge(
-        _read(fake.certificate), [_read(node.certificate)], roots, role="server", server_name="localhost"
-    )
+    verdict = judge(_read(fake.certificate), [_read(node.certificate)], roots, role="server", server_name="localhost")
     assert isinstance(verdict, Refusal)
     assert verdict.alert == 48
 

@@ -9,6 +9,8 @@ import random
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from aioquic.tls import Epoch
+from cryptography import x509
 from quic_certs import BOTH, CLIENT, SERVER, Node, make_ca, make_node
 from quic_link import SERVER as SERVER_ADDRESS
 from quic_link import Link, settings_of

@@ -5,10 +5,11 @@ from __future__ import annotations
 import random
 from typing import TYPE_CHECKING
 
-from flowbridge.transports.quic.engine import Closed, StreamData
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from quic_link import Link, Weather, settings_of
+
+from flowbridge.transports.quic.engine import Closed, StreamData
 
 if TYPE_CHECKING:
     from flowbridge.transports.quic.engine import Engine

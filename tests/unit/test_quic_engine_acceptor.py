@@ -7,11 +7,11 @@ import random
 from typing import TYPE_CHECKING, Any, cast
 
 import pytest
+from quic_link import CLIENT, SERVER, Link, Weather, settings_of
 
 from flowbridge.transports.quic.aio.reset import ResetTokens, is_reset, reset_packet
 from flowbridge.transports.quic.engine import Closed, Connected
 from flowbridge.transports.quic.engines import make_acceptor, make_client
-from quic_link import CLIENT, SERVER, Link, Weather, settings_of
 
 if TYPE_CHECKING:
     from flowbridge.transports.quic.aio.acceptor import AioquicAcceptor

@@ -12,11 +12,12 @@ from aioquic.quic import connection as aioquic_connection
 from aioquic.quic.connection import Limit, QuicConnection, QuicConnectionState
 from aioquic.quic.recovery import QuicPacketRecovery
 from aioquic.quic.stream import QuicStream
+from quic_link import Link, settings_of
+
 from flowbridge.transports.quic.aio.connection import BoundedConnection
 from flowbridge.transports.quic.aio.order import StreamOrder
 from flowbridge.transports.quic.aio.tls import CheckedContext
 from flowbridge.transports.quic.engine import Closed, Connected
-from quic_link import Link, settings_of
 
 CONNECTION: dict[str, type] = {
     "_close_event": type(None),

@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from aioquic.quic.connection import QuicConnection
-from flowbridge.transports.quic.engine import StreamData
 from quic_link import Link, Weather, settings_of
+
+from flowbridge.transports.quic.engine import StreamData
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

@@ -8,6 +8,7 @@ import logging
 import sys
 from contextlib import AsyncExitStack
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 from flowbridge.codec.part_frames import DAMAGE, PartFrame, read_part, write_error, write_part
@@ -26,7 +27,7 @@ from flowbridge.runtime.turn import Turns
 from flowbridge.tiers import choose_all, nearest
 
 if TYPE_CHECKING:
-    from collections.abc import Coroutine, Sequence
+    from collections.abc import Callable, Coroutine, Sequence
 
     from flowbridge.contracts import Clock
     from flowbridge.placing import PartLink
@@ -129,15 +130,15 @@ class Part:
             self.is_stopping = True
             self._nodes[content["node"]].cancel()
         elif frame is PartFrame.SNAPSHOT:
-            self._do(self._snapshot(content["node"]))
+            self._do(partial(self._snapshot, content["node"]))
         elif frame is PartFrame.BREAK:
             end = self._ends.get(content["route"])
             if end is not None:
                 end.break_off(ResourceError(str(content["why"])))
         elif frame is PartFrame.CLOSE:
-            self._do(self._close())
+            self._do(self._close)
         elif frame is PartFrame.LEAVE:
-            self._do(self._leave())
+            self._do(self._leave)
         else:
             raise RemoteProtocolError(f"{self._link.peer}: frame {frame.name} is for a host")
 
@@ -149,19 +150,19 @@ class Part:
         if frame is PartFrame.PART:
             self._told = content
         elif frame is PartFrame.PREPARE:
-            self._do(self._prepare())
+            self._do(self._prepare)
         else:
             self._go()
 
-    def _do(self, deed: Coroutine[Any, Any, None]) -> None:
+    def _do(self, deed: Callable[[], Coroutine[Any, Any, None]]) -> None:
         task = asyncio.get_running_loop().create_task(self._done(deed))
         self._deeds.add(task)
         task.add_done_callback(self._deeds.discard)
 
-    async def _done(self, deed: Coroutine[Any, Any, None]) -> None:
+    async def _done(self, deed: Callable[[], Coroutine[Any, Any, None]]) -> None:
         """Do something for the host; it, and not this process, ends when that fails for what the host said."""
         try:
-            await deed
+            await deed()
         except Exception as error:
             _log.exception("what %s asked for cannot be done", self._link.peer)
             self._host_lost(RemoteProtocolError(f"{self._link.peer}: asked for what cannot be done: {error!r:.200}"))
@@ -279,7 +280,7 @@ class Part:
         }
         if self._gate is not None:
             self._gate.started(self._plan.name, tuple(self._supervisors))
-        self._do(self._report_always())
+        self._do(self._report_always)
 
     # --- running ----------------------------------------------------------------------------------------------------
 

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
     from flowbridge.contracts import BytesLike
     from flowbridge.transports.quic.aio.connection import BoundedConnection
-    from flowbridge.transports.quic.engine import Address, EngineEvent, Identity
+    from flowbridge.transports.quic.engine import Address, EngineEvent
 
 CLOCK_STEP: Final = 1e-6
 """A timer is served this much late, in seconds: aioquic compares `sent + delay <= now` where it sets one and
@@ -326,17 +326,22 @@ class AioquicEngine:
                 self._full.discard(event.stream_id)
                 events.append(StreamStopped(event.stream_id, event.error_code))
         elif isinstance(event, aio.HandshakeCompleted):
-            self._is_connected = True
-            self._handshake_ends_at = None
-            events.append(Connected(self._identity()))
+            self._complete()
         elif isinstance(event, aio.ConnectionIdIssued | aio.ConnectionIdRetired):
             if self.on_connection_id is not None:
                 self.on_connection_id(event.connection_id, isinstance(event, aio.ConnectionIdIssued))
         elif isinstance(event, aio.ConnectionTerminated):
             self._end_from(event, is_remote=False)
 
-    def _identity(self) -> Identity | None:
-        return self._connection.peer_identity
+    def _complete(self) -> None:
+        """The handshake is over: nobody gets further unjudged, whatever aioquic made of our checks."""
+        identity = self._connection.peer_identity
+        if identity is None and self._connection.must_identify:
+            self._fail("handshake", RuntimeError("a peer that has to show a certificate got through without"))
+            return
+        self._is_connected = True
+        self._handshake_ends_at = None
+        self._events.append(Connected(identity))
 
     def _is_reset(self, data: bytes, address: Address) -> bool:
         """Whether a packet for nobody is a stateless reset (RFC 9000, section 10.3.1)."""
@@ -374,7 +379,7 @@ class AioquicEngine:
 
     def _end_from(self, event: aio.ConnectionTerminated, *, is_remote: bool) -> None:
         by_application = event.frame_type is None
-        reason = event.reason_phrase[:QUIC_REASON_CHARACTERS_MAX]
+        reason = "".join(c if c.isprintable() else "?" for c in event.reason_phrase[:QUIC_REASON_CHARACTERS_MAX])
         if not by_application:
             reason = explain(event.error_code, reason, self._connection.configuration.alpn_protocols or ())
         self._end(Closed(event.error_code, reason, by_application, is_remote))

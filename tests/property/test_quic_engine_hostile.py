@@ -1,4 +1,4 @@
-"""A peer with a good certificate and bad intentions: whatever its packets hold, nothing is raised and little is kept."""
+"""A peer with a good certificate and bad intentions: whatever it sends, nothing is raised and little is kept."""
 
 # pyright: reportPrivateUsage=false
 

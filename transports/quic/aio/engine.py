@@ -382,7 +382,7 @@ class AioquicEngine:
         reason = "".join(c if c.isprintable() else "?" for c in event.reason_phrase[:QUIC_REASON_CHARACTERS_MAX])
         if not by_application:
             reason = explain(event.error_code, reason, self._connection.configuration.alpn_protocols or ())
-        self._end(Closed(event.error_code, reason, by_application, is_remote))
+        self._end(Closed(int(event.error_code), reason, by_application, is_remote))
 
     def _end(self, closed: Closed) -> None:
         if self._closed is None:

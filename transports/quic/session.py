@@ -13,8 +13,16 @@ from typing import TYPE_CHECKING, Final, Protocol
 from flowbridge.codec.codes import Code, code_of, cut, error_of, from_transport
 from flowbridge.codec.session_words import Ack, Auth, Error, Goaway, Open, Ping, Pong, Scope, StreamKind
 from flowbridge.errors import BrokenError, ClosedError, RemoteProtocolError, ResourceError
-from flowbridge.limits import ACK_BYTES, ACK_DELAY_S, SESSION_ACKS_MAX, SUSPECT_BEATS
+from flowbridge.limits import (
+    ACK_BYTES,
+    ACK_DELAY_S,
+    HEARTBEAT_MS_MIN,
+    SESSION_ACKS_MAX,
+    SESSION_STREAMS_MAX,
+    SUSPECT_BEATS,
+)
 from flowbridge.time.offset import ClockOffset
+from flowbridge.transports.quic.connection import refused
 from flowbridge.transports.quic.stream import SessionStream
 
 if TYPE_CHECKING:
@@ -41,6 +49,10 @@ def why_closed(closed: Closed, peer: str) -> FlowbridgeError:
 
 _GOES_ON: Final = frozenset({Code.SUPERSEDED, Code.CANCELLED, Code.PEER_GONE})
 """Codes that end a connection and not its session: another one took over, or it came too late for who dialled it."""
+
+
+_GRAVES_PINGED: Final = 64
+"""With so many streams that are over the peer is asked at once, and not with the next heartbeat, whether it knows."""
 
 
 class SessionState(enum.Enum):
@@ -123,6 +135,8 @@ class Session:
         self._counts_bytes = 0
         self._counts_timer: asyncio.TimerHandle | None = None
         self._pings = 0
+        self._ping_at_graves = _GRAVES_PINGED
+        self._beat_ms = max(limits.hb_ms, HEARTBEAT_MS_MIN)
         self._beat: asyncio.TimerHandle | None = None
         self._apart_since = self._loop.time()
         self._connection: Connection | None = None
@@ -156,11 +170,15 @@ class Session:
         if opened.number % 2 != self._is_client:
             raise RemoteProtocolError(f"{self.peer}: stream {opened.number} is not the peer's to open")
         if len(self._streams) >= self.limits.streams_max:
-            raise RemoteProtocolError(f"{self.peer}: a session has at most {self.limits.streams_max} streams")
+            told = f"{self.peer}: a session has at most {self.limits.streams_max} streams"
+            raise refused(Code.LIMIT, told)
+        if len(self._streams) + len(self._graves) >= SESSION_STREAMS_MAX:
+            told = f"{self.peer}: opens streams and answers no ping: {len(self._graves)} that are over are remembered"
+            raise refused(Code.LIMIT, told)
         stream = SessionStream(self, opened.number, opened.kind, opened.label, opened.key, peer=self.peer)
         self._streams[opened.number] = stream
         self.on_stream(stream)
-        return stream
+        return self._streams.get(stream.number)  # it may have been refused
 
     def streams_left(self, connection: Connection) -> None:
         """There may be room for QUIC streams."""
@@ -198,6 +216,9 @@ class Session:
         self._graves[stream.number] = _Grave(stream.come.count, error, self._pings)
         if not self._streams:
             self._settled.set()
+        if len(self._graves) >= self._ping_at_graves:
+            self._ping_at_graves += _GRAVES_PINGED
+            self.ping()
 
     # --- counts -----------------------------------------------------------------------------------------------------
 
@@ -214,6 +235,9 @@ class Session:
         self._counts_bytes = 0
         if self._connection is None:
             return  # a greeting tells all of them
+        if self._connection.is_clogged:
+            self._counts_timer = self._loop.call_later(ACK_DELAY_S, self._tell_counts)
+            return
         counts, self._counts = sorted(self._counts), {}
         while counts:
             some, counts = counts[:SESSION_ACKS_MAX], counts[SESSION_ACKS_MAX:]
@@ -226,7 +250,17 @@ class Session:
         grave = self._graves.get(number)
         return 0 if grave is None else grave.count
 
+    def check(self, counts: Iterable[tuple[int, int]]) -> None:
+        """Whether the peer can have so much of each stream. Raises: RemoteProtocolError."""
+        for number, count in counts:
+            stream = self._streams.get(number)
+            if stream is not None:
+                stream.out.check(count)
+            elif number % 2 != self._is_client and number >= self._next:
+                raise RemoteProtocolError(f"{self.peer}: has {count} bytes of stream {number}, which was never opened")
+
     def _acknowledged(self, counts: Received) -> None:
+        self.check(counts)
         for number, count in counts:
             stream = self._streams.get(number)
             if stream is not None:
@@ -237,8 +271,9 @@ class Session:
     def adopt(self, connection: Connection, epoch: int, counts: Mapping[int, int]) -> None:
         """Go on over a new connection, whose peer has so much of each stream. The one before is closed.
 
-        Raises: RemoteProtocolError when the counts cannot be.
+        Raises: RemoteProtocolError, nothing having been done, when the counts cannot be.
         """
+        self.check(counts.items())
         for number, stream in self._streams.items():
             stream.detach()
             stream.out.rewind(counts.get(number, 0))
@@ -247,7 +282,7 @@ class Session:
         if self.epoch:
             self.replays += 1
         else:
-            self._beat = self._loop.call_later(self.limits.hb_ms / 1000, self._tick)
+            self._beat = self._loop.call_later(self._beat_ms / 1000, self._tick)
         self.epoch = epoch
         self._connection = connection
         self.state = SessionState.CONNECTED
@@ -265,6 +300,7 @@ class Session:
         for stream in [stream for stream in self._streams.values() if stream.is_over]:
             self.settled(stream)
         self.ping()
+        connection.release()
 
     def connected(self, connection: Connection, identity: Identity | None) -> None:
         """Nothing: a session adopts connections that are connected."""
@@ -275,13 +311,17 @@ class Session:
             self._acknowledged(frame.acks)
         elif type(frame) is Ping:
             self._acknowledged(frame.acks)
-            now_ns = self._clock.now_ns()
-            connection.send(Pong(frame.number, frame.t1_ns, now_ns, now_ns, ()))
+            if not connection.is_clogged:  # an answer that does not leave would be wrong when it does
+                now_ns = self._clock.now_ns()
+                connection.send(Pong(frame.number, frame.t1_ns, now_ns, now_ns, ()))
         elif type(frame) is Pong:
+            if frame.number > self._pings:
+                raise RemoteProtocolError(f"{self.peer}: answers ping {frame.number}, and {self._pings} were sent")
             self._acknowledged(frame.acks)
             self.offset.add(frame.t1_ns, frame.t2_ns, frame.t3_ns, self._clock.now_ns())
             for number in [number for number, grave in self._graves.items() if grave.ping < frame.number]:
                 del self._graves[number]
+            self._ping_at_graves = len(self._graves) + _GRAVES_PINGED
         elif type(frame) is Error:
             self._told_of(frame)
         elif type(frame) is Goaway:
@@ -323,13 +363,13 @@ class Session:
 
     def ping(self) -> None:
         """Ask whether the peer is there, and what time it is."""
-        if self._connection is not None:
+        if self._connection is not None and not self._connection.is_clogged:
             self._pings += 1
             self._connection.send(Ping(self._pings, self._clock.now_ns(), ()))
 
     def _tick(self) -> None:
         """Once per heartbeat: look whether the peer was heard, and let it hear us."""
-        self._beat = self._loop.call_later(self.limits.hb_ms / 1000, self._tick)
+        self._beat = self._loop.call_later(self._beat_ms / 1000, self._tick)
         now = self._loop.time()
         if self._connection is None:
             if now - self._apart_since > self.limits.lease_ms / 1000:
@@ -342,7 +382,7 @@ class Session:
             self.end(BrokenError(f"{self.peer}: not heard for {self.limits.lease_ms} ms"))
             return
         self.ping()
-        is_suspect = silent_ms > SUSPECT_BEATS * self.limits.hb_ms or self._connection.wire.is_refused
+        is_suspect = silent_ms > SUSPECT_BEATS * self._beat_ms or self._connection.wire.is_refused
         if is_suspect and self.state is SessionState.CONNECTED:
             self.state = SessionState.SUSPECT
             self._owner.suspicious(self)

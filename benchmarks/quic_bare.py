@@ -72,10 +72,10 @@ class _Quic(QuicConnectionProtocol):
             self._transmit_task = self._loop.call_soon(self.transmit)
 
     @property
-    def unsent_bytes(self) -> int:
-        """What no packet has carried."""
+    def is_full(self) -> bool:
+        """Whether to stop writing until `on_room`."""
         stream: Any = self._quic._streams.get(self.stream)
-        return 0 if stream is None else stream.sender._buffer_stop - stream.sender.highest_offset
+        return stream is not None and stream.sender._buffer_stop - stream.sender.highest_offset > WRITE_BYTES_HIGH
 
     def datagram_received(self, data: Any, addr: Any) -> None:
         super().datagram_received(data, addr)
@@ -92,6 +92,7 @@ class _Tls(asyncio.Protocol):
     def __init__(self) -> None:
         self.on_bytes: Callable[[bytes], None] = lambda data: None
         self.on_room: Callable[[], None] = lambda: None
+        self._is_paused = False
         self._transport: Any = None
 
     def connection_made(self, transport: Any) -> None:
@@ -100,8 +101,12 @@ class _Tls(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         self.on_bytes(data)
 
+    def pause_writing(self) -> None:
+        self._is_paused = True
+
     def resume_writing(self) -> None:
-        self.on_room()
+        self._is_paused = False
+        asyncio.get_running_loop().call_soon(self.on_room)
 
     def write(self, data: bytes) -> None:
         """Send bytes."""
@@ -111,10 +116,9 @@ class _Tls(asyncio.Protocol):
         """Nothing waits."""
 
     @property
-    def unsent_bytes(self) -> int:
-        """What the kernel has not taken."""
-        size: int = self._transport.get_write_buffer_size()
-        return size
+    def is_full(self) -> bool:
+        """Whether to stop writing until `on_room`."""
+        return self._is_paused
 
     packets = staticmethod(no_packets)
 
@@ -257,7 +261,7 @@ def bulk(name: str, files: Files, datagram_bytes: int | None, size_bytes: int, t
 
         def fill() -> None:
             nonlocal left
-            while left and protocol.unsent_bytes < WRITE_BYTES_HIGH:
+            while left and not protocol.is_full:
                 left -= 1
                 protocol.write(payload)
                 protocol.flush()

@@ -46,7 +46,16 @@ def settings_of(files: Files, name: str, datagram_bytes: int | None) -> QuicSett
 
 
 def _route(name: str) -> Route:
-    return Route(f"{name}/out->{name}/in", Plane.DATA, name, "out", name, "in", Qos(), ContentType.BYTES)
+    return Route(
+        id=f"{name}/out->{name}/in",
+        plane=Plane.DATA,
+        source_node=name,
+        source_port="out",
+        target_node=name,
+        target_port="in",
+        qos=Qos(),
+        content_type=ContentType.BYTES,
+    )
 
 
 def _packets(transport: QuicTransport) -> Callable[[], int]:

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from ipc_pair import Bar
 
 HOST: Final = "127.0.0.1"
+_FAILED: Final = b"x\n"
 NEAR, FAR = "near", "far"
 LOOP: list[str] = ["uvloop"]
 """The name of the loop that every trial runs on."""
@@ -68,7 +69,13 @@ class Talk:
             if not byte:
                 raise TrialError("the other process ended first")
             line += byte
+        if line == _FAILED:
+            raise TrialError("the other process failed")
         return json.loads(line)
+
+    def fail(self) -> None:
+        """Say that nothing more will come, to one that hears as to one that watches."""
+        self._sock.sendall(_FAILED)
 
     # --- the one that measures ----------------------------------------------------------------------------------------
 
@@ -100,6 +107,9 @@ class Talk:
                     self._took = cpu_ns() - self._began
                     loop.remove_reader(self._sock.fileno())
                     done.set_result(None)
+                elif not done.done():
+                    loop.remove_reader(self._sock.fileno())
+                    done.set_exception(TrialError("the other process failed"))
 
         loop.add_reader(self._sock.fileno(), marked)
         return done
@@ -123,7 +133,12 @@ def run_pair(
 
     def child(rank: int, work: Callable[[Talk], Coroutine[Any, Any, dict[str, Any]]]) -> dict[str, Any]:
         socks[1 - rank].close()
-        return _on_loop(asyncio.wait_for(work(Talk(socks[rank])), PATIENCE_S - 2))
+        talk = Talk(socks[rank])
+        try:
+            return _on_loop(work(talk))
+        except BaseException:
+            talk.fail()
+            raise
 
     def first(_: Bar, rank: int) -> dict[str, Any]:
         return child(rank, near)

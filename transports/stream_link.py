@@ -69,7 +69,7 @@ class StreamNearLink:
                     link.send(CONTROL, write_array(control[:2]), control[2])
                     records.sent(control, envelope)
                 prepared: Prepared = envelope.payload
-                told = envelope if far is None else far.leaving(envelope)
+                told = envelope if far is None else far.leaving_stamped(envelope)
                 link.send(ITEM, write_item(told, prepared.codec, tag), prepared.to_bytes())
                 count += 1
         except ResourceError:

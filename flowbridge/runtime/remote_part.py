@@ -5,19 +5,16 @@ from __future__ import annotations
 import asyncio
 import enum
 import logging
-import sys
-from typing import TYPE_CHECKING, Any, Final, Protocol, TextIO
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from flowbridge.codec.part_frames import DAMAGE, PartFrame, read_error, read_part, write_part
-from flowbridge.codec.plan import plan_to_cbor
 from flowbridge.errors import BrokenError, EncodeError, FlowbridgeError, RemoteProtocolError, ResourceError
 from flowbridge.limits import SETTLE_NS, SETTLE_PAUSE_NS, WORKER_START_NS, WORKER_STOP_NS
 from flowbridge.machines.node import NodeState
-from flowbridge.machines.node_acl import plan_acl
 from flowbridge.placing import Ticket
 from flowbridge.runtime.books import Role, node_from_plain, path_from_plain
-from flowbridge.runtime.guarded_bus import GuardedBus
 from flowbridge.runtime.kept import Form, PackedState, packed, packed_from_plain
+from flowbridge.runtime.part_told import Surroundings, part_bus, part_content
 from flowbridge.runtime.problem import Problem
 from flowbridge.runtime.remote_node import RemoteNode
 from flowbridge.time.ledger import EdgeBooks
@@ -25,7 +22,7 @@ from flowbridge.time.ledger import EdgeBooks
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-    from flowbridge.contracts import Alarm, Clock, EventBus
+    from flowbridge.contracts import Alarm, Clock
     from flowbridge.placing import PartLink, PlacingTransport, Worker
     from flowbridge.plan import Plan, PluginManifest
     from flowbridge.report import PathReport
@@ -42,17 +39,9 @@ class Stage(enum.Enum):
     GONE = "gone"
 
 
-class Whole(Protocol):
+class Whole(Surroundings, Protocol):
     """The flow that a part is of."""
 
-    @property
-    def stdout(self) -> TextIO: ...
-    @property
-    def bus(self) -> EventBus: ...
-    @property
-    def serial(self) -> int: ...
-    @property
-    def options(self) -> Mapping[str, Mapping[str, Any]]: ...
     def is_fed(self, node: RemoteNode) -> bool: ...
     def counted(self, route: str, role: Role, books: EdgeBooks) -> None: ...
     def went(self, part: RemotePart, paths: Sequence[PathReport]) -> None: ...
@@ -132,26 +121,13 @@ class RemotePart:
 
     def _tell_part(self, link: PartLink) -> None:
         """Tell it what to run. Raises: EncodeError that names the node whose state cannot go there; ResourceError."""
-        form = Form.PICKLE if link.is_same_user else Form.PLAIN
-        stdout = self._whole.stdout
-        content: dict[str, Any] = {
-            "process": str(self.place),
-            "nodes": [node.node for node in self.unfinished],
-            "ended": [node.node for node in self.nodes.values() if node.has_ended],
-            "serial": self._whole.serial,
-            "is_terminal": stdout.isatty(),
-            "encoding": getattr(stdout, "encoding", None) or "utf-8",
-            "state": self._states(form),
-        }
-        if link.is_same_user:
-            content["sys_path"] = list(sys.path)
-            content["options"] = packed(dict(self._whole.options)).data
-            content["plan"] = packed(self._plan).data  # pickled: pydantic would double the time of its start
-            bus = self._whole.bus
-        else:
-            content["plan"] = plan_to_cbor(self._plan)
-            bus = GuardedBus(self._whole.bus, plan_acl(self._plan, self.place), str(self.place.name))
+        same_user = link.is_same_user
+        content = part_content(self._plan, self.place, self._whole, same_user=same_user)
+        content["nodes"] = [node.node for node in self.unfinished]
+        content["ended"] = [node.node for node in self.nodes.values() if node.has_ended]
+        content["state"] = self._states(Form.PICKLE if same_user else Form.PLAIN)
         self.tell(PartFrame.PART, content)
+        bus = part_bus(self._plan, self.place, self._whole, same_user=same_user)
         self._tell_end(PartFrame.BUS, {}, self._transport.serve_bus(bus, self.place))
 
     def _states(self, form: Form) -> dict[str, list[Any]]:

@@ -1,5 +1,7 @@
 """The server's side of a socket: how many may come, and what strangers are answered."""
 
+# pyright: reportPrivateUsage=false
+
 from __future__ import annotations
 
 import os

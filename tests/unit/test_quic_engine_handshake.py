@@ -1,5 +1,7 @@
 """Who may connect to whom, and what each side hears when it may not."""
 
+# pyright: reportPrivateUsage=false
+
 from __future__ import annotations
 
 import datetime as dt
@@ -7,6 +9,8 @@ import random
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from aioquic.tls import Epoch
+from cryptography import x509
 from quic_certs import BOTH, CLIENT, SERVER, Node, make_ca, make_node
 from quic_link import SERVER as SERVER_ADDRESS
 from quic_link import Link, settings_of
@@ -30,6 +34,10 @@ def _using(node: Node | None, **changes: Any) -> dict[str, Any]:
         "key": node.key if node else None,
         **changes,
     }
+
+
+def _ended(link: Link, stream: int) -> Callable[[], bool]:
+    return lambda: link.ended("server", stream)
 
 
 def _failed(client: dict[str, Any], server: dict[str, Any] | None = None) -> tuple[Closed, Closed]:
@@ -68,12 +76,9 @@ def test_a_server_refuses_a_client_that_shows(what: str) -> None:
 
 
 def test_a_server_refuses_a_certificate_whose_key_the_client_has_not() -> None:
-    link = Link()
     other = make_node(make_ca(), "other", HOSTS)
     thief = settings_of("client", certificate=other.certificate, key=other.key)
     theirs = make_node(make_ca(), "client", HOSTS)
-    from cryptography import x509
-
     link = Link(thief)
     link.client.connection.tls.certificate = x509.load_pem_x509_certificate(theirs.certificate)
     assert link.run(lambda: link.has(Closed, "server"), seconds=20)
@@ -120,6 +125,46 @@ def test_peers_without_a_common_protocol_say_so() -> None:
     assert "application protocol" in client.reason
     assert "ours is fb/9" in client.reason
     assert "ours is fb/1" in server.reason
+
+
+def test_nobody_gets_through_unjudged_though_the_check_was_never_called() -> None:
+    link = Link()
+    original = link.client.connection.tls._set_peer_certificate
+    tls = link.client.connection.tls
+
+    def skip(certificate: Any) -> None:
+        original(certificate)
+        tls.peer_identity = None
+
+    tls._set_peer_certificate = skip  # type: ignore[method-assign]
+    assert link.run(lambda: link.has(Closed, "client"), seconds=5)
+    assert not link.has(Connected, "client")
+    assert link.closed("client").code == 0x1
+    assert link.client.faults == 1
+
+
+@pytest.mark.parametrize("letter", ["x", "\u00e9", "\u20ac", "\U0001f4a1"])
+def test_a_long_reason_of_any_letters_arrives(letter: str) -> None:
+    link = Link().connect()
+    link.client.close(5, letter * 1_000)
+    assert link.run(lambda: link.has(Closed, "server"), seconds=5)
+    assert link.closed("server").code == 5
+    assert set(link.closed("server").reason) <= {letter}
+
+
+def test_a_reason_with_controls_is_told_without_them() -> None:
+    link = Link().connect()
+    link.client.close(5, "a\n\x1b[31mb")
+    assert link.run(lambda: link.has(Closed, "server"), seconds=5)
+    assert link.closed("server").reason == "a??[31mb"
+
+
+def test_a_certificate_of_endless_names_is_refused_in_few_words() -> None:
+    hosts = tuple(f"{'x' * 50}{n}.example" for n in range(20))
+    client, server = _failed({}, _using(make_node(make_ca(), "server", hosts)))
+    assert client.code == server.code == 0x100 + 42
+    assert len(client.reason) < 200
+    assert server.reason == client.reason
 
 
 def test_both_sides_know_who_the_other_is() -> None:
@@ -200,7 +245,7 @@ def test_nothing_happens_after_the_end() -> None:
 
 def test_a_peer_that_is_silent_times_out() -> None:
     link = Link(settings_of("client", idle_ns=2 * 10**9)).connect()
-    link.filter = lambda *_: None
+    link.filter = lambda _data, _source: None
     link.client.ping()
     link.run(seconds=10)
     for side in ("client", "server"):  # the smaller of both timeouts counts
@@ -212,15 +257,15 @@ def test_a_peer_that_is_silent_times_out() -> None:
 def test_keys_are_renewed_by_age_and_both_go_on() -> None:
     link = Link(settings_of("client", idle_ns=10**14), settings_of("server", idle_ns=10**14)).connect()
     link.run(seconds=1)
+    phases: list[int] = []
     for _ in range(9):
         link.now += 1000
         stream = link.client.open(unidirectional=True)
         assert stream is not None
         link.client.write(stream, b"x" * 3000, fin=True)
-        assert link.run(lambda stream=stream: link.ended("server", stream), seconds=10)
-    phases = [e.key_phase for e in link.client.connection._cryptos.values()]
-    assert link.client._key_at > 4000
-    assert phases
+        assert link.run(_ended(link, stream), seconds=10)
+        phases.append(link.client.connection._cryptos[Epoch.ONE_RTT].key_phase)
+    assert phases == [0, 0, 0, 1, 1, 1, 1, 0, 0]
     assert not link.has(Closed, "client")
 
 
@@ -281,7 +326,7 @@ def test_an_exception_about_a_strangers_packet_costs_that_packet() -> None:
     def fail(_: object) -> Any:
         raise ZeroDivisionError("inside")
 
-    connection._find_network_path = fail  # type: ignore[method-assign]
+    connection._find_network_path = fail  # type: ignore[method-assign, assignment]
     link.client.receive(b"\x40" + connection.host_cid + bytes(40), SERVER_ADDRESS, link.now)
     connection._find_network_path = original  # type: ignore[method-assign]
     assert (link.client.dropped, link.client.faults) == (1, 0)

@@ -122,6 +122,11 @@ class BoundedConnection(QuicConnection):
         return self.tls.peer_identity
 
     @property
+    def must_identify(self) -> bool:
+        """Whether a peer without a certificate gets no further."""
+        return self._check.is_required
+
+    @property
     def idle_at(self) -> float | None:
         """When the connection is over if nothing comes."""
         return self._close_at

@@ -154,9 +154,7 @@ def main() -> None:
     results: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as folder:
         now = dt.datetime.now(dt.UTC)
-        make_certificates(
-            Path(folder), [NEAR, FAR], hosts=[HOST], fabric="bench", days=1, force=False, now=now
-        )
+        make_certificates(Path(folder), [NEAR, FAR], hosts=[HOST], fabric="bench", days=1, force=False, now=now)
         for workload in workloads(Files(Path(folder))):
             if wanted and not workload.name.startswith(wanted):
                 continue

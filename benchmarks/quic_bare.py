@@ -127,9 +127,7 @@ class _Tls(asyncio.Protocol):
         self._transport.close()
 
 
-async def _listen(
-    name: str, files: Files, datagram_bytes: int | None, made: Callable[[Any], None]
-) -> tuple[Any, int]:
+async def _listen(name: str, files: Files, datagram_bytes: int | None, made: Callable[[Any], None]) -> tuple[Any, int]:
     """A listener, and its port; each connection is told to `made`."""
     if name == QUIC:
 

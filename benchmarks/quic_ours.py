@@ -272,9 +272,7 @@ def idle(files: Files, count: int, at_once: int) -> dict[str, float]:
             nonlocal left
             while left > 0:
                 left -= 1
-                dialer = Dialer(
-                    (HOST, port), lambda target, now: make_client(settings, target, now), own, peer="far"
-                )
+                dialer = Dialer((HOST, port), lambda target, now: make_client(settings, target, now), own, peer="far")
                 dialers.append(dialer)
                 await dialer.connect(lambda stream: None)
 

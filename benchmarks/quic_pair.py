@@ -12,7 +12,7 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
-from ipc_pair import PATIENCE_S, TrialError, cpu_ns, run_group
+from ipc_pair import TrialError, cpu_ns, run_group
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine

@@ -74,7 +74,7 @@ CAPABILITIES_MAX: Final = 64  # told in a greeting: EncodeError here, DecodeErro
 
 REPLAY_BYTES_MAX: Final = 4 * 1024 * 1024  # of one direction of a stream, sent and not acknowledged: it waits
 ACK_BYTES: Final = 256 * 1024  # received without telling the peer; then it is told at once
-ACK_DELAY_S: Final = 0.025  # ... or after this
+ACK_DELAY_S: Final = 0.025  # ... or after this with other bytes, and after twice as long without
 HEARTBEAT_NS: Final = 250_000_000  # between two pings of a session
 SUSPECT_BEATS: Final = 3.5  # heartbeats without any packet; then another connection is dialled (ITU-T G.8013)
 LEASE_NS: Final = 30 * 10**9  # without any packet; then the session is over, and its streams are lost

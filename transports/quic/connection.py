@@ -29,6 +29,8 @@ from flowbridge.transports.quic.engine import (
 )
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from flowbridge.codec.framing import FirstFrame
     from flowbridge.codec.session_words import ControlFrame
     from flowbridge.contracts import BytesLike
@@ -87,6 +89,8 @@ class Connection:
         self.wire: Final = wire
         self.identity: Identity | None = None
         self.is_over = False
+        self.on_written: Callable[[], None] | None = None
+        """Called once, with the next bytes of a stream: what is sent then goes with them."""
         self._engine = wire.engine
         self._loop = asyncio.get_running_loop()
         self._is_closing = False
@@ -153,6 +157,9 @@ class Connection:
 
     def write(self, number: int, data: BytesLike, fin: bool) -> int:
         """Send on a QUIC stream; returns what is unsent there."""
+        on_written, self.on_written = self.on_written, None
+        if on_written is not None:
+            on_written()
         self.wire.touched()
         return self._engine.write(number, data, fin)
 

@@ -186,13 +186,13 @@ class Session:
             self._waiting.pop(0)
 
     def owes_count(self, stream: SessionStream, size_bytes: int) -> None:
-        """The peer is to be told how far a stream has come: soon, or now when it is much."""
+        """The peer is to be told how far a stream has come: with other bytes, or alone after a while or a lot."""
         self._counts[stream.number] = stream
         self._counts_bytes += size_bytes
         if self._counts_bytes >= ACK_BYTES:
             self._tell_counts()
         elif self._counts_timer is None:
-            self._counts_timer = self._loop.call_later(ACK_DELAY_S, self._tell_counts)
+            self._counts_timer = self._loop.call_later(ACK_DELAY_S, self._let_counts_go)
 
     def failed(self, stream: SessionStream, error: Exception) -> None:
         """A stream is over because somebody broke the rules on it."""
@@ -228,6 +228,12 @@ class Session:
         counts.update({number: grave.count for number, grave in self._graves.items()})
         return tuple(sorted(counts.items()))
 
+    def _let_counts_go(self) -> None:
+        """A packet that goes anyway may take them along; if there is none, they get one of their own."""
+        if self._connection is not None:
+            self._connection.on_written = self._tell_counts
+        self._counts_timer = self._loop.call_later(ACK_DELAY_S, self._tell_counts)
+
     def _tell_counts(self) -> None:
         if self._counts_timer is not None:
             self._counts_timer.cancel()
@@ -238,6 +244,7 @@ class Session:
         if self._connection.is_clogged:
             self._counts_timer = self._loop.call_later(ACK_DELAY_S, self._tell_counts)
             return
+        self._connection.on_written = None
         counts, self._counts = sorted(self._counts), {}
         while counts:
             some, counts = counts[:SESSION_ACKS_MAX], counts[SESSION_ACKS_MAX:]

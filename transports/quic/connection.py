@@ -28,7 +28,6 @@ if TYPE_CHECKING:
 
 CONTROL: Final = 0
 """The client's first bidirectional stream (RFC 9000, section 2.1)."""
-_URGENCY: Final = {StreamKind.PART: 1, StreamKind.BUS: 1, StreamKind.ROUTE: 2}
 
 
 class ConnectionUser(Protocol):
@@ -90,7 +89,7 @@ class Connection:
 
     def carry(self, stream: SessionStream) -> bool:
         """Open a QUIC stream for a session stream that this end has opened; False when there is room for none now."""
-        quic = self._engine.open(urgency=_URGENCY[StreamKind(stream.kind)])
+        quic = self._engine.open(urgency=stream.urgency)
         if quic is None:
             return False
         opened = Open(stream.number, StreamKind(stream.kind), stream.label, stream.key, stream.out.sent)
@@ -108,6 +107,19 @@ class Connection:
         """Send on a QUIC stream; returns what is unsent there."""
         self.wire.touched()
         return self._engine.write(number, data, fin)
+
+    def backlog(self, number: int) -> int:
+        """What is unsent there."""
+        return self._engine.backlog(number)
+
+    def prioritize(self, number: int, urgency: int, deadline: float | None) -> None:
+        """Change the place of a QUIC stream in the order of streams."""
+        self._engine.prioritize(number, urgency, deadline)
+
+    def path(self) -> tuple[int, int]:
+        """How many bytes the path carries in a round trip, and how long that takes, in nanoseconds; 0 if unknown."""
+        stats = self._engine.stats()
+        return stats.window_bytes, round(stats.rtt * 1e9)
 
     def consume(self, number: int, size_bytes: int) -> None:
         """So much of what arrived there was used."""
@@ -239,7 +251,6 @@ class Connection:
             self.wire.touched()
             return None
         stream.come.restart(first.from_bytes)
-        self._engine.prioritize(number, _URGENCY[StreamKind(stream.kind)])
         self._engine.write(number, whole(Accept(stream.number, stream.out.sent)))
         self._streams[number] = stream
         self._attach(stream, number)

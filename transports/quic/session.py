@@ -15,7 +15,7 @@ from flowbridge.codec.session_words import Ack, Auth, Error, Goaway, Open, Ping,
 from flowbridge.errors import BrokenError, ClosedError, RemoteProtocolError, ResourceError
 from flowbridge.limits import ACK_BYTES, ACK_DELAY_S, SESSION_ACKS_MAX, SUSPECT_BEATS
 from flowbridge.time.offset import ClockOffset
-from flowbridge.transports.quic.stream import SessionStream
+from flowbridge.transports.quic.stream import Before, SessionStream
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -166,6 +166,13 @@ class Session:
         """There may be room for QUIC streams."""
         while self._waiting and connection.carry(self._waiting[0]):
             self._waiting.pop(0)
+
+    def before(self, urgency: int) -> Before | None:
+        """What lies before bytes of this urgency now: what waits on streams that are as urgent, or more."""
+        if self._connection is None:
+            return None
+        queued = sum([stream.waiting_bytes for stream in self._streams.values() if stream.urgency <= urgency])
+        return Before(queued, *self._connection.path())
 
     def owes_count(self, stream: SessionStream, size_bytes: int) -> None:
         """The peer is to be told how far a stream has come: soon, or now when it is much."""

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
 
+from flowbridge.codec.session_words import StreamKind
+from flowbridge.envelope import NO_DEADLINE
 from flowbridge.errors import BrokenError, ClosedError, LocalProtocolError, RemoteProtocolError
 from flowbridge.limits import REPLAY_BYTES_MAX, STREAM_BYTES_HIGH, STREAM_BYTES_LOW
+from flowbridge.machines.admission import Pressing
 from flowbridge.machines.replay import Incoming, Outgoing
 from flowbridge.transports.quic.engine import WRITE_BYTES_HIGH
 
@@ -17,6 +20,7 @@ if TYPE_CHECKING:
     from flowbridge.contracts import BytesLike
     from flowbridge.time.offset import ClockOffset
 
+_URGENCY: Final = {StreamKind.PART: 1, StreamKind.BUS: 1, StreamKind.ROUTE: 2}
 _PIECE_BYTES: Final = 64 * 1024  # handed to the engine at once, which copies it
 
 
@@ -27,9 +31,25 @@ class Carrier(Protocol):
         """Send on the QUIC stream `number`; returns what is unsent there."""
         ...
 
+    def backlog(self, number: int) -> int:
+        """What is unsent there."""
+        ...
+
+    def prioritize(self, number: int, urgency: int, deadline: float | None) -> None:
+        """Change its place in the order of streams; see `engine.Engine`."""
+        ...
+
     def consume(self, number: int, size_bytes: int) -> None:
         """So much of what arrived there was used."""
         ...
+
+
+class Before(NamedTuple):
+    """What would be sent before bytes that are written now, and what the path carries in a round trip, if known."""
+
+    queued_bytes: int
+    window_bytes: int
+    srtt_ns: int
 
 
 class Keeper(Protocol):
@@ -38,6 +58,10 @@ class Keeper(Protocol):
     @property
     def offset(self) -> ClockOffset:
         """What is known of the peer's clock."""
+        ...
+
+    def before(self, urgency: int) -> Before | None:
+        """What lies before bytes of this urgency now; None without a connection, when nobody knows."""
         ...
 
     def owes_count(self, stream: SessionStream, size_bytes: int) -> None:
@@ -76,6 +100,10 @@ class SessionStream:
         self.peer = f"{peer}, {label}" if label else peer
         self._keeper = keeper
         self._loop = asyncio.get_running_loop()
+        self.urgency = _URGENCY[StreamKind(kind)]
+        """Of what waits; see `engine.URGENCIES`."""
+        self._deadline_ns = NO_DEADLINE  # of the most pressing that waits
+        self._pressing: Pressing | None = None  # what `press` was told
         self._carrier: Carrier | None = None
         self._quic = -1  # the number of the QUIC stream
         self._inbox: deque[tuple[bytes, bool]] = deque()
@@ -122,6 +150,7 @@ class SessionStream:
         """It is carried by a connection from here on, on this QUIC stream."""
         self._carrier, self._quic = carrier, quic
         self._is_full = False
+        self._prioritize()
         self.pump()
 
     def detach(self) -> None:
@@ -138,6 +167,8 @@ class SessionStream:
         """The peer has so much. Raises: RemoteProtocolError."""
         self.out.acknowledge(count)
         self.pump()
+        if self._pressing is not None:
+            self._rank(self._pressing)
         self._wake_if_low()
         if self.is_over:
             self._keeper.settled(self)
@@ -156,6 +187,44 @@ class SessionStream:
             out.take_end()
             carrier.write(self._quic, b"", True)
         self._wake_if_low()
+
+    # --- its place among others -------------------------------------------------------------------------------------
+
+    @property
+    def waiting_bytes(self) -> int:
+        """What was written and has not left this machine."""
+        carrier = self._carrier
+        return self.out.unsent_bytes + (0 if carrier is None else carrier.backlog(self._quic))
+
+    def before(self, urgency: int) -> Before | None:
+        """What lies before bytes of this urgency that are written now: all of this stream, and what is as urgent on
+        others. None without a connection, when nobody knows.
+        """
+        before = self._keeper.before(urgency)
+        if before is None or self.urgency <= urgency:
+            return before
+        return before._replace(queued_bytes=before.queued_bytes + self.waiting_bytes)
+
+    def press(self, urgency: int, deadline_ns: int) -> None:
+        """What was written last is so urgent, and due then: until it has left, so is the stream, if that is more."""
+        if self._pressing is None:
+            self._pressing = Pressing()
+        self._pressing.wrote(self.out.end, (urgency, deadline_ns))
+        self._rank(self._pressing)
+
+    def _rank(self, pressing: Pressing) -> None:
+        pressing.left(self.out.end - self.waiting_bytes)
+        rank = pressing.rank
+        if rank is not None and rank != (self.urgency, self._deadline_ns):
+            self.urgency, self._deadline_ns = rank
+            self._prioritize()
+
+    def _prioritize(self) -> None:
+        if self._carrier is not None:
+            deadline_ns = self._deadline_ns
+            self._carrier.prioritize(
+                self._quic, self.urgency, None if deadline_ns == NO_DEADLINE else deadline_ns / 1e9
+            )
 
     # --- out --------------------------------------------------------------------------------------------------------
 

@@ -116,10 +116,10 @@ class Connection:
         """Change the place of a QUIC stream in the order of streams."""
         self._engine.prioritize(number, urgency, deadline)
 
-    def path(self) -> tuple[int, int]:
-        """How many bytes the path carries in a round trip, and how long that takes, in nanoseconds; 0 if unknown."""
+    def path(self) -> tuple[int, int, int]:
+        """As the last three of `stream.Before`; 0 if unknown."""
         stats = self._engine.stats()
-        return stats.window_bytes, round(stats.rtt * 1e9)
+        return stats.window_bytes, round(stats.rtt * 1e9), round((stats.rtt - stats.rtt_min / 2) * 1e9)
 
     def consume(self, number: int, size_bytes: int) -> None:
         """So much of what arrived there was used."""

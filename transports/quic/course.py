@@ -44,7 +44,9 @@ class RouteCourse:
         if before is None:
             return True
         prepared: Prepared = envelope.payload
-        return admit(prepared.nbytes + _FRAME_BYTES, envelope.deadline_ns - self._now_ns(), *before)
+        remaining_ns = envelope.deadline_ns - self._now_ns() - before.way_ns
+        size_bytes = prepared.nbytes + _FRAME_BYTES
+        return admit(size_bytes, remaining_ns, before.queued_bytes, before.window_bytes, before.srtt_ns)
 
     def wrote(self, envelope: Envelope) -> None:
         """Let the stream take its place among the others."""

@@ -18,7 +18,7 @@ from quic_certs import make_ca, make_node
 
 from flowbridge.addresses import NodeAddress
 from flowbridge.envelope import NO_DEADLINE, Envelope, Priority
-from flowbridge.errors import BrokenError, EndOfStream
+from flowbridge.errors import EndOfStream, ResourceError
 from flowbridge.plan import ContentType, Placement, Plane, Policy, Qos, Route
 from flowbridge.testing.network import SimulatedNetwork
 from flowbridge.testing.virtual_clock import VirtualClock
@@ -126,7 +126,7 @@ class Pair:
                         self.came.append((envelope, self.far.clock.now_ns()))
                     if pause_s:
                         await asyncio.sleep(pause_s)
-        except (EndOfStream, BrokenError):
+        except (EndOfStream, ResourceError):
             return
 
     def send(self, coroutine: Coroutine[Any, Any, None]) -> asyncio.Task[None]:

@@ -19,7 +19,7 @@ _PART = 4, 5  # of what is left may be spent on waiting to be sent: the rest is 
 def admit(size_bytes: int, remaining_ns: int, queued_bytes: int, window_bytes: int, srtt_ns: int) -> bool:
     """Whether a message that has `remaining_ns` left can be sent in time.
 
-    `queued_bytes` go before it, which are those of the same or a higher urgency; the path carries `window_bytes` in
+    `queued_bytes` go before it, which are those whose rank is not behind its own; the path carries `window_bytes` in
     each smoothed round trip. Behind nothing everything goes that is not late, and so it does while nothing is known of
     the path (`srtt_ns` or `window_bytes` 0): without being used a path never shows that it carries more.
     """

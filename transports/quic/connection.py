@@ -89,7 +89,7 @@ class Connection:
 
     def carry(self, stream: SessionStream) -> bool:
         """Open a QUIC stream for a session stream that this end has opened; False when there is room for none now."""
-        quic = self._engine.open(urgency=stream.urgency)
+        quic = self._engine.open(urgency=stream.rank[0])
         if quic is None:
             return False
         opened = Open(stream.number, StreamKind(stream.kind), stream.label, stream.key, stream.out.sent)

@@ -40,7 +40,7 @@ class RouteCourse:
         """Whether a message that is sent now can be in time. Without a connection nobody can tell."""
         if envelope.deadline_ns >= NO_DEADLINE:
             return True
-        before = self._stream.before(urgency_of(envelope))
+        before = self._stream.before((urgency_of(envelope), envelope.deadline_ns))
         if before is None:
             return True
         prepared: Prepared = envelope.payload
@@ -50,4 +50,4 @@ class RouteCourse:
 
     def wrote(self, envelope: Envelope) -> None:
         """Let the stream take its place among the others."""
-        self._stream.press(urgency_of(envelope), envelope.deadline_ns)
+        self._stream.press((urgency_of(envelope), envelope.deadline_ns))

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from flowbridge.codec.session_words import ControlFrame, Received, SessionLimits
     from flowbridge.contracts import Clock
     from flowbridge.errors import FlowbridgeError
+    from flowbridge.machines.admission import Rank
     from flowbridge.transports.quic.connection import Connection
     from flowbridge.transports.quic.engine import Closed, Identity
 
@@ -167,11 +168,11 @@ class Session:
         while self._waiting and connection.carry(self._waiting[0]):
             self._waiting.pop(0)
 
-    def before(self, urgency: int) -> Before | None:
-        """What lies before bytes of this urgency now: what waits on streams that are as urgent, or more."""
+    def before(self, stream: SessionStream, rank: Rank) -> Before | None:
+        """What lies before bytes of this rank now: what waits on their stream, and on those that go first."""
         if self._connection is None:
             return None
-        queued = sum([stream.waiting_bytes for stream in self._streams.values() if stream.urgency <= urgency])
+        queued = sum([one.waiting_bytes for one in self._streams.values() if one is stream or one.rank <= rank])
         return Before(queued, *self._connection.path())
 
     def owes_count(self, stream: SessionStream, size_bytes: int) -> None:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from flowbridge.contracts import BytesLike
+    from flowbridge.machines.admission import Rank
     from flowbridge.time.offset import ClockOffset
 
 _URGENCY: Final = {StreamKind.PART: 1, StreamKind.BUS: 1, StreamKind.ROUTE: 2}
@@ -65,8 +66,8 @@ class Keeper(Protocol):
         """What is known of the peer's clock."""
         ...
 
-    def before(self, urgency: int) -> Before | None:
-        """What lies before bytes of this urgency now; None without a connection, when nobody knows."""
+    def before(self, stream: SessionStream, rank: Rank) -> Before | None:
+        """What lies before bytes of this rank on a stream now; None without a connection, when nobody knows."""
         ...
 
     def owes_count(self, stream: SessionStream, size_bytes: int) -> None:
@@ -105,9 +106,8 @@ class SessionStream:
         self.peer = f"{peer}, {label}" if label else peer
         self._keeper = keeper
         self._loop = asyncio.get_running_loop()
-        self.urgency = _URGENCY[StreamKind(kind)]
-        """Of what waits; see `engine.URGENCIES`."""
-        self._deadline_ns = NO_DEADLINE  # of the most pressing that waits
+        self.rank: Rank = _URGENCY[StreamKind(kind)], NO_DEADLINE
+        """Of the most pressing that waits, or that waited last; see `engine.URGENCIES`."""
         self._pressing: Pressing | None = None  # what `press` was told
         self._carrier: Carrier | None = None
         self._quic = -1  # the number of the QUIC stream
@@ -173,7 +173,7 @@ class SessionStream:
         self.out.acknowledge(count)
         self.pump()
         if self._pressing is not None:
-            self._rank(self._pressing)
+            self._look(self._pressing)
         self._wake_if_low()
         if self.is_over:
             self._keeper.settled(self)
@@ -201,35 +201,32 @@ class SessionStream:
         carrier = self._carrier
         return self.out.unsent_bytes + (0 if carrier is None else carrier.backlog(self._quic))
 
-    def before(self, urgency: int) -> Before | None:
-        """What lies before bytes of this urgency that are written now: all of this stream, and what is as urgent on
-        others. None without a connection, when nobody knows.
-        """
-        before = self._keeper.before(urgency)
-        if before is None or self.urgency <= urgency:
-            return before
-        return before._replace(queued_bytes=before.queued_bytes + self.waiting_bytes)
+    def before(self, rank: Rank) -> Before | None:
+        """What lies before bytes of this rank that are written now: all of this stream, and of others what goes first.
 
-    def press(self, urgency: int, deadline_ns: int) -> None:
-        """What was written last is so urgent, and due then: until it has left, so is the stream, if that is more."""
+        None without a connection, when nobody knows.
+        """
+        return self._keeper.before(self, rank)
+
+    def press(self, rank: Rank) -> None:
+        """What was written last is so pressing: until it has left, so is the stream, if it was less."""
         if self._pressing is None:
             self._pressing = Pressing()
-        self._pressing.wrote(self.out.end, (urgency, deadline_ns))
-        self._rank(self._pressing)
+        self._pressing.wrote(self.out.end, rank)
+        self._look(self._pressing)
 
-    def _rank(self, pressing: Pressing) -> None:
+    def _look(self, pressing: Pressing) -> None:
+        """What has left presses no more."""
         pressing.left(self.out.end - self.waiting_bytes)
         rank = pressing.rank
-        if rank is not None and rank != (self.urgency, self._deadline_ns):
-            self.urgency, self._deadline_ns = rank
+        if rank is not None and rank != self.rank:
+            self.rank = rank
             self._prioritize()
 
     def _prioritize(self) -> None:
         if self._carrier is not None:
-            deadline_ns = self._deadline_ns
-            self._carrier.prioritize(
-                self._quic, self.urgency, None if deadline_ns == NO_DEADLINE else deadline_ns / 1e9
-            )
+            urgency, deadline_ns = self.rank
+            self._carrier.prioritize(self._quic, urgency, None if deadline_ns == NO_DEADLINE else deadline_ns / 1e9)
 
     # --- out --------------------------------------------------------------------------------------------------------
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Final, Self
+from typing import TYPE_CHECKING, Any, Final, Self, TypeVar
 
 from quic_certs import make_ca, make_node
 
@@ -22,14 +22,17 @@ from flowbridge.errors import EndOfStream, ResourceError
 from flowbridge.plan import ContentType, Placement, Plane, Policy, Qos, Route
 from flowbridge.testing.network import SimulatedNetwork
 from flowbridge.testing.virtual_clock import VirtualClock
+from flowbridge.testing.virtual_loop import run_simulated
 from flowbridge.transports.quic.settings import QuicSettings
 from flowbridge.transports.quic.transport import QuicTransport
 
 if TYPE_CHECKING:
-    from collections.abc import Coroutine, Sequence
+    from collections.abc import Callable, Coroutine, Sequence
 
     from flowbridge.testing.network import SimulatedHost
     from flowbridge.transports.link_port import LinkSink, LinkSource
+
+T = TypeVar("T")
 
 PORT: Final = 4433
 HERE: Final = Placement()
@@ -39,9 +42,7 @@ MBIT: Final = 125_000
 """Bytes a second."""
 
 
-def route_of(
-    name: str = "a/out->b/in", qos: Qos | None = None, content_type: ContentType = ContentType.BYTES
-) -> Route:
+def route_of(name: str = "a/out->b/in", qos: Qos | None = None, content_type: ContentType = ContentType.BYTES) -> Route:
     """A route of this QoS."""
     return Route(
         id=name,
@@ -109,7 +110,6 @@ class Pair:
     far: Machine
     sink: LinkSink
     source: LinkSource
-    scene: Scene
     came: list[tuple[Envelope, int]] = field(default_factory=list[tuple[Envelope, int]])
     """Messages in the order in which they came, and when by the consumer's clock."""
     late: int = 0
@@ -208,4 +208,20 @@ class Scene:
         producer, consumer = self.machines[near], self.machines[far]
         sink = producer.host.start(producer.transport.open_sink(route, end))
         source = consumer.host.start(consumer.transport.open_source(route, other))
-        return Pair(route, producer, consumer, await sink, await source, self)
+        return Pair(route, producer, consumer, await sink, await source)
+
+    async def rejoin(self, pair: Pair) -> None:
+        """Let the producer's end of a route go on with a consumer in a new process on the same machine."""
+        near, far = pair.near, pair.far
+        end, other = await self.ends(pair.route, near.name, far.name)
+
+        async def begin() -> None:
+            near.transport.rejoin_sink(pair.sink, pair.route, end)
+
+        await near.run(begin())
+        pair.source = await far.run(far.transport.open_source(pair.route, other))
+
+
+def simulate(scenario: Callable[[int], Coroutine[Any, Any, T]], seed: int = 1, until_s: float = 10_000) -> T:
+    """Run a scenario and return its result."""
+    return run_simulated(scenario, seed=seed, until_s=until_s)

@@ -222,6 +222,15 @@ class Scene:
         pair.source = await far.run(far.transport.open_source(pair.route, other))
 
 
+async def until(condition: Callable[[], bool], within_s: float) -> float:
+    """Look every ten virtual milliseconds whether something holds, for so long; returns how long that took."""
+    loop = asyncio.get_running_loop()
+    began = loop.time()
+    while not condition() and loop.time() - began < within_s:  # noqa: ASYNC110 - nobody tells
+        await asyncio.sleep(0.01)
+    return loop.time() - began
+
+
 def simulate(scenario: Callable[[int], Coroutine[Any, Any, T]], seed: int = 1, until_s: float = 10_000) -> T:
     """Run a scenario and return its result."""
     return run_simulated(scenario, seed=seed, until_s=until_s)

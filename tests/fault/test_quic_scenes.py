@@ -1,7 +1,7 @@
 """The QUIC tier as a whole on virtual time: what routes promise when peers restart, clocks disagree and links are cut.
 
-Scenarios A9 and A13 to A15 of the fault matrix (A10 to A12 are in `test_quic_load`). Their seconds are virtual, so that a target that is missed is a change of
-behaviour and not a busy machine; each prints what it found (`pytest -s`).
+Scenarios A9 and A13 to A15 of the fault matrix (A10 to A12 are in `test_quic_load`). Their seconds are virtual, so that
+a target that is missed is a change of behaviour and not a busy machine; each prints what it found (`pytest -s`).
 """
 
 from __future__ import annotations
@@ -9,12 +9,13 @@ from __future__ import annotations
 import asyncio
 import gc
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from random import Random
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from quic_scene import HOME, MBIT, Pair, Scene, message, route_of, simulate
+from quic_scene import HOME, MBIT, Pair, Scene, message, route_of, simulate, until
 
 from flowbridge.envelope import Envelope
 from flowbridge.errors import ResourceError
@@ -162,6 +163,12 @@ def session_of(machine: Machine, node: str) -> Session:
 # --- A9: a peer that starts anew -------------------------------------------------------------------------------------
 
 
+def told_and_broken(pair: Pair, told: list[str], error: Exception) -> None:
+    """Note a loss, and let the consumer hear of it."""
+    told.append(str(error))
+    pair.source.break_off(error)
+
+
 async def endless(pair: Pair) -> None:
     """Send until the route breaks."""
     seq = 0
@@ -182,7 +189,7 @@ def test_what_a_restarted_node_has_lost_is_told_and_counted(seed: int) -> None:
             pair = await scene.join(route, HOME, "edge")
             pair.sink.on_lost = lambda error: told.append(str(error))
             back = await scene.join(route_of("back"), "edge", HOME)
-            back.source.on_lost = lambda error: (told.append(str(error)), back.source.break_off(error))[0]
+            back.source.on_lost = partial(told_and_broken, back, told)
             pair.consume()
             home_eater = back.consume()
             back.send(endless(back))
@@ -201,14 +208,9 @@ def test_what_a_restarted_node_has_lost_is_told_and_counted(seed: int) -> None:
                 edge.host.kill()
                 await asyncio.sleep(chance.uniform(0.0, 2.0))
                 edge.host.restart()
-                began = asyncio.get_running_loop().time()
-                known = len(told)
                 await edge.start(listens=True)
-                while len(told) == known and known < 2:
-                    await asyncio.sleep(0.01)
-                assert asyncio.get_running_loop().time() - began < 2
-                while pair.sink._link is not None:
-                    await asyncio.sleep(0.01)
+                # A peer that was never heard again would be waited for until the lease is over.
+                assert await until(lambda: pair.sink._link is None, 5.0) < 2.0
                 await scene.rejoin(pair)
                 pair.consume()
             await producer
@@ -240,14 +242,14 @@ def live(machine: Machine) -> list[Connection]:
     return [session._connection for session in server.sessions if session._connection is not None]
 
 
-@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("seed", range(4))
 def test_after_a_partition_one_connection_is_left_and_older_epochs_count_for_nothing(seed: int) -> None:
     """Scenario A15."""
 
     async def scenario(seed: int) -> tuple[float, int]:
         chance = Random(seed)
         async with Scene(seed, "edge", rate_bytes_s=20 * MBIT) as scene:
-            loop, home, edge = asyncio.get_running_loop(), scene.home, scene.node("edge")
+            home, edge = scene.home, scene.node("edge")
             there = await scene.join(route_of("there"), HOME, "edge")
             back = await scene.join(route_of("back"), "edge", HOME)
             eaters = [there.consume(), back.consume()]
@@ -258,19 +260,16 @@ def test_after_a_partition_one_connection_is_left_and_older_epochs_count_for_not
                 while not stop.is_set():
                     await pair.sink.send(message(seq, bytes(5_000)))
                     seq += 1
-                    await asyncio.sleep(0.003)
+                    await asyncio.sleep(0.01)
 
             producers = [there.send(produce(there, stops[0])), back.send(produce(back, stops[1]))]
             await asyncio.sleep(1)
             session = session_of(home, "edge")
             first = live(edge)[0]
             scene.network.cut(HOME, "edge")
-            await asyncio.sleep(chance.uniform(1.5, 20))
+            await asyncio.sleep(chance.uniform(1.5, 10))
             scene.network.heal(HOME, "edge")
-            healed = loop.time()
-            while not is_one(scene, session) and loop.time() - healed < 5:
-                await asyncio.sleep(0.01)
-            took_s = loop.time() - healed
+            took_s = await until(lambda: is_one(scene, session), 5.0)
             await asyncio.sleep(2)
             assert is_one(scene, session), "and it stays one"
             if session.epoch > 1:

@@ -43,7 +43,6 @@ CONTROL: Final = 0
 _CONTROL_BYTES: Final = 4096  # that are cut into frames at once: a thousand of the smallest
 _UNIDIRECTIONAL: Final = 2  # in a stream's number
 _LOOK_S: Final = 1.0  # between two looks at frames that are not whole
-_URGENCY: Final = {StreamKind.PART: 1, StreamKind.BUS: 1, StreamKind.ROUTE: 2}
 
 
 class ConnectionUser(Protocol):
@@ -141,7 +140,7 @@ class Connection:
 
     def carry(self, stream: SessionStream) -> bool:
         """Open a QUIC stream for a session stream that this end has opened; False when there is room for none now."""
-        quic = self._engine.open(urgency=_URGENCY[StreamKind(stream.kind)])
+        quic = self._engine.open(urgency=stream.rank[0])
         if quic is None:
             return False
         opened = Open(stream.number, StreamKind(stream.kind), stream.label, stream.key, stream.out.sent)
@@ -162,6 +161,19 @@ class Connection:
             on_written()
         self.wire.touched()
         return self._engine.write(number, data, fin)
+
+    def backlog(self, number: int) -> int:
+        """What is unsent there."""
+        return self._engine.backlog(number)
+
+    def prioritize(self, number: int, urgency: int, deadline: float | None) -> None:
+        """Change the place of a QUIC stream in the order of streams."""
+        self._engine.prioritize(number, urgency, deadline)
+
+    def path(self) -> tuple[int, int, int]:
+        """As the last three of `stream.Before`; 0 if unknown."""
+        stats = self._engine.stats()
+        return stats.window_bytes, round(stats.rtt * 1e9), round((stats.rtt - stats.rtt_min / 2) * 1e9)
 
     def consume(self, number: int, size_bytes: int) -> None:
         """So much of what arrived there was used."""
@@ -425,7 +437,6 @@ class Connection:
             self._give_up(number, Code.CANCELLED)
             return None
         _restart(stream, first.from_bytes)
-        self._engine.prioritize(number, _URGENCY[StreamKind(stream.kind)])
         self._engine.write(number, whole(Accept(stream.number, stream.out.sent)))
         self._streams[number] = stream
         self._attach(stream, number)

@@ -23,7 +23,7 @@ from flowbridge.limits import (
 )
 from flowbridge.time.offset import ClockOffset
 from flowbridge.transports.quic.connection import refused
-from flowbridge.transports.quic.stream import SessionStream
+from flowbridge.transports.quic.stream import Before, SessionStream
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from flowbridge.codec.session_words import ControlFrame, Received, SessionLimits
     from flowbridge.contracts import Clock
     from flowbridge.errors import FlowbridgeError
+    from flowbridge.machines.admission import Rank
     from flowbridge.transports.quic.connection import Connection
     from flowbridge.transports.quic.engine import Closed, Identity
 
@@ -184,6 +185,13 @@ class Session:
         """There may be room for QUIC streams."""
         while self._waiting and connection.carry(self._waiting[0]):
             self._waiting.pop(0)
+
+    def before(self, stream: SessionStream, rank: Rank) -> Before | None:
+        """What lies before bytes of this rank now: what waits on their stream, and on those that go first."""
+        if self._connection is None:
+            return None
+        queued = sum([one.waiting_bytes for one in self._streams.values() if one is stream or one.rank <= rank])
+        return Before(queued, *self._connection.path())
 
     def owes_count(self, stream: SessionStream, size_bytes: int) -> None:
         """The peer is to be told how far a stream has come: with other bytes, or alone after a while or a lot."""

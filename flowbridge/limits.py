@@ -78,6 +78,7 @@ ACK_DELAY_S: Final = 0.025  # ... or after this
 HEARTBEAT_NS: Final = 250_000_000  # between two pings of a session
 SUSPECT_BEATS: Final = 3.5  # heartbeats without any packet; then another connection is dialled (ITU-T G.8013)
 LEASE_NS: Final = 30 * 10**9  # without any packet; then the session is over, and its streams are lost
+SUCCEEDED_LEASE_MS: Final = 5_000  # ... or this, once a later process of the same name has come
 DIAL_S: Final = 5.0  # from the first packet to the answered greeting: BrokenError
 GREETING_S: Final = 5.0  # a client that has not greeted by then is closed
 REDIAL_S: Final = 0.9  # as DIAL_S when a session is to go on; another try follows

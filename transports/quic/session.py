@@ -37,7 +37,7 @@ def why_closed(closed: Closed, peer: str) -> FlowbridgeError:
         is_reset=closed.is_reset,
         reason=closed.reason,
     )
-    return closing.error(peer)
+    return closing.error(peer, is_remote=closed.is_remote)
 
 
 _log: Final = logging.getLogger("flowbridge.session")

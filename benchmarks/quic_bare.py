@@ -235,7 +235,7 @@ def requests(name: str, files: Files, datagram_bytes: int | None, count: int, in
 
         found: list[Any] = []
         server, port = await _listen(name, files, datagram_bytes, made)
-        done = talk.watch(lambda: found[0].packets())
+        done = talk.watch(found[0].packets)
         talk.tell(port)
         await done
         server.close()
@@ -294,7 +294,7 @@ def bulk(name: str, files: Files, datagram_bytes: int | None, size_bytes: int, t
 
         found: list[Any] = []
         server, port = await _listen(name, files, datagram_bytes, made)
-        done = talk.watch(lambda: found[0].packets())
+        done = talk.watch(found[0].packets)
         talk.tell(port)
         await done
         server.close()

@@ -78,6 +78,7 @@ ACK_DELAY_S: Final = 0.025  # ... or after this with other bytes, and after twic
 HEARTBEAT_NS: Final = 250_000_000  # between two pings of a session
 SUSPECT_BEATS: Final = 3.5  # heartbeats without any packet; then another connection is dialled (ITU-T G.8013)
 LEASE_NS: Final = 30 * 10**9  # without any packet; then the session is over, and its streams are lost
+SUCCEEDED_LEASE_MS: Final = 5_000  # ... or this, once a later process of the same name has come
 DIAL_S: Final = 5.0  # from the first packet to the answered greeting: BrokenError
 FRAME_S: Final = 10  # in which a peer is heard, and a frame that it began is not whole: it is closed (0x601)
 CONTROL_FRAMES_PER_TURN_MAX: Final = 256  # of one connection; the rest waits for the next turn, after others ran

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import enum
+import logging
 from typing import TYPE_CHECKING, Final, Protocol
 
 from flowbridge.codec.codes import Code, code_of, cut, error_of, from_transport
@@ -19,6 +20,7 @@ from flowbridge.limits import (
     HEARTBEAT_MS_MIN,
     SESSION_ACKS_MAX,
     SESSION_STREAMS_MAX,
+    SUCCEEDED_LEASE_MS,
     SUSPECT_BEATS,
 )
 from flowbridge.time.offset import ClockOffset
@@ -48,6 +50,7 @@ def why_closed(closed: Closed, peer: str) -> FlowbridgeError:
     return closing.error(peer, is_remote=closed.is_remote)
 
 
+_log: Final = logging.getLogger("flowbridge.session")
 _GOES_ON: Final = frozenset({Code.SUPERSEDED, Code.CANCELLED, Code.PEER_GONE})
 """Codes that end a connection and not its session: another one took over, or it came too late for who dialled it."""
 
@@ -117,6 +120,7 @@ class Session:
         self.limits = limits
         self.epoch = 0
         self.incarnation = 0  # of the peer, once it was met
+        self.peer_node = ""  # the name that the peer greeted with, where it is known
         self.identity: Identity | None = None
         self.offset: Final = ClockOffset()
         self.state = SessionState.APART
@@ -139,7 +143,10 @@ class Session:
         self._ping_at_graves = _GRAVES_PINGED
         self._beat_ms = max(limits.hb_ms, HEARTBEAT_MS_MIN)
         self._beat: asyncio.TimerHandle | None = None
+        self._next_beat = 0.0  # when `_tick` is due
         self._apart_since = self._loop.time()
+        self._away_since: float | None = None  # when it was last heard before it was told to be away
+        self._lease_ms = limits.lease_ms
         self._connection: Connection | None = None
         self._settled: asyncio.Event = asyncio.Event()
 
@@ -297,10 +304,11 @@ class Session:
         if self.epoch:
             self.replays += 1
         else:
-            self._beat = self._loop.call_later(self._beat_ms / 1000, self._tick)
+            self._beat_again(self._loop.time())
         self.epoch = epoch
         self._connection = connection
         self.state = SessionState.CONNECTED
+        self._back()
         connection.user = self
         self._waiting = []
         mine = [stream for stream in self._streams.values() if stream.number % 2 != self._is_client]
@@ -372,6 +380,7 @@ class Session:
             stream.detach()
         self.state = SessionState.APART
         self._apart_since = self._loop.time()
+        self._away(connection.wire.heard_at, str(error))
         self._owner.apart(self, error)
 
     # --- liveness ---------------------------------------------------------------------------------------------------
@@ -382,27 +391,64 @@ class Session:
             self._pings += 1
             self._connection.send(Ping(self._pings, self._clock.now_ns(), ()))
 
+    def hasten(self) -> None:
+        """Another process of the same name is here: unless it is heard soon, this one is taken to be gone.
+
+        It has no effect on a session that is heard, and none any more once it is heard again.
+        """
+        if self._away_since is not None:
+            self._lease_ms = min(self._lease_ms, SUCCEEDED_LEASE_MS)
+
+    @property
+    def is_away(self) -> bool:
+        """Whether the peer is silent, or not connected."""
+        return self.state in (SessionState.APART, SessionState.SUSPECT)
+
+    def _beat_again(self, now: float) -> None:
+        self._next_beat = now + self._beat_ms / 1000
+        self._beat = self._loop.call_later(self._beat_ms / 1000, self._tick)
+
     def _tick(self) -> None:
         """Once per heartbeat: look whether the peer was heard, and let it hear us."""
-        self._beat = self._loop.call_later(self._beat_ms / 1000, self._tick)
         now = self._loop.time()
-        if self._connection is None:
-            if now - self._apart_since > self.limits.lease_ms / 1000:
-                self.end(BrokenError(f"{self.peer}: not heard for {self.limits.lease_ms} ms"))
+        was_held = now - self._next_beat > self._beat_ms / 1000
+        self._beat_again(now)
+        if was_held:  # this process stood still: what came meanwhile was not read yet
+            self.ping()
             return
-        silent_ms = (now - self._connection.wire.heard_at) * 1000
-        if silent_ms > self.limits.lease_ms:
-            self._connection.retire(Code.PEER_GONE, "nothing was heard for the lease")
-            self._connection = None
-            self.end(BrokenError(f"{self.peer}: not heard for {self.limits.lease_ms} ms"))
+        connection = self._connection
+        silent_ms = (now - (self._apart_since if connection is None else connection.wire.heard_at)) * 1000
+        if silent_ms > self._lease_ms:
+            if connection is not None:
+                connection.retire(Code.PEER_GONE, "nothing was heard for the lease")
+                self._connection = None
+            self.end(BrokenError(f"{self.peer}: not heard for {self._lease_ms} ms"))
+            return
+        if connection is None:
             return
         self.ping()
-        is_suspect = silent_ms > SUSPECT_BEATS * self._beat_ms or self._connection.wire.is_refused
-        if is_suspect and self.state is SessionState.CONNECTED:
-            self.state = SessionState.SUSPECT
-            self._owner.suspicious(self)
-        elif not is_suspect:
+        is_refused = connection.wire.is_refused
+        if is_refused or silent_ms > SUSPECT_BEATS * self._beat_ms:
+            if self.state is SessionState.CONNECTED:
+                self.state = SessionState.SUSPECT
+                why = "nobody listens there (connection refused)" if is_refused else f"silent for {silent_ms:.0f} ms"
+                self._away(connection.wire.heard_at, why)
+                self._owner.suspicious(self)
+        else:
             self.state = SessionState.CONNECTED
+            self._back()
+
+    def _away(self, heard_at: float, why: str) -> None:
+        if self._away_since is None:
+            self._away_since = heard_at
+            lease_s = self._lease_ms / 1000
+            _log.warning("%s is away: %s; what is sent waits, for at most %g s", self.peer, why, lease_s)
+
+    def _back(self) -> None:
+        since, self._away_since = self._away_since, None
+        self._lease_ms = self.limits.lease_ms
+        if since is not None:
+            _log.warning("%s is back after %.2f s; nothing was lost", self.peer, self._loop.time() - since)
 
     # --- the end ----------------------------------------------------------------------------------------------------
 

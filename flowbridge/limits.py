@@ -162,6 +162,7 @@ QUIC_DATAGRAM_BYTES: Final = 1_232  # a UDP payload that every IPv6 path carries
 QUIC_DATAGRAM_BYTES_MIN: Final = 1_200  # RFC 9000, section 14; LocalProtocolError
 QUIC_DATAGRAM_BYTES_MAX: Final = 65_000  # LocalProtocolError; an engine that cannot send so many sends smaller ones
 QUIC_DATAGRAMS_WAITING_MAX: Final = 64  # unreliable ones of a connection; `send_datagram` says False
+QUIC_STREAMS_REMEMBERED: Final = 4_096  # of a connection over qh3, which were ended or stopped; then the oldest is as new
 QUIC_IDLE_NS: Final = 30 * 10**9  # without a packet of the peer: the connection is over
 QUIC_CONNECTIONS_MAX: Final = 1_024  # of one acceptor; a further one is refused
 QUIC_CONNECTIONS_PER_HOST_MAX: Final = 32  # ... and from one address

@@ -4,7 +4,6 @@ Every name of qh3 that is touched here and is not public has a test of its own i
 an upgrade that changes one fails there.
 """
 
-# ruff: noqa: SLF001
 # pyright: reportPrivateUsage=false
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ from qh3._hazmat import Buffer
 from qh3.quic.connection import QuicConnection, QuicConnectionError
 from qh3.quic.packet import pull_quic_transport_parameters, push_quic_transport_parameters
 
-from flowbridge.transports.quic.identity import Refusal, judge
+from flowbridge.transports.quic.identity import NO_APPLICATION_PROTOCOL, Refusal, judge
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -75,6 +74,18 @@ class CheckedContext(tls.Context):
         if isinstance(verdict, Refusal):
             raise _RefusedAlert(verdict)
         self.peer_identity = verdict
+
+
+class ServerContext(tls.Context):
+    """A server's TLS context that says what it means when it has no protocol in common with a client (RFC 7301)."""
+
+    def _server_handle_hello(self, *buffers: Any) -> None:
+        try:
+            super()._server_handle_hello(*buffers)
+        except tls.AlertHandshakeFailure as error:
+            if "ALPN" not in str(error):
+                raise
+            raise _RefusedAlert(Refusal(NO_APPLICATION_PROTOCOL, str(error))) from error
 
 
 class JudgingConnection(QuicConnection):
@@ -204,8 +215,10 @@ class JudgingConnection(QuicConnection):
         bridge = super()._create_tls(remote_source_cid)
         if self._is_client:
             CheckedContext.take_over(bridge.tls, self._roots, self._configuration.server_name or "")
-        elif self._tokens is not None:
-            bridge.stateless_reset_token = self._tokens.token(self.host_cid)
+        else:
+            bridge.tls.__class__ = ServerContext
+            if self._tokens is not None:
+                bridge.stateless_reset_token = self._tokens.token(self.host_cid)
         serialize = bridge.serialize_transport_parameters
 
         def corrected() -> bytes:

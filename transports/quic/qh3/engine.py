@@ -32,7 +32,7 @@ from flowbridge.transports.quic.engine import (
     StreamsLeft,
     StreamStopped,
 )
-from flowbridge.transports.quic.qh3.configuration import CONGESTION
+from flowbridge.transports.quic.qh3.configuration import CONGESTION, CONNECTION_ID_BYTES
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -87,6 +87,7 @@ class Qh3Engine:
         self._unseen: Final[set[int]] = set()  # those that this side stopped and that still come
         self._of_peer = {False: -1, True: -1}  # the highest stream of the peer, by whether it is unidirectional
         self._awaited: Final[set[bool]] = set()  # kinds of streams that `open` had none of
+        self._ids: Final = {connection.host_cid}  # those that the peer may send to
         self._datagrams = 0
         self._key_at = now
         self._key_packets = 0
@@ -150,6 +151,9 @@ class Qh3Engine:
             return
         connection = self._connection
         self._bytes_received += len(data)
+        if self._is_client and address != self._address and self._is_for_nobody(data):
+            self.dropped += 1  # a stateless reset counts only from where we send to (RFC 9000, section 10.3.1)
+            return
         try:
             connection.receive_datagram(data, address, now)
         except Exception as error:
@@ -301,6 +305,10 @@ class Qh3Engine:
 
     # --- inside ---------------------------------------------------------------------------------------------------
 
+    def _is_for_nobody(self, data: bytes) -> bool:
+        """Whether a datagram has a short header and a connection id that we did not give out."""
+        return bool(data) and not data[0] & 0x80 and data[1 : 1 + CONNECTION_ID_BYTES] not in self._ids
+
     def _may_send(self, stream: int) -> bool:
         """Whether a stream was opened and has a direction of ours."""
         is_unidirectional = bool(stream & 2)
@@ -352,8 +360,10 @@ class Qh3Engine:
             self._handshake_ends_at = None
             events.append(Connected(self._connection.peer_identity))
         elif isinstance(event, native.ConnectionIdIssued | native.ConnectionIdRetired):
+            is_issued = isinstance(event, native.ConnectionIdIssued)
+            (self._ids.add if is_issued else self._ids.discard)(event.connection_id)
             if self.on_connection_id is not None:
-                self.on_connection_id(event.connection_id, isinstance(event, native.ConnectionIdIssued))
+                self.on_connection_id(event.connection_id, is_issued)
         elif isinstance(event, native.ConnectionTerminated):
             self._terminated(event)
 

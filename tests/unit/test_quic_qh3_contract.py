@@ -64,7 +64,8 @@ def test_a_connection_has(name: str) -> None:
 
 @pytest.mark.parametrize("name", CORE)
 def test_a_core_has(name: str) -> None:
-    assert hasattr(_link().connect().client.connection._core, name)
+    connection: Any = _link().connect().client.connection
+    assert hasattr(connection._core, name)
 
 
 @pytest.mark.parametrize(
@@ -90,7 +91,8 @@ def test_both_sides_judge_by_contexts_of_ours() -> None:
 
 def test_the_limits_of_streams_are_those_allowed_and_those_opened() -> None:
     link = _link().connect()
-    core: Any = link.client.connection._core
+    connection: Any = link.client.connection
+    core: Any = connection._core
     assert core.stream_limits == (100, 103, 0, 0)
     link.client.open()
     link.client.open(unidirectional=True)

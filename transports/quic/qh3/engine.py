@@ -133,20 +133,24 @@ class Qh3Engine:
 
     @property
     def caps(self) -> EngineCaps:
+        """What it can do."""
         return self._caps
 
     @property
     def is_client(self) -> bool:
+        """Whether this side dialled."""
         return self._is_client
 
     @property
     def peer_address(self) -> Address:
+        """Where it sends to now: a new address of the peer once it has shown that it is there."""
         if self._closed is not None or not self._connection.is_begun:
             return self._address
         path = self._connection.core.active_path[2]
         return path[0], path[1]
 
     def receive(self, data: bytes, address: Address, now: float) -> None:
+        """A datagram arrived."""
         if self._closed is not None:
             return
         connection = self._connection
@@ -167,6 +171,7 @@ class Qh3Engine:
             self._end_from(connection.ending, is_remote=True)
 
     def transmit(self, now: float) -> Sequence[tuple[bytes, Address]]:
+        """What is to be sent now."""
         connection = self._connection
         if self._closed is not None or not connection.is_begun:
             return ()
@@ -191,6 +196,7 @@ class Qh3Engine:
         return datagrams
 
     def timer(self) -> float | None:
+        """When `on_timer` is due."""
         if self._closed is not None:
             return None
         due = self._connection.get_timer()
@@ -199,6 +205,7 @@ class Qh3Engine:
         return due
 
     def on_timer(self, now: float) -> None:
+        """The timer's moment has come."""
         if self._closed is not None:
             return
         if self._handshake_ends_at is not None and now >= self._handshake_ends_at:
@@ -213,12 +220,14 @@ class Qh3Engine:
         self._drain()
 
     def events(self) -> Sequence[EngineEvent]:
+        """What happened since the last call."""
         found = self._events
         if found:
             self._events = []
         return found
 
     def open(self, *, unidirectional: bool = False, urgency: int = 2) -> int | None:
+        """A new stream, or None when the peer allows no more."""
         _check(urgency)
         if self._closed is not None:
             return None
@@ -228,9 +237,11 @@ class Qh3Engine:
         return stream
 
     def prioritize(self, stream: int, urgency: int, deadline: float | None = None) -> None:
+        """Check the urgency, which has no effect."""
         _check(urgency)
 
     def write(self, stream: int, data: BytesLike, fin: bool = False) -> int:
+        """Send bytes; returns how many of this stream are unsent."""
         if self._closed is not None:
             return 0
         if not self._may_send(stream):
@@ -248,9 +259,11 @@ class Qh3Engine:
         return unsent
 
     def backlog(self, stream: int) -> int:
+        """How many bytes of a stream are unsent."""
         return 0 if self._closed is not None else self._connection.get_send_buffer_size(stream)
 
     def reset(self, stream: int, code: int) -> None:
+        """Give up sending."""
         if self._closed is not None or not self._may_send(stream):
             return
         self._full.discard(stream)
@@ -259,6 +272,7 @@ class Qh3Engine:
             self._ended.pop(stream, None)
 
     def stop(self, stream: int, code: int) -> None:
+        """Want no more of what the peer sends."""
         if self._closed is not None or stream in self._unseen:
             return
         try:
@@ -271,6 +285,7 @@ class Qh3Engine:
         """Nothing: the windows are qh3's."""
 
     def send_datagram(self, data: bytes) -> bool:
+        """Send an unreliable datagram, if it fits and few others wait."""
         if self._closed is not None or len(data) > self._caps.datagram_bytes_max:
             return False
         if len(data) + 5 > self._connection.datagram_frame_bytes_max or self._datagrams >= QUIC_DATAGRAMS_WAITING_MAX:
@@ -280,15 +295,18 @@ class Qh3Engine:
         return True
 
     def ping(self) -> None:
+        """Send something that has to be acknowledged."""
         if self._closed is None and self._is_connected:
             self._connection.send_ping(0)
 
     def close(self, code: int = 0, reason: str = "") -> None:
+        """Close with a code of the application."""
         if self._closed is None:
             self._is_closing = True
             self._connection.close(code, None, reason[:QUIC_REASON_CHARACTERS_MAX])
 
     def stats(self) -> EngineStats:
+        """The state of the path; packets are counted as datagrams."""
         core = self._connection.core
         return EngineStats(
             rtt=core.smoothed_rtt or 0.0,

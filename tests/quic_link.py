@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import heapq
+import importlib.util
 import random
 from dataclasses import dataclass, field
 from math import inf
 from typing import TYPE_CHECKING, Any, cast
 
+import pytest
 from quic_certs import make_ca, make_node
 
 from flowbridge.transports.quic.engine import Closed, Connected, StreamData
@@ -25,6 +27,14 @@ if TYPE_CHECKING:
 SERVER: Address = ("10.0.0.1", 4433)
 CLIENT: Address = ("10.0.0.2", 5555)
 
+
+ENGINES = [
+    "aioquic",
+    pytest.param(
+        "qh3", marks=pytest.mark.skipif(importlib.util.find_spec("qh3") is None, reason="qh3 is not installed")
+    ),
+]
+"""For tests that cannot have the fixture `quic_engine`."""
 
 engine_name: EngineName = "aioquic"
 """That of `settings_of` when it is not told another; the fixture `quic_engine` sets it."""

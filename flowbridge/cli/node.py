@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json as json_text
 import os
 import signal
@@ -17,6 +16,7 @@ from flowbridge.cli.tls_options import AuthorityOption, CertOption, KeyOption, t
 from flowbridge.cli.units import parse_duration_ns
 
 if TYPE_CHECKING:
+    from asyncio import AbstractEventLoop
     from collections.abc import Callable
 
     from flowbridge.addresses import NodeAddress, TlsFiles
@@ -125,10 +125,12 @@ def _run(address: NodeAddress, name: str, policy: NodePolicy, tls: TlsFiles, dra
     configure_logging(json=False, level="WARNING")
 
     async def main() -> bool:
+        from asyncio import get_running_loop
+
         from flowbridge.node import Node
 
         made = Node(name, policy, tls=tls, tell=_teller(as_json=as_json), drain_ns=drain_ns)
-        with _Signals(made):
+        with _Signals(made, get_running_loop()):
             await made.serve(address)
         return made.was_cut
 
@@ -156,9 +158,9 @@ def _shown(text: str) -> str:
 class _Signals:
     """First signal: drain. Second: end. Third: leave at once, even when an operator holds the loop."""
 
-    def __init__(self, node: Node) -> None:
+    def __init__(self, node: Node, loop: AbstractEventLoop) -> None:
         self._node = node
-        self._loop = asyncio.get_running_loop()
+        self._loop = loop
         self._count = 0
         self._former: dict[int, Any] = {}
 

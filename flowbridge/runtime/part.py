@@ -55,6 +55,7 @@ class Part:
         self._told: dict[str, Any] = {}
         self._begun = 0  # how many frames of `_IN_ORDER` came
         self._is_ready = False
+        self._is_listening = False
         self._plan: Plan
         self._bus_end: Any = None
         self._given: list[tuple[str, Role, Any]] = []
@@ -77,6 +78,7 @@ class Part:
     async def run(self, import_ns: int) -> None:
         """Serve the host until it closes the connection."""
         self._link.listen(self._frame, self._host_lost)
+        self._is_listening = True
         self._tell(PartFrame.HELLO, {"import_ns": import_ns})
         try:
             await self._lost
@@ -95,7 +97,10 @@ class Part:
 
     def terminated(self) -> None:
         """Somebody asked this process to end: the host drains the flow."""
-        self._tell(PartFrame.TERMINATED, {})
+        if self._is_listening:
+            self._tell(PartFrame.TERMINATED, {})
+        else:
+            self._host_lost(None)  # nothing was begun
 
     def _host_lost(self, error: Exception | None) -> None:
         if error is not None and not self.has_left:
@@ -210,7 +215,9 @@ class Part:
         if gate is None:
             return []
         routes = {route.id: route for route in self._plan.routes}
-        found = [(node, f"{node}.operator", gate.operator_refusal(self._plan.manifest(node))) for node in nodes]
+        # Every manifest that would be loaded, also when a plan that nobody compiled has two of one name.
+        here = [manifest for manifest in self._plan.manifests if manifest.node in nodes]
+        found = [(m.node, f"{m.node}.operator", gate.operator_refusal(m)) for m in here]
         for given, role, _ in self._given:
             route = routes[given]
             node = route.target_node if role is Role.SOURCE else route.source_node

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import importlib.util
 import random
 from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from quic_link import Link, Weather, settings_of
+from quic_link import ENGINES, Link, Weather, settings_of
 
 from flowbridge.transports.quic.engine import Closed, StreamData
 
@@ -26,14 +25,6 @@ WEATHERS = st.builds(
     rate=st.one_of(st.none(), st.floats(50_000, 5_000_000)),
 )
 SIZES = st.lists(st.integers(0, 40_000), min_size=1, max_size=5)
-
-
-ENGINES = [
-    "aioquic",
-    pytest.param(
-        "qh3", marks=pytest.mark.skipif(importlib.util.find_spec("qh3") is None, reason="qh3 is not installed")
-    ),
-]
 
 
 @pytest.mark.parametrize("engine", ENGINES)

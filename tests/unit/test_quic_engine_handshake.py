@@ -142,6 +142,47 @@ def test_a_client_knows_who_its_server_is() -> None:
     assert "10.0.0.1" in server.names
 
 
+@inside_aioquic
+def test_nobody_gets_through_unjudged_though_the_check_was_never_called() -> None:
+    link = Link()
+    original = link.client.connection.tls._set_peer_certificate
+    tls = link.client.connection.tls
+
+    def skip(certificate: Any) -> None:
+        original(certificate)
+        tls.peer_identity = None
+
+    tls._set_peer_certificate = skip  # type: ignore[method-assign]
+    assert link.run(lambda: link.has(Closed, "client"), seconds=5)
+    assert not link.has(Connected, "client")
+    assert link.closed("client").code == 0x1
+    assert link.client.faults == 1
+
+
+@pytest.mark.parametrize("letter", ["x", "\u00e9", "\u20ac", "\U0001f4a1"])
+def test_a_long_reason_of_any_letters_arrives(letter: str) -> None:
+    link = Link().connect()
+    link.client.close(5, letter * 1_000)
+    assert link.run(lambda: link.has(Closed, "server"), seconds=5)
+    assert link.closed("server").code == 5
+    assert set(link.closed("server").reason) <= {letter}
+
+
+def test_a_reason_with_controls_is_told_without_them() -> None:
+    link = Link().connect()
+    link.client.close(5, "a\n\x1b[31mb")
+    assert link.run(lambda: link.has(Closed, "server"), seconds=5)
+    assert link.closed("server").reason == "a??[31mb"
+
+
+def test_a_certificate_of_endless_names_is_refused_in_few_words() -> None:
+    hosts = tuple(f"{'x' * 50}{n}.example" for n in range(20))
+    client, server = _failed({}, _using(make_node(make_ca(), "server", hosts)))
+    assert client.code == server.code == 0x100 + 42
+    assert len(client.reason) < 200
+    assert server.reason == client.reason
+
+
 @no_client_certificates
 def test_both_sides_know_who_the_other_is() -> None:
     link = Link().connect()

@@ -62,8 +62,10 @@ class _Greeting:
 
 
 class SessionServer:
-    """Gives every wire that greets its session; `on_session` is called for each new one, and returns who takes its
-    streams. It may refuse the peer by raising AuthError or OverloadError.
+    """Gives every wire that greets its session.
+
+    `on_session` is called for each new one, and returns who takes its streams. It may refuse the peer by raising
+    AuthError or OverloadError; `on_over` is told once of each that ends, and why.
     """
 
     def __init__(

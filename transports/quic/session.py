@@ -36,7 +36,7 @@ def why_closed(closed: Closed, peer: str) -> FlowbridgeError:
         is_reset=closed.is_reset,
         reason=closed.reason,
     )
-    return closing.error(peer)
+    return closing.error(peer, is_remote=closed.is_remote)
 
 
 _GOES_ON: Final = frozenset({Code.SUPERSEDED, Code.CANCELLED, Code.PEER_GONE})

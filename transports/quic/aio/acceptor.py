@@ -104,9 +104,11 @@ class BoundedAcceptor:
 
     @property
     def connections(self) -> int:
+        """How many are known."""
         return len(self._ids)
 
     def receive(self, data: bytes, address: Address, now: float) -> Engine | None:
+        """Hand a datagram to its connection, which is made when somebody new may come."""
         if not data:
             return None
         is_long = data[0] & 0x80
@@ -124,12 +126,14 @@ class BoundedAcceptor:
         return None
 
     def transmit(self, now: float) -> Sequence[tuple[bytes, Address]]:
+        """Answers to whom no connection belongs."""
         answers = self._answers
         if answers:
             self._answers = []
         return answers
 
     def forget(self, engine: Engine) -> None:
+        """Free the place and the ids of a connection. Idempotent."""
         known = cast("AcceptedEngine", engine)
         if known not in self._ids:
             return

@@ -8,6 +8,7 @@ an upgrade that changes one fails there.
 
 from __future__ import annotations
 
+import logging
 from typing import TYPE_CHECKING, Any, Final, cast
 
 from cryptography import x509
@@ -33,6 +34,17 @@ if TYPE_CHECKING:
 _PARAMETERS_BYTES_MAX: Final = 4096
 _UDP_BYTES_MAX: Final = 65_527
 """What a packet may have at most (RFC 9000, section 18.2): we read what comes, however large it is."""
+
+
+class _Quiet(logging.Filter):
+    """What ends a connection is told as `Closed`, and by whoever handles that; qh3's own lines say it again."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Drop the two lines about it."""
+        return not str(record.msg).startswith(("Native peer close", "Native protocol error"))
+
+
+logging.getLogger("quic").addFilter(_Quiet())
 
 
 class _RefusedAlert(tls.Alert):

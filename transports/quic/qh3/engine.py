@@ -46,6 +46,8 @@ _DATAGRAM_OVERHEAD_BYTES: Final = 1 + 20 + 4 + 16 + 1 + 4
 _SERVER_KEY_AGE: Final = 1.1
 """As in the other engine: the two sides do not change keys at the same time."""
 
+_REASON_BYTES_MAX: Final = 512
+
 _log: Final = logging.getLogger("flowbridge.quic")
 
 
@@ -303,7 +305,9 @@ class Qh3Engine:
         """Close with a code of the application."""
         if self._closed is None:
             self._is_closing = True
-            self._connection.close(code, None, reason[:QUIC_REASON_CHARACTERS_MAX])
+            # One that fills a packet breaks it, before anything is sent.
+            text = reason[:QUIC_REASON_CHARACTERS_MAX].encode()[:_REASON_BYTES_MAX].decode(errors="ignore")
+            self._connection.close(code, None, text)
 
     def stats(self) -> EngineStats:
         """The state of the path; packets are counted as datagrams."""
@@ -374,9 +378,7 @@ class Qh3Engine:
                 self._full.discard(event.stream_id)
                 events.append(StreamStopped(event.stream_id, event.error_code))
         elif isinstance(event, native.HandshakeCompleted):
-            self._is_connected = True
-            self._handshake_ends_at = None
-            events.append(Connected(self._connection.peer_identity))
+            self._complete()
         elif isinstance(event, native.ConnectionIdIssued | native.ConnectionIdRetired):
             is_issued = isinstance(event, native.ConnectionIdIssued)
             (self._ids.add if is_issued else self._ids.discard)(event.connection_id)
@@ -384,6 +386,16 @@ class Qh3Engine:
                 self.on_connection_id(event.connection_id, is_issued)
         elif isinstance(event, native.ConnectionTerminated):
             self._terminated(event)
+
+    def _complete(self) -> None:
+        """The handshake is over: no server gets further unjudged, whatever qh3 made of our checks."""
+        identity = self._connection.peer_identity
+        if identity is None and self._is_client:
+            self._fail("handshake", RuntimeError("a peer that has to show a certificate got through without"))
+            return
+        self._is_connected = True
+        self._handshake_ends_at = None
+        self._events.append(Connected(identity))
 
     def _terminated(self, event: native.ConnectionTerminated) -> None:
         """qh3 ended the connection by itself; when the peer has forgotten it, it says nothing about why."""
@@ -431,10 +443,10 @@ class Qh3Engine:
 
     def _end_from(self, event: native.ConnectionTerminated, *, is_remote: bool) -> None:
         by_application = event.frame_type is None
-        reason = event.reason_phrase[:QUIC_REASON_CHARACTERS_MAX]
+        reason = "".join(c if c.isprintable() else "?" for c in event.reason_phrase[:QUIC_REASON_CHARACTERS_MAX])
         if not by_application:
             reason = explain(event.error_code, reason, self._connection.configuration.alpn_protocols or ())
-        self._end(Closed(event.error_code, reason, by_application, is_remote))
+        self._end(Closed(int(event.error_code), reason, by_application, is_remote))
 
     def _end(self, closed: Closed) -> None:
         if self._closed is None:

@@ -64,6 +64,7 @@ class CheckedContext(tls.Context):
     roots: tuple[x509.Certificate, ...]
     expected_name: str
     peer_identity: Identity | None
+    refusal: tls.Alert | None
 
     @staticmethod
     def take_over(context: tls.Context, roots: tuple[x509.Certificate, ...], server_name: str) -> None:
@@ -73,6 +74,17 @@ class CheckedContext(tls.Context):
         context.roots = roots
         context.expected_name = server_name
         context.peer_identity = None
+        context.refusal = None
+
+    def handle_message(self, *given: Any, **named: Any) -> None:
+        """Go on with the handshake; once it was refused that stands, though qh3 asks again with what came behind it."""
+        if self.refusal is not None:
+            raise self.refusal
+        try:
+            super().handle_message(*given, **named)
+        except tls.Alert as error:
+            self.refusal = error
+            raise
 
     def _process_certificate(self, certificate: Any) -> None:
         super()._process_certificate(certificate)

@@ -157,6 +157,8 @@ class Qh3Engine:
             return
         connection = self._connection
         self._bytes_received += len(data)
+        if connection.ending is not None:
+            return  # it is closing: the next `transmit` says so
         if self._is_client and address != self._address and self._is_for_nobody(data):
             self.dropped += 1  # a stateless reset counts only from where we send to (RFC 9000, section 10.3.1)
             return

@@ -14,8 +14,8 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import pytest
+from node_processes import NodeProcess, RunProcess, balance, certificates, flow, free_port, lost
 from quic_certs import LOCAL
-from quic_scene import NodeProcess, RunProcess, balance, certificates, flow, free_port, lost
 
 from flowbridge.limits import HEARTBEAT_NS, REPLAY_BYTES_MAX, SUCCEEDED_LEASE_MS, SUSPECT_BEATS
 
@@ -215,7 +215,8 @@ def test_a_consumer_that_takes_nothing_costs_neither_side_more_than_its_windows(
     flow(
         tmp_path,
         'id: a, operator: "python:big_ops:chunks", outputs: {out: {type: bytes}}',
-        f'id: k, operator: "python:big_ops:Stalls", with: {{gate: {gate}}}, inputs: {{in: {{from: a/out, {credit}}}}}, {EDGE}',
+        f'id: k, operator: "python:big_ops:Stalls", with: {{gate: {gate}}}, '
+        f"inputs: {{in: {{from: a/out, {credit}}}}}, {EDGE}",
     )
     with NodeProcess(tmp_path, port, "--policy", "policy.yaml") as node:
         before_kib = node.rss_kib

@@ -263,6 +263,9 @@ class Session:
         counts, self._counts = sorted(self._counts), {}
         while counts:
             some, counts = counts[:SESSION_ACKS_MAX], counts[SESSION_ACKS_MAX:]
+            for number in some:
+                if number in self._graves:
+                    self._graves[number].ping = self._pings
             self._connection.send(Ack(tuple((number, self._count(number)) for number in some)))
 
     def _count(self, number: int) -> int:
@@ -342,8 +345,10 @@ class Session:
                 raise RemoteProtocolError(f"{self.peer}: answers ping {frame.number}, and {self._pings} were sent")
             self._acknowledged(frame.acks)
             self.offset.add(frame.t1_ns, frame.t2_ns, frame.t3_ns, self._clock.now_ns())
-            for number in [number for number, grave in self._graves.items() if grave.ping < frame.number]:
-                del self._graves[number]
+            known = [number for number, grave in self._graves.items() if grave.ping < frame.number]
+            for number in known:
+                if number not in self._counts:
+                    del self._graves[number]
             self._ping_at_graves = len(self._graves) + _GRAVES_PINGED
         elif type(frame) is Error:
             self._told_of(frame)

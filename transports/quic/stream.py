@@ -6,6 +6,7 @@ import asyncio
 from collections import deque
 from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
 
+from flowbridge.codec.codes import shown
 from flowbridge.codec.session_words import StreamKind
 from flowbridge.envelope import NO_DEADLINE
 from flowbridge.errors import BrokenError, ClosedError, LocalProtocolError, RemoteProtocolError
@@ -23,6 +24,9 @@ if TYPE_CHECKING:
 
 _URGENCY: Final = {StreamKind.PART: 1, StreamKind.BUS: 1, StreamKind.ROUTE: 2}
 _PIECE_BYTES: Final = 64 * 1024  # handed to the engine at once, which copies it
+_JOINED_BYTES: Final = (
+    4096  # smaller pieces that wait are put together: single bytes must not cost a hundred times that
+)
 
 
 class Carrier(Protocol):
@@ -103,15 +107,16 @@ class SessionStream:
         self.key: Final = key
         self.out: Final = Outgoing()
         self.come: Final = Incoming()
-        self.peer = f"{peer}, {label}" if label else peer
-        self._keeper = keeper
+        self.peer = f"{peer}, {shown(label)}" if label else peer
+        self.keeper: Final = keeper
         self._loop = asyncio.get_running_loop()
         self.rank: Rank = _URGENCY[StreamKind(kind)], NO_DEADLINE
         """Of the most pressing that waits, or that waited last; see `engine.URGENCIES`."""
         self._pressing: Pressing | None = None  # what `press` was told
         self._carrier: Carrier | None = None
         self._quic = -1  # the number of the QUIC stream
-        self._inbox: deque[tuple[bytes, bool]] = deque()
+        self._inbox: deque[bytes | bytearray] = deque()
+        self._is_last_here = False  # the end is behind what is in the inbox
         self._on_data: Callable[[bytes, Sequence[int]], None] = _unbound
         self._on_lost: Callable[[Exception | None], None] = _unbound
         self._is_bound = False
@@ -142,7 +147,7 @@ class SessionStream:
     @property
     def offset(self) -> ClockOffset:
         """What is known of the clock at the other end."""
-        return self._keeper.offset
+        return self.keeper.offset
 
     # --- the connection ---------------------------------------------------------------------------------------------
 
@@ -157,11 +162,19 @@ class SessionStream:
         self._is_full = False
         self._prioritize()
         self.pump()
+        if self.out.is_acknowledged:  # the peer knows; but its QUIC stream is to end too, or it stays for ever
+            carrier.write(quic, b"", True)
 
     def detach(self) -> None:
         """The connection is gone. What arrived and was not brought comes again."""
         self._carrier = None
         self._inbox.clear()
+        self._is_last_here = False
+
+    @property
+    def is_behind(self) -> bool:
+        """Whether bytes wait here to be taken, so that the peer may have to wait too."""
+        return bool(self._inbox)
 
     def room(self) -> None:
         """The engine takes more of this stream."""
@@ -176,7 +189,7 @@ class SessionStream:
             self._look(self._pressing)
         self._wake_if_low()
         if self.is_over:
-            self._keeper.settled(self)
+            self.keeper.settled(self)
 
     def pump(self) -> None:
         """Hand to the engine what it takes and what may be kept."""
@@ -206,7 +219,7 @@ class SessionStream:
 
         None without a connection, when nobody knows.
         """
-        return self._keeper.before(self, rank)
+        return self.keeper.before(self, rank)
 
     def press(self, rank: Rank) -> None:
         """What was written last is so pressing: until it has left, so is the stream, if it was less."""
@@ -302,9 +315,19 @@ class SessionStream:
     def arrived(self, data: bytes, fin: bool) -> None:
         """The connection brings bytes."""
         if self._inbox or self._is_paused or self._brings_on or not (self._is_bound or self._is_closed):
-            self._inbox.append((data, fin))
+            self._keep(data, fin)
         else:
             self._take(data, fin)
+
+    def _keep(self, data: bytes, fin: bool) -> None:
+        inbox = self._inbox
+        self._is_last_here = self._is_last_here or fin
+        if len(data) >= _JOINED_BYTES:
+            inbox.append(data)
+        elif inbox and type(inbox[-1]) is bytearray and len(inbox[-1]) < _JOINED_BYTES:
+            inbox[-1] += data
+        else:  # also when it is empty: the end has to be brought
+            inbox.append(bytearray(data))
 
     def _take(self, data: bytes, fin: bool) -> None:
         come = self.come
@@ -318,9 +341,9 @@ class SessionStream:
         if fin and not come.is_ended:
             come.is_ended = True
             self._lose(None)
-        self._keeper.owes_count(self, len(fresh) + fin)
+        self.keeper.owes_count(self, len(fresh) + fin)
         if self.is_over:
-            self._keeper.settled(self)
+            self.keeper.settled(self)
 
     def _hand_on(self, data: bytes) -> None:
         try:
@@ -351,7 +374,8 @@ class SessionStream:
     def _bring(self) -> None:
         self._brings_on = False
         while self._inbox and not self._is_paused:
-            self._take(*self._inbox.popleft())
+            data = self._inbox.popleft()
+            self._take(bytes(data), self._is_last_here and not self._inbox)
         if self._failure is not None and not self._is_paused:
             self._lose(self._failure)
 
@@ -367,12 +391,13 @@ class SessionStream:
         """End it because of the peer: every later call raises BrokenError with this cause; `on_lost` is told."""
         if not self._is_closed and self._failure is None:
             self.lose(error)
-            self._keeper.failed(self, error)
+            self.keeper.failed(self, error)
 
     def lose(self, error: Exception) -> None:
         """The session or the peer gave it up: nothing more can be sent or will come."""
         if self._failure is None:
             self._failure = error
+            self._inbox.clear()  # nobody takes it, not even once it goes on after a pause
             self.out.finish()
             self.out.give_up()
             self._wake()

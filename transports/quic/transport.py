@@ -168,7 +168,7 @@ class QuicTransport:
         """Meet the node of a place. Raises: ResourceError, AuthError, RemoteProtocolError."""
         assert place.host is not None, f"{place} names no host"
         session = await self._peers.session(place.host, self._address(place.host))
-        stream = session.open(StreamKind.PART, f"part of {self._peers.own_name}")
+        stream = session.open(StreamKind.PART, "")
         return NodeWorker(session.peer, stream)
 
     async def meet_host(self, address: str) -> PartLink:

@@ -4,6 +4,8 @@ Scenarios A9 and A13 to A15 of the fault matrix (A10 to A12 are in `test_quic_lo
 a target that is missed is a change of behaviour and not a busy machine; each prints what it found (`pytest -s`).
 """
 
+# pyright: reportPrivateUsage=false
+
 from __future__ import annotations
 
 import asyncio

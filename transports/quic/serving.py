@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final
 from flowbridge.codec.codes import Code, code_of, cut
 from flowbridge.codec.session_words import VERSION, Error, Hello, HelloAck, Resumed, Scope
 from flowbridge.errors import AuthError, FlowbridgeError, OverloadError, RemoteProtocolError
-from flowbridge.limits import GREETING_S, SESSIONS_MAX
+from flowbridge.limits import GREETING_S, SESSIONS_MAX, SESSIONS_PER_PEER_MAX
 from flowbridge.transports.quic.connection import Connection
 from flowbridge.transports.quic.session import Session
 
@@ -111,10 +111,23 @@ class SessionServer:
         name = (hello.node, hello.session)
         session = self._sessions.get(name)
         resumed = Resumed.RESUMED if session is not None else Resumed.NEW
-        if session is not None and (hello.epoch <= session.epoch or hello.incarnation != session.incarnation):
-            connection.close(Code.SUPERSEDED, f"epoch {hello.epoch} of the session is over")
-            return
-        if session is None:
+        if session is not None:
+            known = session.identity
+            if (identity and (identity.fabric, identity.node)) != (known and (known.fabric, known.node)):
+                raise AuthError(f"the session is not one of {identity.node if identity else 'nobody'}")
+            if hello.incarnation != session.incarnation:
+                connection.close(Code.STATE_LOST, "the session is of another start of the node")
+                return
+            if hello.epoch <= session.epoch:
+                connection.close(Code.SUPERSEDED, f"epoch {hello.epoch} of the session is over")
+                return
+        if session is not None:
+            try:
+                session.check(hello.streams)
+            except RemoteProtocolError as error:
+                session.end(error)  # one end has lost count: it cannot go on
+                raise
+        else:
             if hello.epoch != 1:
                 connection.close(Code.STATE_LOST, "the session is not known here")
                 return
@@ -141,6 +154,8 @@ class SessionServer:
             raise OverloadError("the node is leaving and takes no new session", None)
         if len(self._sessions) >= SESSIONS_MAX:
             raise OverloadError(f"at most {SESSIONS_MAX} sessions", None)
+        if sum(node == hello.node for node, _ in self._sessions) >= SESSIONS_PER_PEER_MAX:
+            raise OverloadError(f"at most {SESSIONS_PER_PEER_MAX} sessions with {hello.node}", None)
         peer = f"{hello.node} at {connection.wire.engine.peer_address[0]}"
         session = Session(
             hello.session,

@@ -14,9 +14,18 @@ from typing import TYPE_CHECKING, Final, Protocol
 from flowbridge.codec.codes import Code, code_of, cut, error_of, from_transport
 from flowbridge.codec.session_words import Ack, Auth, Error, Goaway, Open, Ping, Pong, Scope, StreamKind
 from flowbridge.errors import BrokenError, ClosedError, RemoteProtocolError, ResourceError
-from flowbridge.limits import ACK_BYTES, ACK_DELAY_S, SESSION_ACKS_MAX, SUCCEEDED_LEASE_MS, SUSPECT_BEATS
+from flowbridge.limits import (
+    ACK_BYTES,
+    ACK_DELAY_S,
+    HEARTBEAT_MS_MIN,
+    SESSION_ACKS_MAX,
+    SESSION_STREAMS_MAX,
+    SUCCEEDED_LEASE_MS,
+    SUSPECT_BEATS,
+)
 from flowbridge.time.offset import ClockOffset
-from flowbridge.transports.quic.stream import SessionStream
+from flowbridge.transports.quic.connection import refused
+from flowbridge.transports.quic.stream import Before, SessionStream
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -24,6 +33,7 @@ if TYPE_CHECKING:
     from flowbridge.codec.session_words import ControlFrame, Received, SessionLimits
     from flowbridge.contracts import Clock
     from flowbridge.errors import FlowbridgeError
+    from flowbridge.machines.admission import Rank
     from flowbridge.transports.quic.connection import Connection
     from flowbridge.transports.quic.engine import Closed, Identity
 
@@ -43,6 +53,10 @@ def why_closed(closed: Closed, peer: str) -> FlowbridgeError:
 _log: Final = logging.getLogger("flowbridge.session")
 _GOES_ON: Final = frozenset({Code.SUPERSEDED, Code.CANCELLED, Code.PEER_GONE})
 """Codes that end a connection and not its session: another one took over, or it came too late for who dialled it."""
+
+
+_GRAVES_PINGED: Final = 64
+"""With so many streams that are over the peer is asked at once, and not with the next heartbeat, whether it knows."""
 
 
 class SessionState(enum.Enum):
@@ -126,6 +140,8 @@ class Session:
         self._counts_bytes = 0
         self._counts_timer: asyncio.TimerHandle | None = None
         self._pings = 0
+        self._ping_at_graves = _GRAVES_PINGED
+        self._beat_ms = max(limits.hb_ms, HEARTBEAT_MS_MIN)
         self._beat: asyncio.TimerHandle | None = None
         self._next_beat = 0.0  # when `_tick` is due
         self._apart_since = self._loop.time()
@@ -162,25 +178,36 @@ class Session:
         if opened.number % 2 != self._is_client:
             raise RemoteProtocolError(f"{self.peer}: stream {opened.number} is not the peer's to open")
         if len(self._streams) >= self.limits.streams_max:
-            raise RemoteProtocolError(f"{self.peer}: a session has at most {self.limits.streams_max} streams")
+            told = f"{self.peer}: a session has at most {self.limits.streams_max} streams"
+            raise refused(Code.LIMIT, told)
+        if len(self._streams) + len(self._graves) >= SESSION_STREAMS_MAX:
+            told = f"{self.peer}: opens streams and answers no ping: {len(self._graves)} that are over are remembered"
+            raise refused(Code.LIMIT, told)
         stream = SessionStream(self, opened.number, opened.kind, opened.label, opened.key, peer=self.peer)
         self._streams[opened.number] = stream
         self.on_stream(stream)
-        return stream
+        return self._streams.get(stream.number)  # it may have been refused
 
     def streams_left(self, connection: Connection) -> None:
         """There may be room for QUIC streams."""
         while self._waiting and connection.carry(self._waiting[0]):
             self._waiting.pop(0)
 
+    def before(self, stream: SessionStream, rank: Rank) -> Before | None:
+        """What lies before bytes of this rank now: what waits on their stream, and on those that go first."""
+        if self._connection is None:
+            return None
+        queued = sum([one.waiting_bytes for one in self._streams.values() if one is stream or one.rank <= rank])
+        return Before(queued, *self._connection.path())
+
     def owes_count(self, stream: SessionStream, size_bytes: int) -> None:
-        """The peer is to be told how far a stream has come: soon, or now when it is much."""
+        """The peer is to be told how far a stream has come: with other bytes, or alone after a while or a lot."""
         self._counts[stream.number] = stream
         self._counts_bytes += size_bytes
         if self._counts_bytes >= ACK_BYTES:
             self._tell_counts()
         elif self._counts_timer is None:
-            self._counts_timer = self._loop.call_later(ACK_DELAY_S, self._tell_counts)
+            self._counts_timer = self._loop.call_later(ACK_DELAY_S, self._let_counts_go)
 
     def failed(self, stream: SessionStream, error: Exception) -> None:
         """A stream is over because somebody broke the rules on it."""
@@ -204,6 +231,9 @@ class Session:
         self._graves[stream.number] = _Grave(stream.come.count, error, self._pings)
         if not self._streams:
             self._settled.set()
+        if len(self._graves) >= self._ping_at_graves:
+            self._ping_at_graves += _GRAVES_PINGED
+            self.ping()
 
     # --- counts -----------------------------------------------------------------------------------------------------
 
@@ -213,6 +243,12 @@ class Session:
         counts.update({number: grave.count for number, grave in self._graves.items()})
         return tuple(sorted(counts.items()))
 
+    def _let_counts_go(self) -> None:
+        """A packet that goes anyway may take them along; if there is none, they get one of their own."""
+        if self._connection is not None:
+            self._connection.on_written = self._tell_counts
+        self._counts_timer = self._loop.call_later(ACK_DELAY_S, self._tell_counts)
+
     def _tell_counts(self) -> None:
         if self._counts_timer is not None:
             self._counts_timer.cancel()
@@ -220,6 +256,10 @@ class Session:
         self._counts_bytes = 0
         if self._connection is None:
             return  # a greeting tells all of them
+        if self._connection.is_clogged:
+            self._counts_timer = self._loop.call_later(ACK_DELAY_S, self._tell_counts)
+            return
+        self._connection.on_written = None
         counts, self._counts = sorted(self._counts), {}
         while counts:
             some, counts = counts[:SESSION_ACKS_MAX], counts[SESSION_ACKS_MAX:]
@@ -232,7 +272,17 @@ class Session:
         grave = self._graves.get(number)
         return 0 if grave is None else grave.count
 
+    def check(self, counts: Iterable[tuple[int, int]]) -> None:
+        """Whether the peer can have so much of each stream. Raises: RemoteProtocolError."""
+        for number, count in counts:
+            stream = self._streams.get(number)
+            if stream is not None:
+                stream.out.check(count)
+            elif number % 2 != self._is_client and number >= self._next:
+                raise RemoteProtocolError(f"{self.peer}: has {count} bytes of stream {number}, which was never opened")
+
     def _acknowledged(self, counts: Received) -> None:
+        self.check(counts)
         for number, count in counts:
             stream = self._streams.get(number)
             if stream is not None:
@@ -243,8 +293,9 @@ class Session:
     def adopt(self, connection: Connection, epoch: int, counts: Mapping[int, int]) -> None:
         """Go on over a new connection, whose peer has so much of each stream. The one before is closed.
 
-        Raises: RemoteProtocolError when the counts cannot be.
+        Raises: RemoteProtocolError, nothing having been done, when the counts cannot be.
         """
+        self.check(counts.items())
         for number, stream in self._streams.items():
             stream.detach()
             stream.out.rewind(counts.get(number, 0))
@@ -272,6 +323,7 @@ class Session:
         for stream in [stream for stream in self._streams.values() if stream.is_over]:
             self.settled(stream)
         self.ping()
+        connection.release()
 
     def connected(self, connection: Connection, identity: Identity | None) -> None:
         """Nothing: a session adopts connections that are connected."""
@@ -282,13 +334,17 @@ class Session:
             self._acknowledged(frame.acks)
         elif type(frame) is Ping:
             self._acknowledged(frame.acks)
-            now_ns = self._clock.now_ns()
-            connection.send(Pong(frame.number, frame.t1_ns, now_ns, now_ns, ()))
+            if not connection.is_clogged:  # an answer that does not leave would be wrong when it does
+                now_ns = self._clock.now_ns()
+                connection.send(Pong(frame.number, frame.t1_ns, now_ns, now_ns, ()))
         elif type(frame) is Pong:
+            if frame.number > self._pings:
+                raise RemoteProtocolError(f"{self.peer}: answers ping {frame.number}, and {self._pings} were sent")
             self._acknowledged(frame.acks)
             self.offset.add(frame.t1_ns, frame.t2_ns, frame.t3_ns, self._clock.now_ns())
             for number in [number for number, grave in self._graves.items() if grave.ping < frame.number]:
                 del self._graves[number]
+            self._ping_at_graves = len(self._graves) + _GRAVES_PINGED
         elif type(frame) is Error:
             self._told_of(frame)
         elif type(frame) is Goaway:
@@ -331,7 +387,7 @@ class Session:
 
     def ping(self) -> None:
         """Ask whether the peer is there, and what time it is."""
-        if self._connection is not None:
+        if self._connection is not None and not self._connection.is_clogged:
             self._pings += 1
             self._connection.send(Ping(self._pings, self._clock.now_ns(), ()))
 
@@ -349,13 +405,13 @@ class Session:
         return self.state in (SessionState.APART, SessionState.SUSPECT)
 
     def _beat_again(self, now: float) -> None:
-        self._next_beat = now + self.limits.hb_ms / 1000
-        self._beat = self._loop.call_later(self.limits.hb_ms / 1000, self._tick)
+        self._next_beat = now + self._beat_ms / 1000
+        self._beat = self._loop.call_later(self._beat_ms / 1000, self._tick)
 
     def _tick(self) -> None:
         """Once per heartbeat: look whether the peer was heard, and let it hear us."""
         now = self._loop.time()
-        was_held = now - self._next_beat > self.limits.hb_ms / 1000
+        was_held = now - self._next_beat > self._beat_ms / 1000
         self._beat_again(now)
         if was_held:  # this process stood still: what came meanwhile was not read yet
             self.ping()
@@ -372,7 +428,7 @@ class Session:
             return
         self.ping()
         is_refused = connection.wire.is_refused
-        if is_refused or silent_ms > SUSPECT_BEATS * self.limits.hb_ms:
+        if is_refused or silent_ms > SUSPECT_BEATS * self._beat_ms:
             if self.state is SessionState.CONNECTED:
                 self.state = SessionState.SUSPECT
                 why = "nobody listens there (connection refused)" if is_refused else f"silent for {silent_ms:.0f} ms"

@@ -384,7 +384,7 @@ class Session:
         for stream in self._streams.values():
             stream.detach()
         self.state = SessionState.APART
-        self._apart_since = self._loop.time()
+        self._apart_since = connection.wire.heard_at  # the lease begins with the silence
         self._away(connection.wire.heard_at, str(error))
         self._owner.apart(self, error)
 

@@ -256,7 +256,7 @@ def datagram_bytes_to(address: Address) -> int:
     """How many bytes a datagram to a numeric address may have: what every path carries, and more within this machine.
 
     Within a machine the first interface is the whole path, and the kernel says what it takes (IP_MTU, ip(7)); beyond it
-    nobody knows without trying. Where it cannot be asked, as on systems other than Linux, it is what every path carries.
+    nobody knows without trying. Where it cannot be asked (not Linux) it is what every path carries.
     """
     host, port = address
     if sys.platform != "linux":

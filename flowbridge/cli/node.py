@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-import json as json_text
 import os
 import signal
 import sys
@@ -17,6 +15,7 @@ from flowbridge.cli.tls_options import AuthorityOption, CertOption, KeyOption, t
 from flowbridge.cli.units import parse_duration_ns
 
 if TYPE_CHECKING:
+    from asyncio import AbstractEventLoop
     from collections.abc import Callable
 
     from flowbridge.addresses import NodeAddress, TlsFiles
@@ -125,10 +124,12 @@ def _run(address: NodeAddress, name: str, policy: NodePolicy, tls: TlsFiles, dra
     configure_logging(json=False, level="WARNING")
 
     async def main() -> bool:
+        from asyncio import get_running_loop
+
         from flowbridge.node import Node
 
         made = Node(name, policy, tls=tls, tell=_teller(as_json=as_json), drain_ns=drain_ns)
-        with _Signals(made):
+        with _Signals(made, get_running_loop()):
             await made.serve(address)
         return made.was_cut
 
@@ -137,11 +138,12 @@ def _run(address: NodeAddress, name: str, policy: NodePolicy, tls: TlsFiles, dra
 
 def _teller(*, as_json: bool) -> Callable[[NodeEvent], None]:
     def tell(event: NodeEvent) -> None:
-        about: dict[str, Any] = {"event": event.kind, "text": event.text, **event.about}
-        line = json_text.dumps(about, ensure_ascii=False) if as_json else _shown(event.text)
         try:
-            sys.stdout.write(line + "\n")
-            sys.stdout.flush()
+            if as_json:
+                output.print_json_line({"event": event.kind, "text": event.text, **event.about})
+            else:
+                sys.stdout.write(_shown(event.text) + "\n")
+                sys.stdout.flush()
         except BrokenPipeError:
             output.drop_stdout()  # a node goes on without anybody who reads
 
@@ -156,9 +158,9 @@ def _shown(text: str) -> str:
 class _Signals:
     """First signal: drain. Second: end. Third: leave at once, even when an operator holds the loop."""
 
-    def __init__(self, node: Node) -> None:
+    def __init__(self, node: Node, loop: AbstractEventLoop) -> None:
         self._node = node
-        self._loop = asyncio.get_running_loop()
+        self._loop = loop
         self._count = 0
         self._former: dict[int, Any] = {}
 

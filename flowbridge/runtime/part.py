@@ -8,6 +8,7 @@ import logging
 import sys
 from contextlib import AsyncExitStack
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 from flowbridge.codec.part_frames import DAMAGE, PartFrame, read_part, write_error, write_part
@@ -26,7 +27,7 @@ from flowbridge.runtime.turn import Turns
 from flowbridge.tiers import choose_all, nearest
 
 if TYPE_CHECKING:
-    from collections.abc import Coroutine, Sequence
+    from collections.abc import Callable, Coroutine, Sequence
 
     from flowbridge.contracts import Clock
     from flowbridge.placing import PartLink
@@ -54,6 +55,7 @@ class Part:
         self._told: dict[str, Any] = {}
         self._begun = 0  # how many frames of `_IN_ORDER` came
         self._is_ready = False
+        self._is_listening = False
         self._plan: Plan
         self._bus_end: Any = None
         self._given: list[tuple[str, Role, Any]] = []
@@ -76,6 +78,7 @@ class Part:
     async def run(self, import_ns: int) -> None:
         """Serve the host until it closes the connection."""
         self._link.listen(self._frame, self._host_lost)
+        self._is_listening = True
         self._tell(PartFrame.HELLO, {"import_ns": import_ns})
         try:
             await self._lost
@@ -94,7 +97,10 @@ class Part:
 
     def terminated(self) -> None:
         """Somebody asked this process to end: the host drains the flow."""
-        self._tell(PartFrame.TERMINATED, {})
+        if self._is_listening:
+            self._tell(PartFrame.TERMINATED, {})
+        else:
+            self._host_lost(None)  # nothing was begun
 
     def _host_lost(self, error: Exception | None) -> None:
         if error is not None and not self.has_left:
@@ -129,15 +135,15 @@ class Part:
             self.is_stopping = True
             self._nodes[content["node"]].cancel()
         elif frame is PartFrame.SNAPSHOT:
-            self._do(self._snapshot(content["node"]))
+            self._do(partial(self._snapshot, content["node"]))
         elif frame is PartFrame.BREAK:
             end = self._ends.get(content["route"])
             if end is not None:
                 end.break_off(ResourceError(str(content["why"])))
         elif frame is PartFrame.CLOSE:
-            self._do(self._close())
+            self._do(self._close)
         elif frame is PartFrame.LEAVE:
-            self._do(self._leave())
+            self._do(self._leave)
         else:
             raise RemoteProtocolError(f"{self._link.peer}: frame {frame.name} is for a host")
 
@@ -149,19 +155,19 @@ class Part:
         if frame is PartFrame.PART:
             self._told = content
         elif frame is PartFrame.PREPARE:
-            self._do(self._prepare())
+            self._do(self._prepare)
         else:
             self._go()
 
-    def _do(self, deed: Coroutine[Any, Any, None]) -> None:
+    def _do(self, deed: Callable[[], Coroutine[Any, Any, None]]) -> None:
         task = asyncio.get_running_loop().create_task(self._done(deed))
         self._deeds.add(task)
         task.add_done_callback(self._deeds.discard)
 
-    async def _done(self, deed: Coroutine[Any, Any, None]) -> None:
+    async def _done(self, deed: Callable[[], Coroutine[Any, Any, None]]) -> None:
         """Do something for the host; it, and not this process, ends when that fails for what the host said."""
         try:
-            await deed
+            await deed()
         except Exception as error:
             _log.exception("what %s asked for cannot be done", self._link.peer)
             self._host_lost(RemoteProtocolError(f"{self._link.peer}: asked for what cannot be done: {error!r:.200}"))
@@ -209,7 +215,9 @@ class Part:
         if gate is None:
             return []
         routes = {route.id: route for route in self._plan.routes}
-        found = [(node, f"{node}.operator", gate.operator_refusal(self._plan.manifest(node))) for node in nodes]
+        # Every manifest that would be loaded, also when a plan that nobody compiled has two of one name.
+        here = [manifest for manifest in self._plan.manifests if manifest.node in nodes]
+        found = [(m.node, f"{m.node}.operator", gate.operator_refusal(m)) for m in here]
         for given, role, _ in self._given:
             route = routes[given]
             node = route.target_node if role is Role.SOURCE else route.source_node
@@ -279,7 +287,7 @@ class Part:
         }
         if self._gate is not None:
             self._gate.started(self._plan.name, tuple(self._supervisors))
-        self._do(self._report_always())
+        self._do(self._report_always)
 
     # --- running ----------------------------------------------------------------------------------------------------
 

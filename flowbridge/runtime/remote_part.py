@@ -5,19 +5,16 @@ from __future__ import annotations
 import asyncio
 import enum
 import logging
-import sys
-from typing import TYPE_CHECKING, Any, Final, Protocol, TextIO
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from flowbridge.codec.part_frames import DAMAGE, PartFrame, read_error, read_part, write_part
-from flowbridge.codec.plan import plan_to_cbor
-from flowbridge.errors import BrokenError, EncodeError, FlowbridgeError, RemoteProtocolError, ResourceError
+from flowbridge.errors import AuthError, BrokenError, EncodeError, FlowbridgeError, RemoteProtocolError, ResourceError
 from flowbridge.limits import SETTLE_NS, SETTLE_PAUSE_NS, WORKER_START_NS, WORKER_STOP_NS
 from flowbridge.machines.node import NodeState
-from flowbridge.machines.node_acl import plan_acl
 from flowbridge.placing import Ticket
 from flowbridge.runtime.books import Role, node_from_plain, path_from_plain
-from flowbridge.runtime.guarded_bus import GuardedBus
 from flowbridge.runtime.kept import Form, PackedState, packed, packed_from_plain
+from flowbridge.runtime.part_told import Surroundings, part_bus, part_content
 from flowbridge.runtime.problem import Problem
 from flowbridge.runtime.remote_node import RemoteNode
 from flowbridge.time.ledger import EdgeBooks
@@ -25,7 +22,7 @@ from flowbridge.time.ledger import EdgeBooks
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-    from flowbridge.contracts import Alarm, Clock, EventBus
+    from flowbridge.contracts import Alarm, Clock
     from flowbridge.placing import PartLink, PlacingTransport, Worker
     from flowbridge.plan import Plan, PluginManifest
     from flowbridge.report import PathReport
@@ -42,17 +39,9 @@ class Stage(enum.Enum):
     GONE = "gone"
 
 
-class Whole(Protocol):
+class Whole(Surroundings, Protocol):
     """The flow that a part is of."""
 
-    @property
-    def stdout(self) -> TextIO: ...
-    @property
-    def bus(self) -> EventBus: ...
-    @property
-    def serial(self) -> int: ...
-    @property
-    def options(self) -> Mapping[str, Mapping[str, Any]]: ...
     def is_fed(self, node: RemoteNode) -> bool: ...
     def counted(self, route: str, role: Role, books: EdgeBooks) -> None: ...
     def went(self, part: RemotePart, paths: Sequence[PathReport]) -> None: ...
@@ -91,6 +80,7 @@ class RemotePart:
         self._link_lost = asyncio.Event()
         self._is_stopping = False  # its nodes were told to stop, or it is to leave
         self._is_late = False
+        self._gone_at_ns = 0
         self._has_left = False  # it has said everything
         self._alarms: list[Alarm] = []
         self._watching: asyncio.Task[None] | None = None
@@ -117,7 +107,7 @@ class RemotePart:
         self._loading, self._is_late = None, False
         try:
             worker = self._worker = await self._transport.start_worker(self.place)
-        except ResourceError as error:
+        except FlowbridgeError as error:
             self.stage = Stage.GONE
             return [self._problem(str(error), error)]
         self.stage = Stage.STARTING
@@ -132,26 +122,13 @@ class RemotePart:
 
     def _tell_part(self, link: PartLink) -> None:
         """Tell it what to run. Raises: EncodeError that names the node whose state cannot go there; ResourceError."""
-        form = Form.PICKLE if link.is_same_user else Form.PLAIN
-        stdout = self._whole.stdout
-        content: dict[str, Any] = {
-            "process": str(self.place),
-            "nodes": [node.node for node in self.unfinished],
-            "ended": [node.node for node in self.nodes.values() if node.has_ended],
-            "serial": self._whole.serial,
-            "is_terminal": stdout.isatty(),
-            "encoding": getattr(stdout, "encoding", None) or "utf-8",
-            "state": self._states(form),
-        }
-        if link.is_same_user:
-            content["sys_path"] = list(sys.path)
-            content["options"] = packed(dict(self._whole.options)).data
-            content["plan"] = packed(self._plan).data  # pickled: pydantic would double the time of its start
-            bus = self._whole.bus
-        else:
-            content["plan"] = plan_to_cbor(self._plan)
-            bus = GuardedBus(self._whole.bus, plan_acl(self._plan, self.place), str(self.place.name))
+        same_user = link.is_same_user
+        content = part_content(self._plan, self.place, self._whole, same_user=same_user)
+        content["nodes"] = [node.node for node in self.unfinished]
+        content["ended"] = [node.node for node in self.nodes.values() if node.has_ended]
+        content["state"] = self._states(Form.PICKLE if same_user else Form.PLAIN)
         self.tell(PartFrame.PART, content)
+        bus = part_bus(self._plan, self.place, self._whole, same_user=same_user)
         self._tell_end(PartFrame.BUS, {}, self._transport.serve_bus(bus, self.place))
 
     def _states(self, form: Form) -> dict[str, list[Any]]:
@@ -394,6 +371,7 @@ class RemotePart:
             return
         if self._has_left:
             return
+        self._gone_at_ns = self._clock.now_ns()
         for node in self.unfinished:
             node.died()
         self._whole.died(self)
@@ -410,7 +388,7 @@ class RemotePart:
         if delay_ns is None:
             self._fail(text)
         else:
-            _log.warning("%s starts again in %.0f ms: %s", self.place, delay_ns / 1e6, text)
+            _log.warning("%s; the part starts again in %.0f ms", text, delay_ns / 1e6)
             self._restarting = asyncio.get_running_loop().create_task(self._restart(delay_ns))
 
     def _ref(self, node: str | None) -> str:
@@ -453,11 +431,15 @@ class RemotePart:
             problems = await self.prepare()
         if not problems:
             self.go()
+            names = ", ".join(node.node for node in self.unfinished)
+            gone_s = (self._clock.now_ns() - self._gone_at_ns) / 1e9
+            _log.warning("%s: the part runs again, after %.2f s; its nodes: %s", self.name, gone_s, names)
             return
-        again_ns = self._delay_ns() if problems[0].part == "process" else None
+        again_ns = self._delay_ns() if _is_worth_a_retry(problems[0]) else None
         if again_ns is None:
             self._fail("\n".join(problem.text for problem in problems))
         else:
+            _log.warning("%s; the next try comes in %.0f ms", problems[0].text, again_ns / 1e6)
             for node in self.unfinished:
                 node.died()
             await self._restart(again_ns)
@@ -504,3 +486,9 @@ class RemotePart:
         alarms, self._alarms = self._alarms, []
         for alarm in alarms:
             alarm.cancel()
+
+
+def _is_worth_a_retry(problem: Problem) -> bool:
+    """Whether a start that failed may succeed later: not where it was refused, or its state cannot be written."""
+    refused = isinstance(problem.cause, AuthError | RemoteProtocolError | EncodeError)
+    return problem.part == "process" and not refused

@@ -38,6 +38,10 @@ class Times(Protocol):
         """An envelope with the times to be written; `deadline_ns` replaces its own."""
         ...
 
+    def leaving_stamped(self, envelope: Envelope) -> Envelope:
+        """As `leaving`, with the `sent_ns` that the envelope has."""
+        ...
+
     def arrived(self, envelope: Envelope) -> None:
         """Put the times of this process into an envelope that was read just now and that nobody else has."""
         ...
@@ -62,6 +66,10 @@ class SharedTimes:
     def leaving(self, envelope: Envelope, deadline_ns: int | None = None) -> Envelope:
         """The envelope itself."""
         return envelope if deadline_ns is None else _copy(envelope, deadline_ns, envelope.origin_ns, envelope.sent_ns)
+
+    def leaving_stamped(self, envelope: Envelope) -> Envelope:
+        """The envelope itself."""
+        return envelope
 
     def arrived(self, envelope: Envelope) -> None:
         """Nothing is to be done."""
@@ -93,9 +101,16 @@ class FarTimes:
         return False
 
     def leaving(self, envelope: Envelope, deadline_ns: int | None = None) -> Envelope:
-        """A copy with the times to be written."""
+        """A copy with the times to be written, as of now."""
+        return self._as_of(self._clock.now_ns(), envelope, deadline_ns)
+
+    def leaving_stamped(self, envelope: Envelope) -> Envelope:
+        """As `leaving`, but as of the moment that its `sent_ns` names: what it waited since counts as under way."""
         now_ns = self._clock.now_ns()
-        sent_ns = envelope.sent_ns if 0 < envelope.sent_ns <= now_ns else now_ns
+        return self._as_of(envelope.sent_ns if 0 < envelope.sent_ns <= now_ns else now_ns, envelope)
+
+    @staticmethod
+    def _as_of(sent_ns: int, envelope: Envelope, deadline_ns: int | None = None) -> Envelope:
         if deadline_ns is None:
             deadline_ns = envelope.deadline_ns
         return _copy(
@@ -121,7 +136,7 @@ class FarTimes:
     def _under_way_ns(self, now_ns: int, sent_ns: int, left_ns: int) -> int:
         """How long a message was under way; never longer than its deadline left it."""
         offset = self._offset
-        sample = offset.best(now_ns)
+        sample = offset.best()
         if sample is None:
             under_way_ns = offset.srtt_ns // 2
         else:

@@ -19,6 +19,7 @@ from flowbridge.addresses import NodeAddress, PeerIdentity
 from flowbridge.errors import BrokenError, FlowbridgeError, ResourceError
 from flowbridge.host import Host
 from flowbridge.node import Node, NodeEvent
+from flowbridge.placing import Ticket
 from flowbridge.runtime.clock import SystemClock
 from flowbridge.runtime.tier_set import TierSet
 from flowbridge.transports.uds.transport import UdsTransport
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
     from flowbridge.contracts import Clock, Transport
     from flowbridge.machines.node_policy import NodePolicy
     from flowbridge.placing import PartLink
-    from flowbridge.plan import Placement
+    from flowbridge.plan import Placement, Plan, Route
     from flowbridge.report import RunReport
     from flowbridge.runtime.flow import RunningFlow
 
@@ -51,6 +52,7 @@ class Meeting:
     """Who listens where, and as whom hosts come."""
 
     host: PeerIdentity = HOST
+    tickets: dict[bytes, Any] | None = None  # with the ends that they stand for; None: ends travel themselves
     listeners: dict[tuple[str, int], MeetingListener] = field(default_factory=dict[tuple[str, int], "MeetingListener"])
 
 
@@ -149,6 +151,27 @@ class MeetingTransport(UdsTransport):
         self.workers.append(MeetingWorker(f"host {place.host}", ForeignLink(ours, f"node {place.host}")))
         return self.workers[-1]
 
+    async def join(self, route: Route, near: Placement, far: Placement) -> Any:
+        """Ends in words where the scene says so: whoever bears a ticket gets the socket that waits for it."""
+        ends = await super().join(route, near, far)
+        if self.meeting.tickets is None:
+            return ends
+        made = [Ticket(f"{route.id} {len(self.meeting.tickets)} {side}".encode()) for side in ("near", "far")]
+        self.meeting.tickets.update({ticket.data: end for ticket, end in zip(made, ends, strict=True)})
+        return tuple(made)
+
+    def _redeemed(self, end: Any) -> Any:
+        if not isinstance(end, Ticket):
+            return end
+        assert self.meeting.tickets is not None, "nobody gave tickets"
+        return self.meeting.tickets.pop(end.data)
+
+    async def open_sink(self, route: Route, sock: Any) -> Any:
+        return await super().open_sink(route, self._redeemed(sock))
+
+    async def open_source(self, route: Route, sock: Any) -> Any:
+        return await super().open_source(route, self._redeemed(sock))
+
     async def serve_node(
         self, listen: NodeAddress, name: str, on_host: Callable[[PartLink, PeerIdentity], None]
     ) -> MeetingListener:
@@ -222,11 +245,15 @@ class Scene:
 
     def refusal(self, *nodes: str, state: Mapping[str, Any] | None = None, places: Any = NODES) -> str:
         """What starting a flow raises."""
+        return self.refused(compiled(flow_text(*nodes)), state=state, places=places)
+
+    def refused(self, plan: Plan, *, state: Mapping[str, Any] | None = None, places: Any = NODES) -> str:
+        """What starting a plan raises."""
 
         async def main() -> str:
             async with self.serving(), Host(nodes=places) as host:
                 try:
-                    await asyncio.wait_for(host.start(compiled(flow_text(*nodes)), state=state), PATIENCE_S)
+                    await asyncio.wait_for(host.start(plan, state=state), PATIENCE_S)
                 except FlowbridgeError as error:
                     return str(error)
             raise AssertionError("the flow was started")

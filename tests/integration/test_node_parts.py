@@ -10,14 +10,17 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from flow_scene import compiled, flow_text
 from node_scene import HOST, Scene
 from process_scene import Sink, until
 
 from flowbridge import registry
 from flowbridge.addresses import PeerIdentity
 from flowbridge.codec.part_frames import PartFrame, read_part
+from flowbridge.codec.plan import digest_of
 from flowbridge.machines.node_acl import AclRule, Action
 from flowbridge.machines.node_policy import NodePolicy, OperatorGrant, default_policy
+from flowbridge.plan import Artifact, ArtifactKind
 from flowbridge.runtime.digest import operator_digest
 from flowbridge.runtime.kept import Form, PackedState
 
@@ -93,6 +96,14 @@ def test_a_node_on_another_host_gives_what_it_gives_here(monkeypatch: pytest.Mon
     assert [report.nodes[node].process for node in "abk"] == [None, "edge-1", None]
     assert {edge.tier for edge in report.edges.values()} == {"quic"}
     assert scene.kinds() == ["listening", "host_connected", "part_started", "host_left"]
+
+
+def test_ends_of_routes_may_travel_in_words(monkeypatch: pytest.MonkeyPatch) -> None:
+    scene, sink = Scene(monkeypatch, DEFAULT), Sink()
+    scene.meeting.tickets = {}
+    report = scene.run(source(50, f", {EDGE}").replace("id: a", "id: b"), KEEP, operators={"keep": sink})
+    assert (report.status, sink.values) == ("done", list(range(50)))
+    assert scene.meeting.tickets == {}
 
 
 def test_no_pickle_goes_to_another_host(monkeypatch: pytest.MonkeyPatch, module: str) -> None:
@@ -175,6 +186,19 @@ def test_an_operator_that_is_not_allowed_is_refused_by_name_before_anything_runs
     assert operator in text
     assert "part_started" not in scene.kinds()
     assert "refused" in scene.kinds()
+
+
+def test_a_plan_with_two_manifests_of_one_name_smuggles_nothing_in(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    scene, mark = Scene(monkeypatch, DEFAULT), tmp_path / "mark"
+    plan = compiled(flow_text(source(3, f", {EDGE}"), "id: k, operator: 'null', inputs: {in: a/out}"))
+    ref = Artifact(kind=ArtifactKind.PYTHON_OPERATOR, ref="python:os:mkdir")
+    second = replace(plan.manifests[0], artifact=ref, config={"path": str(mark)})
+    forged = replace(plan, manifests=(*plan.manifests, second))
+    text = scene.refused(replace(forged, digest=digest_of(forged)))
+    assert "operator 'python:os:mkdir' is not allowed" in text
+    assert not mark.exists()
 
 
 def test_an_operator_runs_only_with_the_source_that_the_policy_expects(
@@ -304,3 +328,16 @@ def test_a_host_without_an_address_is_a_line_of_the_flow(monkeypatch: pytest.Mon
         "flow.yaml:4:10: node a is placed in host edge-1, which has no address (known: edge-2); "
         "give one with --node edge-1=quic://HOST:PORT"
     )
+
+
+def test_a_process_of_this_machine_hears_where_hosts_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    scene, sink = Scene(monkeypatch, DEFAULT), Sink()
+    nodes = source(20, ", place: {process: w}"), "id: b, operator: host:keep, inputs: {in: a/out}"
+    far = (
+        f"id: c, operator: sequence, with: {{count: 5}}, {JSON}, {EDGE}",
+        "id: k, operator: host:keep2, inputs: {in: c/out}",
+    )
+    other = Sink()
+    report = scene.run(*nodes, *far, operators={"keep": sink, "keep2": other})
+    assert (report.status, sink.values, other.values) == ("done", list(range(20)), list(range(5)))
+    assert {edge.tier for edge in report.edges.values()} == {"ipc", "quic"}

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     )
     from flowbridge.placing import CrossingSink, CrossingSource, PartLink, PlacingTransport, Worker
     from flowbridge.runtime.flow import Elsewhere, Supervised
+    from flowbridge.runtime.gate import HostGate, PartGate
+    from flowbridge.runtime.guarded_bus import GuardedBus
     from flowbridge.runtime.remote import RemoteParts
     from flowbridge.runtime.remote_node import RemoteNode
     from flowbridge.runtime.remote_part import Whole
@@ -59,6 +61,10 @@ def crossing(sink: LinkSink, source: LinkSource) -> tuple[CrossingSink, Crossing
 
 def processes(worker: LocalWorker, link: SocketPartLink) -> tuple[Worker, PartLink]:
     return worker, link
+
+
+def gates(gate: HostGate, bus: GuardedBus) -> tuple[PartGate, EventBus]:
+    return gate, bus
 
 
 def supervised(near: Supervisor, far: RemoteNode) -> tuple[Supervised, Supervised]:

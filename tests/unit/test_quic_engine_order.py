@@ -1,5 +1,7 @@
 """Which stream is served first."""
 
+# pyright: reportPrivateUsage=false
+
 from __future__ import annotations
 
 from typing import TYPE_CHECKING

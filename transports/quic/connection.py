@@ -29,6 +29,8 @@ from flowbridge.transports.quic.engine import (
 )
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from flowbridge.codec.framing import FirstFrame
     from flowbridge.codec.session_words import ControlFrame
     from flowbridge.contracts import BytesLike
@@ -41,7 +43,6 @@ CONTROL: Final = 0
 _CONTROL_BYTES: Final = 4096  # that are cut into frames at once: a thousand of the smallest
 _UNIDIRECTIONAL: Final = 2  # in a stream's number
 _LOOK_S: Final = 1.0  # between two looks at frames that are not whole
-_URGENCY: Final = {StreamKind.PART: 1, StreamKind.BUS: 1, StreamKind.ROUTE: 2}
 
 
 class ConnectionUser(Protocol):
@@ -87,6 +88,8 @@ class Connection:
         self.wire: Final = wire
         self.identity: Identity | None = None
         self.is_over = False
+        self.on_written: Callable[[], None] | None = None
+        """Called once, with the next bytes of a stream: what is sent then goes with them."""
         self._engine = wire.engine
         self._loop = asyncio.get_running_loop()
         self._is_closing = False
@@ -137,7 +140,7 @@ class Connection:
 
     def carry(self, stream: SessionStream) -> bool:
         """Open a QUIC stream for a session stream that this end has opened; False when there is room for none now."""
-        quic = self._engine.open(urgency=_URGENCY[StreamKind(stream.kind)])
+        quic = self._engine.open(urgency=stream.rank[0])
         if quic is None:
             return False
         opened = Open(stream.number, StreamKind(stream.kind), stream.label, stream.key, stream.out.sent)
@@ -153,8 +156,24 @@ class Connection:
 
     def write(self, number: int, data: BytesLike, fin: bool) -> int:
         """Send on a QUIC stream; returns what is unsent there."""
+        on_written, self.on_written = self.on_written, None
+        if on_written is not None:
+            on_written()
         self.wire.touched()
         return self._engine.write(number, data, fin)
+
+    def backlog(self, number: int) -> int:
+        """What is unsent there."""
+        return self._engine.backlog(number)
+
+    def prioritize(self, number: int, urgency: int, deadline: float | None) -> None:
+        """Change the place of a QUIC stream in the order of streams."""
+        self._engine.prioritize(number, urgency, deadline)
+
+    def path(self) -> tuple[int, int, int]:
+        """As the last three of `stream.Before`; 0 if unknown."""
+        stats = self._engine.stats()
+        return stats.window_bytes, round(stats.rtt * 1e9), round((stats.rtt - stats.rtt_min / 2) * 1e9)
 
     def consume(self, number: int, size_bytes: int) -> None:
         """So much of what arrived there was used."""
@@ -418,7 +437,6 @@ class Connection:
             self._give_up(number, Code.CANCELLED)
             return None
         _restart(stream, first.from_bytes)
-        self._engine.prioritize(number, _URGENCY[StreamKind(stream.kind)])
         self._engine.write(number, whole(Accept(stream.number, stream.out.sent)))
         self._streams[number] = stream
         self._attach(stream, number)

@@ -84,7 +84,7 @@ class StreamData(NamedTuple):
 
 
 class StreamReset(NamedTuple):
-    """The peer gave up sending on a stream; what had not arrived is lost."""
+    """The peer gave up sending on a stream; what had not arrived is lost, and all of it counts as consumed."""
 
     stream: int
     code: int
@@ -150,7 +150,7 @@ class Engine(Protocol):
         ...
 
     def transmit(self, now: float) -> Sequence[tuple[bytes, Address]]:
-        """What is to be sent now."""
+        """What is to be sent now. Events may follow from it: `StreamRoom`, and `Closed` when it has the last packet."""
         ...
 
     def timer(self) -> float | None:
@@ -178,6 +178,9 @@ class Engine(Protocol):
 
         Stop when it returns more than `WRITE_BYTES_HIGH`, until `StreamRoom` comes. Nothing happens, and 0 is
         returned, on a stream that was reset or stopped.
+
+        Raises:
+            LocalProtocolError: after `fin`, or on a stream that this side never could write to.
         """
         ...
 
@@ -190,15 +193,18 @@ class Engine(Protocol):
         ...
 
     def stop(self, stream: int, code: int) -> None:
-        """Want no more of what the peer sends (STOP_SENDING); what comes all the same is consumed unseen."""
+        """Want no more of what the peer sends (STOP_SENDING); what came and what still comes is consumed unseen."""
         ...
 
     def consume(self, stream: int, size_bytes: int) -> None:
-        """So many received bytes were used: the peer may send as many more. Does nothing without back-pressure."""
+        """So many received bytes were used: the peer may send as many more. Does nothing without back-pressure.
+
+        A stream of the peer keeps its place among those allowed at once until all its bytes are consumed.
+        """
         ...
 
     def send_datagram(self, data: bytes) -> bool:
-        """Send an unreliable datagram; False when it is too large for one packet or the peer takes none."""
+        """Send an unreliable datagram; False when it is too large for one packet, the peer takes none, or many wait."""
         ...
 
     def ping(self) -> None:

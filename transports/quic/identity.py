@@ -39,6 +39,7 @@ UNKNOWN_CA: Final = 48
 CERTIFICATE_REQUIRED: Final = 116
 NO_APPLICATION_PROTOCOL: Final = 120
 
+_SHOWN_CHARACTERS: Final = 80
 _USAGES: Final = {"client": ExtendedKeyUsageOID.CLIENT_AUTH, "server": ExtendedKeyUsageOID.SERVER_AUTH}
 _USAGE_NAMES: Final = {"client": "clientAuth", "server": "serverAuth"}
 _NODE: Final = re.compile(r"fb://([A-Za-z0-9._-]{1,128})/node/([A-Za-z0-9._-]{1,128})")
@@ -139,10 +140,10 @@ def identify(certificate: x509.Certificate) -> Identity:
 
 
 def describe(certificate: x509.Certificate) -> str:
-    """A name for messages: its node, else a host, else its subject."""
+    """A short name for messages: its node, else a host, else its subject."""
     try:
         names = _alternatives(certificate)
-        return (*names.uris, *names.hosts, *map(str, names.addresses), certificate.subject.rfc4514_string())[0]
+        return _short((*names.uris, *names.hosts, *map(str, names.addresses), certificate.subject.rfc4514_string())[0])
     except (ValueError, x509.UnsupportedGeneralNameType, x509.DuplicateExtension):
         return "(unreadable)"
 
@@ -198,7 +199,7 @@ def _check_name(certificate: x509.Certificate, server_name: str) -> Refusal | No
     else:
         if address in names.addresses:
             return None
-    listed = ", ".join((*names.hosts, *map(str, names.addresses))) or "no host"
+    listed = _short(", ".join((*names.hosts, *map(str, names.addresses))) or "no host")
     return Refusal(BAD_CERTIFICATE, f"the server's certificate is for {listed}, not for {server_name!r}")
 
 
@@ -241,6 +242,11 @@ def _check_path(
 def _may_sign(_policy: verification.Policy, _certificate: x509.Certificate, usage: x509.KeyUsage | None) -> None:
     if usage is not None and not usage.key_cert_sign:
         raise ValueError("an authority whose key may not sign certificates")
+
+
+def _short(text: str) -> str:
+    """What a peer wrote, fit for a message."""
+    return ascii(text)[1:-1] if len(text) <= _SHOWN_CHARACTERS else ascii(text[:_SHOWN_CHARACTERS])[1:-1] + "..."
 
 
 def _pem(source: Source, what: str) -> bytes:

@@ -19,6 +19,7 @@ from flowbridge.transports.quic.greeting import Own
 from flowbridge.transports.quic.identity import identify, read_certificates
 from flowbridge.transports.quic.serving import SessionServer
 from flowbridge.transports.quic.settings import QuicSettings
+from flowbridge.transports.quic.sockets import datagram_bytes_to
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -69,6 +70,7 @@ class Peers:
         self._meeting = meeting
         self._tls = tls
         self._given = settings
+        self._chooses_size = settings is None  # of datagrams, by where they go
         self._settings: QuicSettings | None = None
         self._own: Own | None = None
         self._dialers: dict[tuple[str, NodeAddress], asyncio.Future[tuple[Dialer, Session]]] = {}
@@ -129,7 +131,9 @@ class Peers:
         settings = replace(settings, server_name=settings.server_name or address.host)
 
         def make(target: Address, now: float) -> Engine:
-            return make_client(settings, target, now)
+            if not self._chooses_size:
+                return make_client(settings, target, now)
+            return make_client(replace(settings, datagram_bytes=datagram_bytes_to(target)), target, now)
 
         dialer = Dialer((address.host, address.port), make, own, peer=peer)
         session = await dialer.connect(self._meeting.came)
@@ -159,7 +163,8 @@ class Peers:
         if own.node != name:
             raise AuthError(f"our certificate is of node {own.node}, not {name}: see `flowbridge certs new`")
         server = SessionServer(own, lambda session, identity, hello: self._taker(session, identity, hello, on_part))
-        listener = await listen((address.host, address.port), make_acceptor(self._set()), on_wire=server.take)
+        acceptor = make_acceptor(self._set(), datagram_bytes_to if self._chooses_size else None)
+        listener = await listen((address.host, address.port), acceptor, on_wire=server.take)
         node = Node(address.host, listener, server)
         self._nodes.append(node)
         return node

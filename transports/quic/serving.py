@@ -62,8 +62,10 @@ class _Greeting:
 
 
 class SessionServer:
-    """Gives every wire that greets its session; `on_session` is called for each new one, and returns who takes its
-    streams. It may refuse the peer by raising AuthError or OverloadError.
+    """Gives every wire that greets its session.
+
+    `on_session` is called for each new one, and returns who takes its streams. It may refuse the peer by raising
+    AuthError or OverloadError; `on_over` is told once of each that ends, and why.
     """
 
     def __init__(
@@ -163,20 +165,33 @@ class SessionServer:
             is_client=False,
             limits=hello.limits.agreed(self._own.limits),
         )
-        session.incarnation = hello.incarnation
+        session.incarnation, session.peer_node = hello.incarnation, hello.node
         session.offset.assume(hello.now_ns, self._own.clock.now_ns())
         session.identity = connection.identity
         session.on_stream = self._on_session(session, connection.identity, hello)
         self._sessions[hello.node, hello.session] = session
+        self._look_for_successors(hello.node)
         return session
 
     # --- sessions ---------------------------------------------------------------------------------------------------
 
     def apart(self, session: Session, why: Exception) -> None:
         """The client comes back, or the lease ends."""
+        self._look_for_successors(session.peer_node)
 
     def suspicious(self, session: Session) -> None:
         """The client dials."""
+        self._look_for_successors(session.peer_node)
+
+    def _look_for_successors(self, node: str) -> None:
+        """A process that was started anew greets under the same name; two that live may do so as well.
+
+        So one that is not heard is given little more time when a later one is here, and one that is heard is let be.
+        """
+        of_node = [session for session in self._sessions.values() if session.peer_node == node]
+        for index, session in enumerate(of_node):
+            if any(later.incarnation != session.incarnation for later in of_node[index + 1 :]):
+                session.hasten()
 
     def ended(self, session: Session, why: Exception) -> None:
         """A session is over."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import enum
+import logging
 from typing import TYPE_CHECKING, Final, Protocol
 
 from flowbridge.codec.codes import Code, code_of, cut, error_of, from_transport
@@ -19,11 +20,12 @@ from flowbridge.limits import (
     HEARTBEAT_MS_MIN,
     SESSION_ACKS_MAX,
     SESSION_STREAMS_MAX,
+    SUCCEEDED_LEASE_MS,
     SUSPECT_BEATS,
 )
 from flowbridge.time.offset import ClockOffset
 from flowbridge.transports.quic.connection import refused
-from flowbridge.transports.quic.stream import SessionStream
+from flowbridge.transports.quic.stream import Before, SessionStream
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -31,6 +33,7 @@ if TYPE_CHECKING:
     from flowbridge.codec.session_words import ControlFrame, Received, SessionLimits
     from flowbridge.contracts import Clock
     from flowbridge.errors import FlowbridgeError
+    from flowbridge.machines.admission import Rank
     from flowbridge.transports.quic.connection import Connection
     from flowbridge.transports.quic.engine import Closed, Identity
 
@@ -44,9 +47,10 @@ def why_closed(closed: Closed, peer: str) -> FlowbridgeError:
         is_reset=closed.is_reset,
         reason=closed.reason,
     )
-    return closing.error(peer)
+    return closing.error(peer, is_remote=closed.is_remote)
 
 
+_log: Final = logging.getLogger("flowbridge.session")
 _GOES_ON: Final = frozenset({Code.SUPERSEDED, Code.CANCELLED, Code.PEER_GONE})
 """Codes that end a connection and not its session: another one took over, or it came too late for who dialled it."""
 
@@ -116,6 +120,7 @@ class Session:
         self.limits = limits
         self.epoch = 0
         self.incarnation = 0  # of the peer, once it was met
+        self.peer_node = ""  # the name that the peer greeted with, where it is known
         self.identity: Identity | None = None
         self.offset: Final = ClockOffset()
         self.state = SessionState.APART
@@ -138,7 +143,10 @@ class Session:
         self._ping_at_graves = _GRAVES_PINGED
         self._beat_ms = max(limits.hb_ms, HEARTBEAT_MS_MIN)
         self._beat: asyncio.TimerHandle | None = None
+        self._next_beat = 0.0  # when `_tick` is due
         self._apart_since = self._loop.time()
+        self._away_since: float | None = None  # when it was last heard before it was told to be away
+        self._lease_ms = limits.lease_ms
         self._connection: Connection | None = None
         self._settled: asyncio.Event = asyncio.Event()
 
@@ -185,14 +193,21 @@ class Session:
         while self._waiting and connection.carry(self._waiting[0]):
             self._waiting.pop(0)
 
+    def before(self, stream: SessionStream, rank: Rank) -> Before | None:
+        """What lies before bytes of this rank now: what waits on their stream, and on those that go first."""
+        if self._connection is None:
+            return None
+        queued = sum([one.waiting_bytes for one in self._streams.values() if one is stream or one.rank <= rank])
+        return Before(queued, *self._connection.path())
+
     def owes_count(self, stream: SessionStream, size_bytes: int) -> None:
-        """The peer is to be told how far a stream has come: soon, or now when it is much."""
+        """The peer is to be told how far a stream has come: with other bytes, or alone after a while or a lot."""
         self._counts[stream.number] = stream
         self._counts_bytes += size_bytes
         if self._counts_bytes >= ACK_BYTES:
             self._tell_counts()
         elif self._counts_timer is None:
-            self._counts_timer = self._loop.call_later(ACK_DELAY_S, self._tell_counts)
+            self._counts_timer = self._loop.call_later(ACK_DELAY_S, self._let_counts_go)
 
     def failed(self, stream: SessionStream, error: Exception) -> None:
         """A stream is over because somebody broke the rules on it."""
@@ -228,6 +243,12 @@ class Session:
         counts.update({number: grave.count for number, grave in self._graves.items()})
         return tuple(sorted(counts.items()))
 
+    def _let_counts_go(self) -> None:
+        """A packet that goes anyway may take them along; if there is none, they get one of their own."""
+        if self._connection is not None:
+            self._connection.on_written = self._tell_counts
+        self._counts_timer = self._loop.call_later(ACK_DELAY_S, self._tell_counts)
+
     def _tell_counts(self) -> None:
         if self._counts_timer is not None:
             self._counts_timer.cancel()
@@ -238,9 +259,13 @@ class Session:
         if self._connection.is_clogged:
             self._counts_timer = self._loop.call_later(ACK_DELAY_S, self._tell_counts)
             return
+        self._connection.on_written = None
         counts, self._counts = sorted(self._counts), {}
         while counts:
             some, counts = counts[:SESSION_ACKS_MAX], counts[SESSION_ACKS_MAX:]
+            for number in some:
+                if number in self._graves:
+                    self._graves[number].ping = self._pings
             self._connection.send(Ack(tuple((number, self._count(number)) for number in some)))
 
     def _count(self, number: int) -> int:
@@ -282,10 +307,11 @@ class Session:
         if self.epoch:
             self.replays += 1
         else:
-            self._beat = self._loop.call_later(self._beat_ms / 1000, self._tick)
+            self._beat_again(self._loop.time())
         self.epoch = epoch
         self._connection = connection
         self.state = SessionState.CONNECTED
+        self._back()
         connection.user = self
         self._waiting = []
         mine = [stream for stream in self._streams.values() if stream.number % 2 != self._is_client]
@@ -319,8 +345,10 @@ class Session:
                 raise RemoteProtocolError(f"{self.peer}: answers ping {frame.number}, and {self._pings} were sent")
             self._acknowledged(frame.acks)
             self.offset.add(frame.t1_ns, frame.t2_ns, frame.t3_ns, self._clock.now_ns())
-            for number in [number for number, grave in self._graves.items() if grave.ping < frame.number]:
-                del self._graves[number]
+            known = [number for number, grave in self._graves.items() if grave.ping < frame.number]
+            for number in known:
+                if number not in self._counts:
+                    del self._graves[number]
             self._ping_at_graves = len(self._graves) + _GRAVES_PINGED
         elif type(frame) is Error:
             self._told_of(frame)
@@ -356,7 +384,8 @@ class Session:
         for stream in self._streams.values():
             stream.detach()
         self.state = SessionState.APART
-        self._apart_since = self._loop.time()
+        self._apart_since = connection.wire.heard_at  # the lease begins with the silence
+        self._away(connection.wire.heard_at, str(error))
         self._owner.apart(self, error)
 
     # --- liveness ---------------------------------------------------------------------------------------------------
@@ -367,27 +396,64 @@ class Session:
             self._pings += 1
             self._connection.send(Ping(self._pings, self._clock.now_ns(), ()))
 
+    def hasten(self) -> None:
+        """Another process of the same name is here: unless it is heard soon, this one is taken to be gone.
+
+        It has no effect on a session that is heard, and none any more once it is heard again.
+        """
+        if self._away_since is not None:
+            self._lease_ms = min(self._lease_ms, SUCCEEDED_LEASE_MS)
+
+    @property
+    def is_away(self) -> bool:
+        """Whether the peer is silent, or not connected."""
+        return self.state in (SessionState.APART, SessionState.SUSPECT)
+
+    def _beat_again(self, now: float) -> None:
+        self._next_beat = now + self._beat_ms / 1000
+        self._beat = self._loop.call_later(self._beat_ms / 1000, self._tick)
+
     def _tick(self) -> None:
         """Once per heartbeat: look whether the peer was heard, and let it hear us."""
-        self._beat = self._loop.call_later(self._beat_ms / 1000, self._tick)
         now = self._loop.time()
-        if self._connection is None:
-            if now - self._apart_since > self.limits.lease_ms / 1000:
-                self.end(BrokenError(f"{self.peer}: not heard for {self.limits.lease_ms} ms"))
+        was_held = now - self._next_beat > self._beat_ms / 1000
+        self._beat_again(now)
+        if was_held:  # this process stood still: what came meanwhile was not read yet
+            self.ping()
             return
-        silent_ms = (now - self._connection.wire.heard_at) * 1000
-        if silent_ms > self.limits.lease_ms:
-            self._connection.retire(Code.PEER_GONE, "nothing was heard for the lease")
-            self._connection = None
-            self.end(BrokenError(f"{self.peer}: not heard for {self.limits.lease_ms} ms"))
+        connection = self._connection
+        silent_ms = (now - (self._apart_since if connection is None else connection.wire.heard_at)) * 1000
+        if silent_ms > self._lease_ms:
+            if connection is not None:
+                connection.retire(Code.PEER_GONE, "nothing was heard for the lease")
+                self._connection = None
+            self.end(BrokenError(f"{self.peer}: not heard for {self._lease_ms} ms"))
+            return
+        if connection is None:
             return
         self.ping()
-        is_suspect = silent_ms > SUSPECT_BEATS * self._beat_ms or self._connection.wire.is_refused
-        if is_suspect and self.state is SessionState.CONNECTED:
-            self.state = SessionState.SUSPECT
-            self._owner.suspicious(self)
-        elif not is_suspect:
+        is_refused = connection.wire.is_refused
+        if is_refused or silent_ms > SUSPECT_BEATS * self._beat_ms:
+            if self.state is SessionState.CONNECTED:
+                self.state = SessionState.SUSPECT
+                why = "nobody listens there (connection refused)" if is_refused else f"silent for {silent_ms:.0f} ms"
+                self._away(connection.wire.heard_at, why)
+                self._owner.suspicious(self)
+        else:
             self.state = SessionState.CONNECTED
+            self._back()
+
+    def _away(self, heard_at: float, why: str) -> None:
+        if self._away_since is None:
+            self._away_since = heard_at
+            lease_s = self._lease_ms / 1000
+            _log.warning("%s is away: %s; what is sent waits, for at most %g s", self.peer, why, lease_s)
+
+    def _back(self) -> None:
+        since, self._away_since = self._away_since, None
+        self._lease_ms = self.limits.lease_ms
+        if since is not None:
+            _log.warning("%s is back after %.2f s; nothing was lost", self.peer, self._loop.time() - since)
 
     # --- the end ----------------------------------------------------------------------------------------------------
 

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
 
 from flowbridge.codec.codes import shown
+from flowbridge.codec.session_words import StreamKind
+from flowbridge.envelope import NO_DEADLINE
 from flowbridge.errors import BrokenError, ClosedError, LocalProtocolError, RemoteProtocolError
 from flowbridge.limits import REPLAY_BYTES_MAX, STREAM_BYTES_HIGH, STREAM_BYTES_LOW
+from flowbridge.machines.admission import Pressing
 from flowbridge.machines.replay import Incoming, Outgoing
 from flowbridge.transports.quic.engine import WRITE_BYTES_HIGH
 
@@ -16,8 +19,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from flowbridge.contracts import BytesLike
+    from flowbridge.machines.admission import Rank
     from flowbridge.time.offset import ClockOffset
 
+_URGENCY: Final = {StreamKind.PART: 1, StreamKind.BUS: 1, StreamKind.ROUTE: 2}
 _PIECE_BYTES: Final = 64 * 1024  # handed to the engine at once, which copies it
 _JOINED_BYTES: Final = (
     4096  # smaller pieces that wait are put together: single bytes must not cost a hundred times that
@@ -31,9 +36,30 @@ class Carrier(Protocol):
         """Send on the QUIC stream `number`; returns what is unsent there."""
         ...
 
+    def backlog(self, number: int) -> int:
+        """What is unsent there."""
+        ...
+
+    def prioritize(self, number: int, urgency: int, deadline: float | None) -> None:
+        """Change its place in the order of streams; see `engine.Engine`."""
+        ...
+
     def consume(self, number: int, size_bytes: int) -> None:
         """So much of what arrived there was used."""
         ...
+
+
+class Before(NamedTuple):
+    """What would be sent before bytes that are written now, and what the path carries in a round trip, if known.
+
+    `way_ns` is how long bytes that leave are under way: all that makes a round trip longer than it can be is taken to
+    wait in front of them, as what keeps the path full is what this side sends.
+    """
+
+    queued_bytes: int
+    window_bytes: int
+    srtt_ns: int
+    way_ns: int
 
 
 class Keeper(Protocol):
@@ -42,6 +68,10 @@ class Keeper(Protocol):
     @property
     def offset(self) -> ClockOffset:
         """What is known of the peer's clock."""
+        ...
+
+    def before(self, stream: SessionStream, rank: Rank) -> Before | None:
+        """What lies before bytes of this rank on a stream now; None without a connection, when nobody knows."""
         ...
 
     def owes_count(self, stream: SessionStream, size_bytes: int) -> None:
@@ -80,6 +110,9 @@ class SessionStream:
         self.peer = f"{peer}, {shown(label)}" if label else peer
         self.keeper: Final = keeper
         self._loop = asyncio.get_running_loop()
+        self.rank: Rank = _URGENCY[StreamKind(kind)], NO_DEADLINE
+        """Of the most pressing that waits, or that waited last; see `engine.URGENCIES`."""
+        self._pressing: Pressing | None = None  # what `press` was told
         self._carrier: Carrier | None = None
         self._quic = -1  # the number of the QUIC stream
         self._inbox: deque[bytes | bytearray] = deque()
@@ -127,6 +160,7 @@ class SessionStream:
         """It is carried by a connection from here on, on this QUIC stream."""
         self._carrier, self._quic = carrier, quic
         self._is_full = False
+        self._prioritize()
         self.pump()
         if self.out.is_acknowledged:  # the peer knows; but its QUIC stream is to end too, or it stays for ever
             carrier.write(quic, b"", True)
@@ -151,6 +185,8 @@ class SessionStream:
         """The peer has so much. Raises: RemoteProtocolError."""
         self.out.acknowledge(count)
         self.pump()
+        if self._pressing is not None:
+            self._look(self._pressing)
         self._wake_if_low()
         if self.is_over:
             self.keeper.settled(self)
@@ -169,6 +205,41 @@ class SessionStream:
             out.take_end()
             carrier.write(self._quic, b"", True)
         self._wake_if_low()
+
+    # --- its place among others -------------------------------------------------------------------------------------
+
+    @property
+    def waiting_bytes(self) -> int:
+        """What was written and has not left this machine."""
+        carrier = self._carrier
+        return self.out.unsent_bytes + (0 if carrier is None else carrier.backlog(self._quic))
+
+    def before(self, rank: Rank) -> Before | None:
+        """What lies before bytes of this rank that are written now: all of this stream, and of others what goes first.
+
+        None without a connection, when nobody knows.
+        """
+        return self.keeper.before(self, rank)
+
+    def press(self, rank: Rank) -> None:
+        """What was written last is so pressing: until it has left, so is the stream, if it was less."""
+        if self._pressing is None:
+            self._pressing = Pressing()
+        self._pressing.wrote(self.out.end, rank)
+        self._look(self._pressing)
+
+    def _look(self, pressing: Pressing) -> None:
+        """What has left presses no more."""
+        pressing.left(self.out.end - self.waiting_bytes)
+        rank = pressing.rank
+        if rank is not None and rank != self.rank:
+            self.rank = rank
+            self._prioritize()
+
+    def _prioritize(self) -> None:
+        if self._carrier is not None:
+            urgency, deadline_ns = self.rank
+            self._carrier.prioritize(self._quic, urgency, None if deadline_ns == NO_DEADLINE else deadline_ns / 1e9)
 
     # --- out --------------------------------------------------------------------------------------------------------
 

@@ -150,10 +150,9 @@ class BdpCongestionControl(QuicCongestionControl):
     def _resize(self) -> None:
         if not self._rates or not self._rtts:
             return
+        gain = WINDOW_GAIN if self._round % PROBE_ROUNDS else PROBE_GAIN
         if self.ssthresh is None:
             gain = STARTUP_GAIN
-        else:
-            gain = WINDOW_GAIN if self._round % PROBE_ROUNDS else PROBE_GAIN
         window = int(gain * self.rate * (self.rtt_min + ACK_SECONDS)) + 2 * self._packet_bytes
         window = max(window, PACKETS_MIN * self._packet_bytes)
         self.congestion_window = max(window, self.congestion_window) if self.ssthresh is None else window

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
     from flowbridge.contracts import BytesLike
     from flowbridge.transports.quic.aio.connection import BoundedConnection
-    from flowbridge.transports.quic.engine import Address, EngineEvent, Identity
+    from flowbridge.transports.quic.engine import Address, EngineEvent
 
 CLOCK_STEP: Final = 1e-6
 """A timer is served this much late, in seconds: aioquic compares `sent + delay <= now` where it sets one and
@@ -101,6 +101,11 @@ class AioquicEngine:
         return self._connection.is_begun
 
     @property
+    def connection_id(self) -> bytes:
+        """The id that it chose for itself."""
+        return self._connection.host_cid
+
+    @property
     def connection(self) -> BoundedConnection:
         """What is under the seam; for tests and the acceptor."""
         return self._connection
@@ -109,17 +114,21 @@ class AioquicEngine:
 
     @property
     def caps(self) -> EngineCaps:
+        """What this engine can do; `datagram_bytes_max` is for a peer with connection ids like ours."""
         return self._caps
 
     @property
     def is_client(self) -> bool:
+        """Whether this side dialled."""
         return self._is_client
 
     @property
     def peer_address(self) -> Address:
+        """Where it sends to now."""
         return self._connection.get_peer_address() or self._address
 
     def receive(self, data: bytes, address: Address, now: float) -> None:
+        """Take a datagram; one that is not authentic changes nothing."""
         if self._closed is not None:
             return
         connection = self._connection
@@ -145,6 +154,7 @@ class AioquicEngine:
             self._end_from(connection.ending, is_remote=True)
 
     def transmit(self, now: float) -> Sequence[tuple[bytes, Address]]:
+        """Build what is to be sent now; ask for `events` after it, too."""
         connection = self._connection
         if self._closed is not None or not connection.is_begun:
             return ()
@@ -166,6 +176,7 @@ class AioquicEngine:
         return datagrams
 
     def timer(self) -> float | None:
+        """When `on_timer` is due."""
         if self._closed is not None:
             return None
         try:
@@ -178,6 +189,7 @@ class AioquicEngine:
         return due
 
     def on_timer(self, now: float) -> None:
+        """Look for losses, probe, or end a connection that was silent or half open for too long."""
         if self._closed is not None:
             return
         if self._handshake_ends_at is not None and now >= self._handshake_ends_at:
@@ -200,21 +212,29 @@ class AioquicEngine:
         self._drain()
 
     def events(self) -> Sequence[EngineEvent]:
+        """What happened since the last call, in order."""
         found = self._events
         if found:
             self._events = []
         return found
 
     def open(self, *, unidirectional: bool = False, urgency: int = 2) -> int | None:
+        """A new stream, or None."""
         if self._closed is not None:
             return None
         return self._connection.open_stream(unidirectional, _checked(urgency))
 
     def prioritize(self, stream: int, urgency: int, deadline: float | None = None) -> None:
+        """Move a stream in the order."""
         if self._closed is None:
             self._connection.prioritize(stream, _checked(urgency), deadline)
 
     def write(self, stream: int, data: BytesLike, fin: bool = False) -> int:
+        """Queue bytes; returns how many of the stream were never sent.
+
+        Raises:
+            LocalProtocolError: after `fin`, or on a stream that this side never could write to.
+        """
         connection = self._connection
         if self._closed is not None:
             return 0
@@ -232,33 +252,41 @@ class AioquicEngine:
         return unsent
 
     def backlog(self, stream: int) -> int:
+        """How many bytes of a stream were never sent."""
         return 0 if self._closed is not None else self._connection.backlog(stream)
 
     def reset(self, stream: int, code: int) -> None:
+        """Give up sending a stream."""
         if self._closed is None and self._connection.writable(stream):
             self._connection.reset_stream(stream, code)
             self._full.discard(stream)
 
     def stop(self, stream: int, code: int) -> None:
+        """Want no more of a stream."""
         if self._closed is None:
             self._connection.stop_receiving(stream, code)
 
     def consume(self, stream: int, size_bytes: int) -> None:
+        """Bytes of a stream were used; its limits rise by quarters of their windows."""
         if self._closed is None:
             self._inflow.consume(stream, size_bytes, self._streams.get(stream))
 
     def send_datagram(self, data: bytes) -> bool:
+        """Queue an unreliable datagram; False when it cannot be sent whole, or too many wait."""
         return self._closed is None and self._connection.queue_datagram(data)
 
     def ping(self) -> None:
+        """Send a PING, unless one waits already."""
         if self._closed is None:
             self._connection.queue_ping()
 
     def close(self, code: int = 0, reason: str = "") -> None:
+        """Close with a code of the application; the next `transmit` has the packet, and `Closed` follows it."""
         if self._closed is None:
             self._connection.close(error_code=code, reason_phrase=reason[:QUIC_REASON_CHARACTERS_MAX])
 
     def stats(self) -> EngineStats:
+        """The state of the path; packets are counted as numbers that were used."""
         rtt, rtt_min, window, in_flight, probes = self._connection.recovery()
         return EngineStats(
             rtt=rtt,
@@ -303,17 +331,22 @@ class AioquicEngine:
                 self._full.discard(event.stream_id)
                 events.append(StreamStopped(event.stream_id, event.error_code))
         elif isinstance(event, aio.HandshakeCompleted):
-            self._is_connected = True
-            self._handshake_ends_at = None
-            events.append(Connected(self._identity()))
+            self._complete()
         elif isinstance(event, aio.ConnectionIdIssued | aio.ConnectionIdRetired):
             if self.on_connection_id is not None:
                 self.on_connection_id(event.connection_id, isinstance(event, aio.ConnectionIdIssued))
         elif isinstance(event, aio.ConnectionTerminated):
             self._end_from(event, is_remote=False)
 
-    def _identity(self) -> Identity | None:
-        return self._connection.peer_identity
+    def _complete(self) -> None:
+        """The handshake is over: nobody gets further unjudged, whatever aioquic made of our checks."""
+        identity = self._connection.peer_identity
+        if identity is None and self._connection.must_identify:
+            self._fail("handshake", RuntimeError("a peer that has to show a certificate got through without"))
+            return
+        self._is_connected = True
+        self._handshake_ends_at = None
+        self._events.append(Connected(identity))
 
     def _is_reset(self, data: bytes, address: Address) -> bool:
         """Whether a packet for nobody is a stateless reset (RFC 9000, section 10.3.1)."""
@@ -351,10 +384,10 @@ class AioquicEngine:
 
     def _end_from(self, event: aio.ConnectionTerminated, *, is_remote: bool) -> None:
         by_application = event.frame_type is None
-        reason = event.reason_phrase[:QUIC_REASON_CHARACTERS_MAX]
+        reason = "".join(c if c.isprintable() else "?" for c in event.reason_phrase[:QUIC_REASON_CHARACTERS_MAX])
         if not by_application:
             reason = explain(event.error_code, reason, self._connection.configuration.alpn_protocols or ())
-        self._end(Closed(event.error_code, reason, by_application, is_remote))
+        self._end(Closed(int(event.error_code), reason, by_application, is_remote))
 
     def _end(self, closed: Closed) -> None:
         if self._closed is None:

@@ -17,6 +17,7 @@ from aioquic import tls
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from flowbridge.errors import LocalProtocolError
+from flowbridge.limits import QUIC_REASON_CHARACTERS_MAX
 from flowbridge.transports.quic.identity import (
     CERTIFICATE_REQUIRED,
     Refusal,
@@ -82,7 +83,7 @@ class _RefusedAlert(tls.Alert):
     """A TLS alert with a description chosen when it is raised."""
 
     def __init__(self, refusal: Refusal) -> None:
-        super().__init__(refusal.reason)
+        super().__init__(refusal.reason[:QUIC_REASON_CHARACTERS_MAX])
         self.description = tls.AlertDescription(refusal.alert)
 
 

@@ -44,7 +44,7 @@ class Proving:
         if token is None:
             if shown is None:
                 error = AuthError(_NEEDED)
-                error.code = Code.UNAUTHENTICATED
+                error.code = int(Code.UNAUTHENTICATED)
                 raise error
             return shown, None
         fingerprint = shown.fingerprint if shown is not None else ""

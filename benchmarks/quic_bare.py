@@ -237,11 +237,7 @@ def requests(name: str, files: Files, datagram_bytes: int | None, count: int, in
 
         found: list[Any] = []
         server, port = await _listen(name, files, datagram_bytes, made)
-<<<<<<< HEAD
-        done = talk.watch(found[0].packets)
-=======
         done = talk.watch(lambda: sum(protocol.packets() for protocol in found))
->>>>>>> qbench
         talk.tell(port)
         await done
         server.close()
@@ -300,11 +296,7 @@ def bulk(name: str, files: Files, datagram_bytes: int | None, size_bytes: int, t
 
         found: list[Any] = []
         server, port = await _listen(name, files, datagram_bytes, made)
-<<<<<<< HEAD
-        done = talk.watch(found[0].packets)
-=======
         done = talk.watch(lambda: sum(protocol.packets() for protocol in found))
->>>>>>> qbench
         talk.tell(port)
         await done
         server.close()

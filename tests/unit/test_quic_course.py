@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import pyarrow as pa
 import pytest
 
 from flowbridge.codec.payload import PayloadWriter
 from flowbridge.envelope import NO_DEADLINE, Envelope, Priority
-from flowbridge.machines.admission import Rank
 from flowbridge.testing.clock import ManualClock
 from flowbridge.transports.quic.course import RouteCourse, urgency_of
 from flowbridge.transports.quic.stream import Before
+
+if TYPE_CHECKING:
+    from flowbridge.machines.admission import Rank
 
 MS = 10**6
 

@@ -11,12 +11,13 @@ from flowbridge.errors import BrokenError, ClosedError, LocalProtocolError, Remo
 from flowbridge.limits import REPLAY_BYTES_MAX, STREAM_BYTES_HIGH
 from flowbridge.time.offset import ClockOffset
 from flowbridge.transports.quic.engine import WRITE_BYTES_HIGH
-from flowbridge.transports.quic.stream import SessionStream
+from flowbridge.transports.quic.stream import Before, SessionStream
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine
 
     from flowbridge.contracts import BytesLike
+    from flowbridge.machines.admission import Rank
 
 
 class Recorder:
@@ -41,6 +42,16 @@ class Recorder:
     def consume(self, number: int, size_bytes: int) -> None:
         assert number == 8
         self.consumed += size_bytes
+
+    def backlog(self, number: int) -> int:
+        assert number == 8
+        return self.unsent
+
+    def prioritize(self, number: int, urgency: int, deadline: float | None) -> None:
+        assert number == 8
+
+    def before(self, stream: SessionStream, rank: Rank) -> Before | None:
+        return None
 
     def owes_count(self, stream: SessionStream, size_bytes: int) -> None:
         self.counts.append(size_bytes)

@@ -3,13 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-<<<<<<< HEAD
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final, Protocol, cast
-=======
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Final
->>>>>>> qbench
+from typing import TYPE_CHECKING, Final, Protocol, cast
 
 from aioquic.quic.configuration import SMALLEST_MAX_DATAGRAM_SIZE
 from aioquic.quic.packet import QuicErrorCode
@@ -92,21 +87,9 @@ class BoundedAcceptor:
     rate of handshakes it is ignored, and comes again by itself. `_make` is that of an engine.
     """
 
-<<<<<<< HEAD
     def __init__(self, settings: QuicSettings) -> None:
         """Know nobody yet."""
         self._settings: Final = settings
-=======
-    def __init__(self, settings: QuicSettings, datagram_bytes_to: Callable[[Address], int] | None = None) -> None:
-        """Read the certificates; `datagram_bytes_to` says how large packets to a client may be, else `settings` do.
-
-        Raises:
-            LocalProtocolError: there is none, or it cannot be used.
-        """
-        self._settings: Final = settings
-        self._configuration, self._check = configure_server(settings, read_credentials(settings))
-        self._datagram_bytes_to: Final = datagram_bytes_to
->>>>>>> qbench
         self._tokens: Final = ResetTokens(settings.reset_key)
         self._addresses: Final = AddressTokens()
         self._by_id: Final[dict[bytes, AcceptedEngine]] = {}
@@ -202,23 +185,7 @@ class BoundedAcceptor:
     def _accept(
         self, data: bytes, destination: bytes, original: bytes, is_retry: bool, address: Address, now: float
     ) -> Engine | None:
-<<<<<<< HEAD
         engine = self._make(destination, original, is_retry, address, now)
-=======
-        configuration = self._configuration
-        if self._datagram_bytes_to is not None:
-            size = min(self._datagram_bytes_to(address), PACKET_BYTES_MAX)
-            configuration = replace(configuration, max_datagram_size=size)
-        connection = BoundedConnection(
-            configuration,
-            self._settings,
-            self._check,
-            tokens=self._tokens,
-            original_connection_id=original,
-            retry_connection_id=destination if is_retry else None,
-        )
-        engine = AioquicEngine(connection, address, now, handshake_seconds=self._settings.handshake_ns / 1e9)
->>>>>>> qbench
         engine.receive(data, address, now)
         if not engine.is_begun:  # an Initial that does not decrypt leaves nothing behind
             self.counts.dropped += 1
@@ -282,20 +249,25 @@ class BoundedAcceptor:
 class AioquicAcceptor(BoundedAcceptor):
     """... over aioquic."""
 
-    def __init__(self, settings: QuicSettings) -> None:
-        """Read the certificates.
+    def __init__(self, settings: QuicSettings, datagram_bytes_to: Callable[[Address], int] | None = None) -> None:
+        """Read the certificates; `datagram_bytes_to` says how large packets to a client may be, else `settings` do.
 
         Raises:
             LocalProtocolError: there is none, or it cannot be used.
         """
         super().__init__(settings)
         self._configuration, self._check = configure_server(settings, read_credentials(settings))
+        self._datagram_bytes_to: Final = datagram_bytes_to
 
     def _make(
         self, destination: bytes, original: bytes, is_retry: bool, address: Address, now: float
     ) -> AcceptedEngine:
+        configuration = self._configuration
+        if self._datagram_bytes_to is not None:
+            size = min(self._datagram_bytes_to(address), PACKET_BYTES_MAX)
+            configuration = replace(configuration, max_datagram_size=size)
         connection = BoundedConnection(
-            self._configuration,
+            configuration,
             self._settings,
             self._check,
             tokens=self._tokens,

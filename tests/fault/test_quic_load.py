@@ -18,6 +18,7 @@ from quic_scene import HOME, MBIT, Pair, Scene, message, percentile, route_of, s
 from flowbridge.envelope import Priority
 from flowbridge.errors import ResourceError
 from flowbridge.plan import ContentType, Qos
+from flowbridge.testing.virtual_loop import pause
 
 SMALL = bytes(200)
 EVERY_S = 0.005
@@ -30,7 +31,7 @@ async def trickle(pair: Pair, count: int, lane: int = Priority.NORMAL) -> None:
     start = loop.time()
     for seq in range(count):
         await pair.sink.send(message(seq, SMALL, lane=lane, origin_ns=pair.near.clock.now_ns()))
-        await asyncio.sleep(max(0.0, start + (seq + 1) * EVERY_S - loop.time()))
+        await pause(max(0.0, start + (seq + 1) * EVERY_S - loop.time()))
 
 
 async def flood(pair: Pair, payload: Any, lane: int = Priority.NORMAL) -> None:
@@ -59,7 +60,7 @@ async def latencies(seed: int, count: int, bulk: int, lane: int = Priority.NORMA
             eaters.append(other.consume(keeps=False))
             other.send(flood(other, batch))
         if bulk:
-            await asyncio.sleep(1.0)
+            await pause(1.0)
         await pair.send(trickle(pair, count, lane))
         await pair.finish()
         await eaters[0]
@@ -117,7 +118,7 @@ async def frames_in_time(seed: int, count: int, rate: int, **settings: Any) -> t
             for seq in range(count):
                 now_ns = clock.now_ns()
                 await pair.sink.send(message(seq, FRAME, deadline_ns=now_ns + FRAME_TTL_NS, origin_ns=now_ns))
-                await asyncio.sleep(max(0.0, start + (seq + 1) / 30 - loop.time()))
+                await pause(max(0.0, start + (seq + 1) / 30 - loop.time()))
 
         await pair.send(produce())
         await pair.finish()
@@ -168,10 +169,10 @@ def test_what_is_due_sooner_goes_before_what_is_due_later_on_eight_other_routes(
                 for seq in range(count):
                     deadline_ns = pair.near.clock.now_ns() + ttl_ns
                     await pair.sink.send(message(seq, bytes(size), deadline_ns=deadline_ns))
-                    await asyncio.sleep(pause_s)
+                    await pause(pause_s)
 
             small = tight.send(produce(tight, 60, 8_000, 150 * MS, 1 / 30))
-            await asyncio.sleep(0.3)
+            await pause(0.3)
             await asyncio.gather(*(pair.send(produce(pair, 3, 30_000, 4_000 * MS, 0.0)) for pair in slack))
             await small
             for pair in (tight, *slack):

@@ -14,8 +14,8 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import pytest
+from node_processes import NodeProcess, RunProcess, balance, certificates, flow, free_port, lost
 from quic_certs import LOCAL
-from quic_scene import NodeProcess, RunProcess, balance, certificates, flow, free_port, lost
 
 from flowbridge.limits import HEARTBEAT_NS, REPLAY_BYTES_MAX, SUCCEEDED_LEASE_MS, SUSPECT_BEATS
 

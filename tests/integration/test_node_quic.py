@@ -16,9 +16,9 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
+from node_processes import CA, NodeProcess, Process, RunProcess, balance, certificates, flow, free_port, lost
 from pyarrow import parquet
 from quic_certs import CLIENT, SERVER, make_ca, make_node
-from quic_scene import CA, NodeProcess, Process, RunProcess, balance, certificates, flow, free_port, lost
 
 from flowbridge import registry
 from flowbridge.addresses import NodeAddress

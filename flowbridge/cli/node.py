@@ -11,7 +11,7 @@ import typer
 
 from flowbridge.cli import output
 from flowbridge.cli.flow_file import JsonOption  # noqa: TC001 - Typer reads the annotation
-from flowbridge.cli.tls_options import AuthorityOption, CertOption, KeyOption, tls_files
+from flowbridge.cli.tls_options import AuthorityOption, CertOption, KeyOption, TokenKeysOption, tls_files
 from flowbridge.cli.units import parse_duration_ns
 
 if TYPE_CHECKING:
@@ -39,6 +39,7 @@ def node(
     cert: CertOption = None,
     key: KeyOption = None,
     ca: AuthorityOption = None,
+    token_keys: TokenKeysOption = None,
     policy: Annotated[str | None, typer.Option(metavar="FILE", help="What hosts may run and use here (YAML).")] = None,
     drain_timeout: Annotated[
         str, typer.Option(metavar="DURATION", help="A drain that takes longer cuts off what still runs.")
@@ -55,7 +56,7 @@ def node(
     if listen is None or name is None:
         raise output.WrongUse("needs --listen quic://HOST:PORT and --name NAME")
     address, drain_ns = _address(listen), _drain_ns(drain_timeout)
-    tls = tls_files(cert, key, ca, needed_by="a node")
+    tls = tls_files(cert, key, ca, needed_by="a node", token_keys=token_keys)
     assert tls is not None, "a node needs files"
     made = _policy(policy, _fabric(name, tls))
     cut = _run(address, name, made, tls, drain_ns, as_json=json)

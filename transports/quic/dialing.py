@@ -74,10 +74,15 @@ class _Attempt:
             self.greeted.set_exception(why_closed(closed, self.peer))
 
 
+def _no_token() -> None:
+    """A certificate says who we are."""
+
+
 class Dialer:
     """Keeps one session with one address; see `session.SessionOwner`.
 
-    `on_over` is called once when the session is over, with why; the dialer does not begin another one.
+    `on_over` is called once when the session is over, with why; the dialer does not begin another one. `token`
+    is asked for each greeting's token.
     """
 
     def __init__(
@@ -89,6 +94,7 @@ class Dialer:
         peer: str,
         chance: random.Random | None = None,
         on_over: Callable[[Session, Exception], None] | None = None,
+        token: Callable[[], str | None] = _no_token,
     ) -> None:
         self.address: Final = address
         self.peer: Final = peer
@@ -102,6 +108,7 @@ class Dialer:
         self._session: Session | None = None
         self._redialling: asyncio.Task[None] | None = None
         self._on_over = on_over
+        self._token = token
 
     def hello(self, limits: SessionLimits) -> Hello:
         """A greeting for another connection of the session."""
@@ -115,7 +122,7 @@ class Dialer:
             self._epoch,
             (),
             limits,
-            own.token,
+            self._token(),
             session.received() if session is not None else (),
             own.clock.now_ns(),
         )

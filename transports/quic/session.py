@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 
 from flowbridge.codec.codes import Code, code_of, cut, error_of, from_transport
 from flowbridge.codec.session_words import Ack, Auth, Error, Goaway, Open, Ping, Pong, Scope, StreamKind
-from flowbridge.errors import BrokenError, ClosedError, RemoteProtocolError, ResourceError
+from flowbridge.errors import AuthError, BrokenError, ClosedError, OverloadError, RemoteProtocolError, ResourceError
 from flowbridge.limits import (
     ACK_BYTES,
     ACK_DELAY_S,
@@ -126,6 +126,8 @@ class Session:
         self.state = SessionState.APART
         self.on_stream: Callable[[SessionStream], None] = _unwanted
         """Who takes the streams that the peer opens."""
+        self.on_proof: Callable[[str], None] | None = None
+        """Who judges a new token of the peer; may raise AuthError."""
         self.replays = 0
         """How many times streams went on over another connection."""
         self._owner = owner
@@ -144,6 +146,7 @@ class Session:
         self._beat_ms = max(limits.hb_ms, HEARTBEAT_MS_MIN)
         self._beat: asyncio.TimerHandle | None = None
         self._next_beat = 0.0  # when `_tick` is due
+        self._expiry: asyncio.TimerHandle | None = None
         self._apart_since = self._loop.time()
         self._away_since: float | None = None  # when it was last heard before it was told to be away
         self._lease_ms = limits.lease_ms
@@ -263,6 +266,9 @@ class Session:
         counts, self._counts = sorted(self._counts), {}
         while counts:
             some, counts = counts[:SESSION_ACKS_MAX], counts[SESSION_ACKS_MAX:]
+            for number in some:
+                if number in self._graves:
+                    self._graves[number].ping = self._pings
             self._connection.send(Ack(tuple((number, self._count(number)) for number in some)))
 
     def _count(self, number: int) -> int:
@@ -342,17 +348,27 @@ class Session:
                 raise RemoteProtocolError(f"{self.peer}: answers ping {frame.number}, and {self._pings} were sent")
             self._acknowledged(frame.acks)
             self.offset.add(frame.t1_ns, frame.t2_ns, frame.t3_ns, self._clock.now_ns())
-            for number in [number for number, grave in self._graves.items() if grave.ping < frame.number]:
-                del self._graves[number]
+            known = [number for number, grave in self._graves.items() if grave.ping < frame.number]
+            for number in known:
+                if number not in self._counts:
+                    del self._graves[number]
             self._ping_at_graves = len(self._graves) + _GRAVES_PINGED
         elif type(frame) is Error:
             self._told_of(frame)
         elif type(frame) is Goaway:
             self.end(error_of(frame.code, "the peer goes away", frame.retry_after_ms))
         elif type(frame) is Auth:
-            raise RemoteProtocolError(f"{self.peer}: a new proof of identity came, and none was needed")
+            self._proved(connection, frame)
         else:
             raise RemoteProtocolError(f"{self.peer}: a second {type(frame).__name__.upper()}")
+
+    def _proved(self, connection: Connection, frame: Auth) -> None:
+        if self.on_proof is None:
+            raise RemoteProtocolError(f"{self.peer}: a new proof of identity came, and none was needed")
+        try:
+            self.on_proof(frame.auth)
+        except (AuthError, OverloadError) as error:
+            connection.close(code_of(error), cut(str(error)))
 
     def _told_of(self, frame: Error) -> None:
         error = error_of(frame.code, frame.reason, frame.retry_after_ms)
@@ -450,6 +466,26 @@ class Session:
         if since is not None:
             _log.warning("%s is back after %.2f s; nothing was lost", self.peer, self._loop.time() - since)
 
+    # --- identity ---------------------------------------------------------------------------------------------------
+
+    def prove(self, token: str) -> None:
+        """Show the peer a new token. Without a connection the next greeting has it."""
+        if self._connection is not None:
+            self._connection.send(Auth(token))
+
+    def expire_in(self, seconds: float) -> None:
+        """End unless the peer proves again who it is."""
+        if self._expiry is not None:
+            self._expiry.cancel()
+        self._expiry = self._loop.call_later(seconds, self._expired)
+
+    def _expired(self) -> None:
+        text = "the token of this session expired, and no new one came"
+        if self._connection is not None:
+            self._connection.close(Code.TOKEN_EXPIRED, text)
+        else:
+            self.end(error_of(Code.TOKEN_EXPIRED, text))
+
     # --- the end ----------------------------------------------------------------------------------------------------
 
     def end(self, why: Exception) -> None:
@@ -457,7 +493,7 @@ class Session:
         if self.state is SessionState.OVER:
             return
         self.state = SessionState.OVER
-        for timer in (self._beat, self._counts_timer):
+        for timer in (self._beat, self._counts_timer, self._expiry):
             if timer is not None:
                 timer.cancel()
         connection, self._connection = self._connection, None

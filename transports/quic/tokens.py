@@ -244,7 +244,7 @@ class TokenVerifier:
 
 def _refused(why: str, advice: str, code: Code = Code.UNAUTHENTICATED) -> AuthError:
     error = AuthError(f"the token is refused: {why}; {advice}")
-    error.code = code
+    error.code = int(code)
     if code is Code.TOKEN_EXPIRED:
         error.retry = Retry.NOW
     return error

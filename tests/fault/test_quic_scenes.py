@@ -23,7 +23,7 @@ from flowbridge.envelope import Envelope
 from flowbridge.errors import ResourceError
 from flowbridge.plan import Placement, Policy, Qos
 from flowbridge.transports.bus import LocalEventBus
-from flowbridge.transports.quic.session import SessionState
+from flowbridge.transports.quic.session_state import SessionState
 
 if TYPE_CHECKING:
     from quic_scene import Machine

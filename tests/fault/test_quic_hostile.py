@@ -28,7 +28,7 @@ from flowbridge.codec.session_words import (
 )
 from flowbridge.limits import GREETING_S
 from flowbridge.transports.quic.engine import Closed
-from flowbridge.transports.quic.session import SessionState
+from flowbridge.transports.quic.session_state import SessionState
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine

@@ -24,7 +24,7 @@ from flowbridge.errors import ResourceError
 from flowbridge.plan import Placement, Policy, Qos
 from flowbridge.testing.virtual_loop import pause
 from flowbridge.transports.bus import LocalEventBus
-from flowbridge.transports.quic.session import SessionState
+from flowbridge.transports.quic.session_state import SessionState
 
 if TYPE_CHECKING:
     from quic_scene import Machine

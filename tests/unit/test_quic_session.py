@@ -28,7 +28,8 @@ from flowbridge.testing.virtual_clock import VirtualClock
 from flowbridge.testing.virtual_loop import run_simulated
 from flowbridge.transports.quic.connection import Connection
 from flowbridge.transports.quic.engine import StreamReset, StreamsLeft
-from flowbridge.transports.quic.session import Session, SessionState
+from flowbridge.transports.quic.session import Session
+from flowbridge.transports.quic.session_state import SessionState
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine

@@ -47,9 +47,6 @@ class Recorder:
         assert number == 8
         return self.unsent
 
-    def prioritize(self, number: int, urgency: int, deadline: float | None) -> None:
-        assert number == 8
-
     def before(self, stream: SessionStream, rank: Rank) -> Before | None:
         return None
 

@@ -40,11 +40,17 @@ class NodeAddress:
 
 @dataclass(frozen=True, slots=True)
 class TlsFiles:
-    """Paths of PEM files: our certificate (with its chain), its key, and the authorities that sign our peers."""
+    """Paths of PEM files: our certificate (with its chain), its key, and the authorities that sign our peers.
+
+    A host may have a file with `token` s instead of a certificate, whose name and key's are empty then. A node takes
+    tokens that are signed with one of `token_keys` (PEM or a JWK Set).
+    """
 
     certificate: str
     key: str
     ca: str
+    token: str = ""
+    token_keys: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,5 +5,20 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
+import pytest
+
 for folder in (".", "unit", "integration"):
     sys.path.insert(0, str(Path(__file__).parent / folder))
+
+
+@pytest.fixture(params=["aioquic", "qh3"])
+def quic_engine(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Run a test on both QUIC engines, but for what one cannot do, which its mark `aioquic` says."""
+    name: str = request.param
+    only = request.node.get_closest_marker("aioquic")
+    if name == "qh3":
+        if only is not None:
+            pytest.skip(only.args[0])
+        pytest.importorskip("qh3", reason="qh3 is not installed")
+    monkeypatch.setattr("quic_link.engine_name", name)
+    return name

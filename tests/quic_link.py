@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import heapq
+import importlib.util
 import random
 from dataclasses import dataclass, field
 from math import inf
 from typing import TYPE_CHECKING, Any, cast
 
+import pytest
 from quic_certs import make_ca, make_node
 
 from flowbridge.transports.quic.engine import Closed, Connected, StreamData
@@ -20,13 +22,29 @@ if TYPE_CHECKING:
     from flowbridge.transports.quic.aio.acceptor import AioquicAcceptor
     from flowbridge.transports.quic.aio.engine import AioquicEngine
     from flowbridge.transports.quic.engine import Address, EngineEvent
+    from flowbridge.transports.quic.settings import EngineName
 
 SERVER: Address = ("10.0.0.1", 4433)
 CLIENT: Address = ("10.0.0.2", 5555)
 
 
+ENGINES = [
+    "aioquic",
+    pytest.param(
+        "qh3", marks=pytest.mark.skipif(importlib.util.find_spec("qh3") is None, reason="qh3 is not installed")
+    ),
+]
+"""For tests that cannot have the fixture `quic_engine`."""
+
+engine_name: EngineName = "aioquic"
+"""That of `settings_of` when it is not told another; the fixture `quic_engine` sets it."""
+
+
 def settings_of(name: str, **changes: Any) -> QuicSettings:
     """A node of the fabric "test" that is at the addresses of this module."""
+    changes.setdefault("engine", engine_name)
+    if changes["engine"] == "qh3" and name == "server":
+        changes.setdefault("client_certificates", "none")  # it cannot ask for any
     ca = make_ca()
     node = make_node(ca, name, ("localhost", "10.0.0.1", "10.0.0.2"))
     given: dict[str, Any] = {"certificate": node.certificate, "key": node.key, "ca": ca.certificate, **changes}

@@ -10,7 +10,7 @@ import typer
 
 from flowbridge.cli import output
 from flowbridge.cli.flow_file import JsonOption  # noqa: TC001 - Typer reads the annotation
-from flowbridge.limits import CERTIFICATE_DAYS_MAX, CERTIFICATE_SOON_NS
+from flowbridge.limits import CERTIFICATE_DAYS_MAX, CERTIFICATE_SOON_NS, TOKEN_S_MAX
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -102,6 +102,48 @@ def show(
         if warning:
             output.say(f"warning: {file}: {warning}")
     raise typer.Exit(output.FAILED if found[0].not_after <= now else output.DONE)
+
+
+@app.command("token")
+def token(
+    key: Annotated[
+        str,
+        typer.Option("--key", metavar="FILE", help="What signs it: a private key of P-256 or Ed25519, in PEM form."),
+    ],
+    node: Annotated[str, typer.Option("--node", metavar="NAME", help="Whose it is: the host that shows it.")],
+    audience: Annotated[str, typer.Option("--for", metavar="NODE", help="The node that it is shown to.")],
+    fabric: Annotated[str, typer.Option(metavar="NAME", help="The fabric of both.")] = "dev",
+    minutes: Annotated[int, typer.Option(min=1, max=TOKEN_S_MAX // 60, help="How long it is good for.")] = (
+        TOKEN_S_MAX // 60
+    ),
+    cert: Annotated[
+        str | None, typer.Option("--cert", metavar="FILE", help="Bind it to this certificate of the host.")
+    ] = None,
+) -> None:
+    """Print a token that says to a node who a host is, where the host has no certificate.
+
+    It is good for one session. The node takes it when the public half of the key is in its --token-keys.
+    """
+    if not Path(key).exists():
+        raise output.WrongUse(f"--key {key}: no such file")
+    from flowbridge.errors import LocalProtocolError, ResourceError
+    from flowbridge.transports.quic.certificates import certificate_facts, read_certificates
+    from flowbridge.transports.quic.tokens import make_token
+
+    fingerprint = certificate_facts(read_certificates(cert)[0]).fingerprint if cert else ""
+    try:
+        made = make_token(
+            key,
+            fabric=fabric,
+            node=node,
+            audience=audience,
+            now=_now().timestamp(),
+            lifetime_s=minutes * 60,
+            fingerprint=fingerprint,
+        )
+    except LocalProtocolError as error:
+        raise ResourceError(str(error)) from error
+    typer.echo(made)
 
 
 def _warning(facts: CertificateFacts, now: dt.datetime) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json as json_text
 import os
 import signal
 import sys
@@ -12,7 +11,7 @@ import typer
 
 from flowbridge.cli import output
 from flowbridge.cli.flow_file import JsonOption  # noqa: TC001 - Typer reads the annotation
-from flowbridge.cli.tls_options import AuthorityOption, CertOption, KeyOption, tls_files
+from flowbridge.cli.tls_options import AuthorityOption, CertOption, KeyOption, TokenKeysOption, tls_files
 from flowbridge.cli.units import parse_duration_ns
 
 if TYPE_CHECKING:
@@ -40,6 +39,7 @@ def node(
     cert: CertOption = None,
     key: KeyOption = None,
     ca: AuthorityOption = None,
+    token_keys: TokenKeysOption = None,
     policy: Annotated[str | None, typer.Option(metavar="FILE", help="What hosts may run and use here (YAML).")] = None,
     drain_timeout: Annotated[
         str, typer.Option(metavar="DURATION", help="A drain that takes longer cuts off what still runs.")
@@ -56,7 +56,7 @@ def node(
     if listen is None or name is None:
         raise output.WrongUse("needs --listen quic://HOST:PORT and --name NAME")
     address, drain_ns = _address(listen), _drain_ns(drain_timeout)
-    tls = tls_files(cert, key, ca, needed_by="a node")
+    tls = tls_files(cert, key, ca, needed_by="a node", token_keys=token_keys)
     assert tls is not None, "a node needs files"
     made = _policy(policy, _fabric(name, tls))
     cut = _run(address, name, made, tls, drain_ns, as_json=json)
@@ -139,11 +139,12 @@ def _run(address: NodeAddress, name: str, policy: NodePolicy, tls: TlsFiles, dra
 
 def _teller(*, as_json: bool) -> Callable[[NodeEvent], None]:
     def tell(event: NodeEvent) -> None:
-        about: dict[str, Any] = {"event": event.kind, "text": event.text, **event.about}
-        line = json_text.dumps(about, ensure_ascii=False) if as_json else _shown(event.text)
         try:
-            sys.stdout.write(line + "\n")
-            sys.stdout.flush()
+            if as_json:
+                output.print_json_line({"event": event.kind, "text": event.text, **event.about})
+            else:
+                sys.stdout.write(_shown(event.text) + "\n")
+                sys.stdout.flush()
         except BrokenPipeError:
             output.drop_stdout()  # a node goes on without anybody who reads
 

@@ -9,7 +9,7 @@ import typer
 
 from flowbridge.cli import output
 from flowbridge.cli.flow_file import FlowArgument, JsonOption, load_plan
-from flowbridge.cli.tls_options import AuthorityOption, CertOption, KeyOption, node_addresses, tls_files
+from flowbridge.cli.tls_options import AuthorityOption, CertOption, KeyOption, TokenOption, node_addresses, tls_files
 from flowbridge.cli.units import parse_duration_ns
 
 if TYPE_CHECKING:
@@ -56,6 +56,7 @@ def run(
     cert: CertOption = None,
     key: KeyOption = None,
     ca: AuthorityOption = None,
+    token: TokenOption = None,
     json: JsonOption = False,
 ) -> None:
     """Run a flow in this process, and what it places elsewhere there.
@@ -75,7 +76,7 @@ def run(
         otlp=otlp,
         trace_ratio=trace_ratio if trace_ratio is not None else 0.01 if otlp else 0.0,
         nodes=nodes,
-        tls=tls_files(cert, key, ca, needed_by="--node" if nodes else ""),
+        tls=tls_files(cert, key, ca, needed_by="--node" if nodes else "", token=token),
     )
     view: View = choose_view(plan, as_json=json)
     ending = run_flow(plan, options, view)

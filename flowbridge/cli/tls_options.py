@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime as dt
+import time
 from typing import TYPE_CHECKING, Annotated, TypeAlias
 
 import typer
 
 from flowbridge.addresses import NodeAddress, TlsFiles, parse_nodes
 from flowbridge.cli.output import WrongUse
-from flowbridge.errors import LocalProtocolError
+from flowbridge.errors import LocalProtocolError, ResourceError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
 CertOption: TypeAlias = Annotated[
     str | None,
@@ -24,6 +26,22 @@ KeyOption: TypeAlias = Annotated[
 AuthorityOption: TypeAlias = Annotated[
     str | None,
     typer.Option("--ca", metavar="FILE", envvar="FLOWBRIDGE_CA", help="The authorities that sign for other hosts."),
+]
+
+TokenOption: TypeAlias = Annotated[
+    str | None,
+    typer.Option(
+        "--token", metavar="FILE", envvar="FLOWBRIDGE_TOKEN", help="Tokens instead of a certificate, one in each line."
+    ),
+]
+TokenKeysOption: TypeAlias = Annotated[
+    str | None,
+    typer.Option(
+        "--token-keys",
+        metavar="FILE",
+        envvar="FLOWBRIDGE_TOKEN_KEYS",
+        help="Take tokens of hosts that are signed with these keys (PEM or JWKS).",
+    ),
 ]
 
 
@@ -43,13 +61,23 @@ def node_addresses(given: Sequence[str]) -> dict[str, NodeAddress]:
         raise WrongUse(f"--node: {error}") from error
 
 
-def tls_files(cert: str | None, key: str | None, ca: str | None, *, needed_by: str = "") -> TlsFiles | None:
-    """The three files, looked at; None when there are none and nothing needs them.
+def tls_files(
+    cert: str | None,
+    key: str | None,
+    ca: str | None,
+    *,
+    needed_by: str = "",
+    token: str | None = None,
+    token_keys: str | None = None,
+) -> TlsFiles | None:
+    """The files, looked at; None when there are none and nothing needs them. A token stands for `cert` and `key`.
 
     Raises: WrongUse when one is missing; ResourceError, one line, for one that cannot be used.
     """
     if not needed_by:
         return None
+    if token and ca and not cert and not key:
+        return _with_token(token, ca)
     given = {"--cert": cert, "--key": key, "--ca": ca}
     missing = [option for option, value in given.items() if not value]
     if cert is None or key is None or ca is None or missing:
@@ -59,6 +87,38 @@ def tls_files(cert: str | None, key: str | None, ca: str | None, *, needed_by: s
         )
     from flowbridge.transports.quic.certificates import check_files
 
-    tls = TlsFiles(cert, key, ca)
+    tls = TlsFiles(cert, key, ca, token or "", token_keys or "")
     check_files(tls, dt.datetime.now(dt.UTC))
+    if token_keys:
+        from flowbridge.transports.quic.tokens import read_token_keys
+
+        with _readable("--token-keys"):
+            read_token_keys(token_keys)
+    if token:
+        _look_at(token)
     return tls
+
+
+def _with_token(token: str, ca: str) -> TlsFiles:
+    from flowbridge.transports.quic.identity import read_certificates
+
+    with _readable("--ca"):
+        read_certificates(ca, "ca")
+    _look_at(token)
+    return TlsFiles("", "", ca, token)
+
+
+def _look_at(token: str) -> None:
+    from flowbridge.transports.quic.proving import TokenFile
+
+    with _readable("--token"):
+        _ = TokenFile(token, time.time).node
+
+
+@contextlib.contextmanager
+def _readable(option: str) -> Iterator[None]:
+    """Name the option whose file cannot be used."""
+    try:
+        yield
+    except LocalProtocolError as error:
+        raise ResourceError(f"{option}: {error}") from error

@@ -294,11 +294,13 @@ class Closing(NamedTuple):
     reason: str
     advice: str
 
-    def error(self, peer: str) -> FlowbridgeError:
-        """As an error that names the peer. What the engine says is shown as it stands, escaped."""
+    def error(self, peer: str, *, is_remote: bool = True) -> FlowbridgeError:
+        """As an error that names the peer; `is_remote` when it was the peer who ended it."""
         error = error_of(self.code, self.reason)
-        told = f"{peer}: {error}" + (f"; {self.advice}" if self.advice else "")
-        error.args = (told,)
+        told = str(error)
+        if not is_remote and isinstance(error, AuthError):  # the other way round than the code is meant
+            told = f"{name_of(self.code)}: its certificate is not believed here: {self.reason}"
+        error.args = (f"{peer}: {told}" + (f"; {self.advice}" if self.advice else ""),)
         return error
 
 
@@ -329,7 +331,7 @@ _ALERTS: Final[dict[int, tuple[Code, str]]] = {
     120: (Code.VERSION, "the peer speaks no version of this protocol (ALPN): " + _VERSIONS),
 }
 _SAID: Final = (  # in what an engine says of a certificate that it refuses: most only say that it is bad
-    (("hostname", "doesn't match", "does not match", "ip address"), Code.UNAUTHENTICATED, _WRONG_HOST),
+    (("hostname", "doesn't match", "does not match", "ip address", ", not for "), Code.UNAUTHENTICATED, _WRONG_HOST),
     (("purpose", "key usage", "clientauth", "serverauth"), Code.UNAUTHENTICATED, _WRONG_USE),
     (("expired", "not valid yet", "no longer valid", "not yet valid"), Code.UNAUTHENTICATED, _EXPIRED),
     (("revoked",), Code.REVOKED, _ALERTS[44][1]),

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from aioquic import tls
 from aioquic.quic import connection as aioquic_connection
-from aioquic.quic.connection import Limit, QuicConnection, QuicConnectionState
+from aioquic.quic.connection import Limit, QuicConnection, QuicConnectionAdapter, QuicConnectionState
 from aioquic.quic.recovery import QuicPacketRecovery
 from aioquic.quic.stream import QuicStream
 from quic_link import Link, settings_of
@@ -34,6 +34,7 @@ CONNECTION: dict[str, type] = {
     "_local_max_data": Limit,
     "_local_max_streams_bidi": Limit,
     "_local_max_streams_uni": Limit,
+    "_logger": QuicConnectionAdapter,
     "_loss": QuicPacketRecovery,
     "_max_datagram_size": int,
     "_network_paths": list,

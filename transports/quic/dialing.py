@@ -35,12 +35,11 @@ _LOOK_S: Final = 0.25  # between two looks whether the network says that nobody 
 class _Attempt:
     """One dialled connection, up to the peer's answer; see `connection.ConnectionUser`."""
 
-    def __init__(self, dialer: Dialer, session: Session | None, limits: SessionLimits) -> None:
+    def __init__(self, dialer: Dialer, limits: SessionLimits) -> None:
         self.greeted: asyncio.Future[HelloAck] = asyncio.get_running_loop().create_future()
         self.has_greeted = False
         self.peer = dialer.peer
         self._dialer = dialer
-        self._session = session
         self._limits = limits
 
     def connected(self, connection: Connection, identity: Identity | None) -> None:
@@ -51,10 +50,10 @@ class _Attempt:
 
     def control(self, connection: Connection, frame: ControlFrame) -> None:
         """The answer, or a refusal."""
-        del connection
         if self.greeted.done():
             return
         if type(frame) is HelloAck:
+            connection.hold()  # what follows is for the session, which takes the connection over in another turn
             self.greeted.set_result(frame)
         elif type(frame) is Error:
             self.greeted.set_exception(error_of(frame.code, frame.reason, frame.retry_after_ms))
@@ -62,10 +61,8 @@ class _Attempt:
             raise RemoteProtocolError(f"{self.peer}: {type(frame).__name__.upper()} before HELLO_ACK")
 
     def offered(self, connection: Connection, opened: Open) -> SessionStream | None:
-        """A stream that overtook the answer belongs to the session all the same."""
-        if self._session is None:
-            raise RemoteProtocolError(f"{self.peer}: stream {opened.number} before HELLO_ACK")
-        return self._session.offered(connection, opened)
+        """None: an early connection keeps streams that overtake the answer, until the session has taken it over."""
+        raise RemoteProtocolError(f"{self.peer}: stream {opened.number} before HELLO_ACK")
 
     def streams_left(self, connection: Connection) -> None:
         """The session asks for all it needs."""
@@ -77,10 +74,15 @@ class _Attempt:
             self.greeted.set_exception(why_closed(closed, self.peer))
 
 
+def _no_token() -> None:
+    """A certificate says who we are."""
+
+
 class Dialer:
     """Keeps one session with one address; see `session.SessionOwner`.
 
-    `on_over` is called once when the session is over, with why; the dialer does not begin another one.
+    `on_over` is called once when the session is over, with why; the dialer does not begin another one. `token`
+    is asked for each greeting's token.
     """
 
     def __init__(
@@ -92,6 +94,7 @@ class Dialer:
         peer: str,
         chance: random.Random | None = None,
         on_over: Callable[[Session, Exception], None] | None = None,
+        token: Callable[[], str | None] = _no_token,
     ) -> None:
         self.address: Final = address
         self.peer: Final = peer
@@ -105,6 +108,7 @@ class Dialer:
         self._session: Session | None = None
         self._redialling: asyncio.Task[None] | None = None
         self._on_over = on_over
+        self._token = token
 
     def hello(self, limits: SessionLimits) -> Hello:
         """A greeting for another connection of the session."""
@@ -118,7 +122,7 @@ class Dialer:
             self._epoch,
             (),
             limits,
-            own.token,
+            self._token(),
             session.received() if session is not None else (),
             own.clock.now_ns(),
         )
@@ -144,9 +148,9 @@ class Dialer:
     async def _dial(self, limits: SessionLimits, within_s: float = DIAL_S) -> tuple[Connection, HelloAck]:
         """One connection that was greeted and answered."""
         self.dials += 1
-        attempt = _Attempt(self, self._session, limits)
+        attempt = _Attempt(self, limits)
         wire = await dial(self.address, self._make_engine, on_event=_early)
-        connection = Connection(wire, attempt)
+        connection = Connection(wire, attempt, is_early=True)
         try:
             answer = await _answer(attempt.greeted, wire, within_s)
         except TimeoutError:
@@ -216,6 +220,10 @@ class Dialer:
                 if session.is_over:
                     connection.retire(Code.DRAINED)
                     return
+                if _who(connection.identity) != _who(session.identity):
+                    connection.retire(Code.FORBIDDEN, "the session is with another node")
+                    session.end(AuthError(f"{self.peer}: another node answers there now: {_who(connection.identity)}"))
+                    return
                 if answer.resumed is not Resumed.RESUMED or answer.incarnation != session.incarnation:
                     connection.retire(Code.STATE_LOST)
                     session.end(error_of(Code.STATE_LOST, f"{self.peer} has lost the session"))
@@ -237,6 +245,10 @@ class Dialer:
 
     def __repr__(self) -> str:
         return f"<Dialer of {self.peer}, dialled {self.dials} times>"
+
+
+def _who(identity: Identity | None) -> str:
+    return f"node {identity.node} of fabric {identity.fabric}" if identity is not None else "nobody that is known"
 
 
 async def _answer(greeted: asyncio.Future[HelloAck], wire: Wire, within_s: float) -> HelloAck:

@@ -20,7 +20,11 @@ def make_client(settings: QuicSettings, address: Address, now: float) -> Engine:
         LocalProtocolError: a certificate cannot be used, or there is no `ca` to check the server's.
         MissingExtraError: the engine is not installed.
     """
-    _require(settings)
+    if settings.engine == "qh3":
+        _require_qh3()
+        from flowbridge.transports.quic.qh3.client import dial as dial_qh3
+
+        return dial_qh3(settings, address, now)
     from flowbridge.transports.quic.aio.client import dial
 
     return dial(settings, address, now)
@@ -30,15 +34,23 @@ def make_acceptor(settings: QuicSettings, datagram_bytes_to: Callable[[Address],
     """The server's side of a socket; `datagram_bytes_to` says how large packets to a client may be, else `settings`.
 
     Raises:
-        LocalProtocolError: there is no certificate, it cannot be used, or there is no `ca` to check those of clients.
+        LocalProtocolError: there is no certificate, it cannot be used, there is no `ca` to check those of clients, or
+            the engine cannot do what is asked.
         MissingExtraError: the engine is not installed.
     """
-    _require(settings)
+    if settings.engine == "qh3":
+        _require_qh3()
+        from flowbridge.transports.quic.qh3.acceptor import Qh3Acceptor
+
+        return Qh3Acceptor(settings)
     from flowbridge.transports.quic.aio.acceptor import AioquicAcceptor
 
     return AioquicAcceptor(settings, datagram_bytes_to)
 
 
-def _require(settings: QuicSettings) -> None:
-    if settings.engine == "qh3":
-        raise MissingExtraError("qh3", "The QUIC engine qh3")
+def _require_qh3() -> None:
+    try:
+        import qh3 as _qh3
+    except ImportError:
+        raise MissingExtraError("qh3", "The QUIC engine qh3") from None
+    del _qh3

@@ -39,7 +39,6 @@ class Own:
     clock: Clock
     incarnation: int = field(default_factory=_incarnation)
     limits: SessionLimits = field(default_factory=_limits)
-    token: str | None = None
 
 
 def new_session_id() -> bytes:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import datetime as dt
+import time
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -17,6 +19,7 @@ from flowbridge.transports.quic.endpoint import listen
 from flowbridge.transports.quic.engines import make_acceptor, make_client
 from flowbridge.transports.quic.greeting import Own
 from flowbridge.transports.quic.identity import identify, read_certificates
+from flowbridge.transports.quic.proving import Proving, Renewal, TokenFile
 from flowbridge.transports.quic.serving import SessionServer
 from flowbridge.transports.quic.settings import QuicSettings
 from flowbridge.transports.quic.sockets import datagram_bytes_to
@@ -73,6 +76,8 @@ class Peers:
         self._chooses_size = settings is None  # of datagrams, by where they go
         self._settings: QuicSettings | None = None
         self._own: Own | None = None
+        self._tokens: TokenFile | None = None
+        self._proving: Proving | None = None
         self._dialers: dict[tuple[str, NodeAddress], asyncio.Future[tuple[Dialer, Session]]] = {}
         self._nodes: list[Node] = []
         self._self: NodeAddress | None = None
@@ -94,13 +99,23 @@ class Peers:
                 )
             tls = self._tls
             self._settings = self._given or QuicSettings(
-                certificate=tls.certificate if tls else None, key=tls.key if tls else None, ca=tls.ca if tls else None
+                certificate=(tls.certificate or None) if tls else None,
+                key=(tls.key or None) if tls else None,
+                ca=tls.ca if tls else None,
+                client_certificates="ask" if tls and tls.token_keys else "require",
             )
+            if tls and tls.token:
+                self._tokens = TokenFile(tls.token, time.time)
             certificate = self._settings.certificate
-            assert certificate is not None, "settings of a process that is known have a certificate"
+            if certificate is None:
+                assert self._tokens is not None, "who has no certificate has tokens"
+                self._own = Own(self._tokens.node, self._clock)
+                return self._own
             identity = identify(read_certificates(certificate, "certificate")[0])
             if not identity.node:
                 raise AuthError("our certificate has no name of the form fb://FABRIC/node/NAME: see `flowbridge certs`")
+            if tls and tls.token_keys:
+                self._proving = _proving(tls.token_keys, identity)
             self._own = Own(identity.node, self._clock)
         return self._own
 
@@ -135,13 +150,25 @@ class Peers:
                 return make_client(settings, target, now)
             return make_client(replace(settings, datagram_bytes=datagram_bytes_to(target)), target, now)
 
-        dialer = Dialer((address.host, address.port), make, own, peer=peer)
+        tokens = self._tokens
+        shown = tokens.find(node)[0] if tokens is not None else None
+
+        def token() -> str | None:
+            nonlocal shown
+            if tokens is not None:
+                with contextlib.suppress(LocalProtocolError):  # while it is being written
+                    shown = tokens.find(node)[0]
+            return shown
+
+        dialer = Dialer((address.host, address.port), make, own, peer=peer, token=token)
         session = await dialer.connect(self._meeting.came)
         identity = session.identity
         if identity is None or identity.node != node:
             session.end(AuthError("it is another node"))
             known = identity.node if identity is not None and identity.node else "without a name"
             raise AuthError(f"{peer}: the node that answers there is {known}; give the address of {node}")
+        if tokens is not None:
+            Renewal(tokens, node, session)
         return dialer, session
 
     def met(self, node: str) -> Session:
@@ -162,7 +189,11 @@ class Peers:
         own = self._me()
         if own.node != name:
             raise AuthError(f"our certificate is of node {own.node}, not {name}: see `flowbridge certs new`")
-        server = SessionServer(own, lambda session, identity, hello: self._taker(session, identity, hello, on_part))
+        server = SessionServer(
+            own,
+            lambda session, identity, hello: self._taker(session, identity, hello, on_part),
+            proving=self._proving,
+        )
         acceptor = make_acceptor(self._set(), datagram_bytes_to if self._chooses_size else None)
         listener = await listen((address.host, address.port), acceptor, on_wire=server.take)
         node = Node(address.host, listener, server)
@@ -214,6 +245,13 @@ class Peers:
         results: list[Any] = await asyncio.gather(*dialers.values(), return_exceptions=True)
         await asyncio.gather(*(one[0].aclose(settle_s) for one in results if isinstance(one, tuple)))
         await asyncio.gather(*(node.aclose(settle_s) for node in nodes))
+
+
+def _proving(keys: str, identity: Identity) -> Proving:
+    """Take tokens for the node of our certificate, about nodes of its fabric."""
+    from flowbridge.transports.quic.tokens import TokenVerifier, read_token_keys
+
+    return Proving(TokenVerifier(read_token_keys(keys), identity.fabric, identity.node, time.time), time.time)
 
 
 def _no_part(stream: SessionStream, identity: PeerIdentity) -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final
 from flowbridge.codec.codes import Code, code_of, cut
 from flowbridge.codec.session_words import VERSION, Error, Hello, HelloAck, Resumed, Scope
 from flowbridge.errors import AuthError, FlowbridgeError, OverloadError, RemoteProtocolError
-from flowbridge.limits import GREETING_S, SESSIONS_MAX
+from flowbridge.limits import GREETING_S, SESSIONS_MAX, SESSIONS_PER_PEER_MAX
 from flowbridge.transports.quic.connection import Connection
 from flowbridge.transports.quic.session import Session
 
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from flowbridge.codec.session_words import ControlFrame, Open
     from flowbridge.transports.quic.engine import Closed, Identity
     from flowbridge.transports.quic.greeting import Own
+    from flowbridge.transports.quic.proving import Proving
     from flowbridge.transports.quic.stream import SessionStream
     from flowbridge.transports.quic.wire import Wire
 
@@ -65,7 +66,8 @@ class SessionServer:
     """Gives every wire that greets its session.
 
     `on_session` is called for each new one, and returns who takes its streams. It may refuse the peer by raising
-    AuthError or OverloadError; `on_over` is told once of each that ends, and why.
+    AuthError or OverloadError; `on_over` is told once of each that ends, and why. With `proving` clients without a
+    certificate are those that their tokens say.
     """
 
     def __init__(
@@ -73,10 +75,12 @@ class SessionServer:
         own: Own,
         on_session: Callable[[Session, Identity | None, Hello], Callable[[SessionStream], None]],
         on_over: Callable[[Session, Exception], None] | None = None,
+        proving: Proving | None = None,
     ) -> None:
         self._own: Final = own
         self._on_session = on_session
         self._on_over = on_over
+        self._proving = proving
         self._sessions: dict[tuple[str, bytes], Session] = {}
         self.refuses = False
         """Whether new sessions are refused; those that are known may still get a new connection."""
@@ -105,20 +109,35 @@ class SessionServer:
 
     def _greeted(self, connection: Connection, hello: Hello) -> None:
         t2_ns = self._own.clock.now_ns()
-        identity = connection.identity
+        identity, holds_s = connection.identity, None
+        if self._proving is not None:
+            identity, holds_s = self._proving.identify(identity, hello.node, hello.session, hello.auth)
         if identity is not None and identity.node and identity.node != hello.node:
             raise AuthError(f"the certificate is of node {identity.node}, and the greeting of node {hello.node}")
         name = (hello.node, hello.session)
         session = self._sessions.get(name)
         resumed = Resumed.RESUMED if session is not None else Resumed.NEW
-        if session is not None and (hello.epoch <= session.epoch or hello.incarnation != session.incarnation):
-            connection.close(Code.SUPERSEDED, f"epoch {hello.epoch} of the session is over")
-            return
-        if session is None:
+        if session is not None:
+            known = session.identity
+            if (identity and (identity.fabric, identity.node)) != (known and (known.fabric, known.node)):
+                raise AuthError(f"the session is not one of {identity.node if identity else 'nobody'}")
+            if hello.incarnation != session.incarnation:
+                connection.close(Code.STATE_LOST, "the session is of another start of the node")
+                return
+            if hello.epoch <= session.epoch:
+                connection.close(Code.SUPERSEDED, f"epoch {hello.epoch} of the session is over")
+                return
+        if session is not None:
+            try:
+                session.check(hello.streams)
+            except RemoteProtocolError as error:
+                session.end(error)  # one end has lost count: it cannot go on
+                raise
+        else:
             if hello.epoch != 1:
                 connection.close(Code.STATE_LOST, "the session is not known here")
                 return
-            session = self._begin(connection, hello)
+            session = self._begin(connection, identity, hello)
         answer = HelloAck(
             VERSION,
             self._own.node,
@@ -135,12 +154,29 @@ class SessionServer:
         )
         connection.send(answer)
         session.adopt(connection, hello.epoch, dict(hello.streams))
+        if holds_s is not None:
+            self._let_expire(session, hello.node, holds_s)
 
-    def _begin(self, connection: Connection, hello: Hello) -> Session:
+    def _let_expire(self, session: Session, node: str, holds_s: float) -> None:
+        """End a session with its token, unless a new one comes."""
+        proving = self._proving
+        assert proving is not None, "only what was proved expires"
+
+        def proved(token: str) -> None:
+            _, again_s = proving.identify(None, node, session.identifier, token)
+            assert again_s is not None, "a token expires"
+            session.expire_in(again_s)
+
+        session.on_proof = proved
+        session.expire_in(holds_s)
+
+    def _begin(self, connection: Connection, identity: Identity | None, hello: Hello) -> Session:
         if self.refuses:
             raise OverloadError("the node is leaving and takes no new session", None)
         if len(self._sessions) >= SESSIONS_MAX:
             raise OverloadError(f"at most {SESSIONS_MAX} sessions", None)
+        if sum(node == hello.node for node, _ in self._sessions) >= SESSIONS_PER_PEER_MAX:
+            raise OverloadError(f"at most {SESSIONS_PER_PEER_MAX} sessions with {hello.node}", None)
         peer = f"{hello.node} at {connection.wire.engine.peer_address[0]}"
         session = Session(
             hello.session,
@@ -150,20 +186,33 @@ class SessionServer:
             is_client=False,
             limits=hello.limits.agreed(self._own.limits),
         )
-        session.incarnation = hello.incarnation
+        session.incarnation, session.peer_node = hello.incarnation, hello.node
         session.offset.assume(hello.now_ns, self._own.clock.now_ns())
-        session.identity = connection.identity
-        session.on_stream = self._on_session(session, connection.identity, hello)
+        session.identity = identity
+        session.on_stream = self._on_session(session, identity, hello)
         self._sessions[hello.node, hello.session] = session
+        self._look_for_successors(hello.node)
         return session
 
     # --- sessions ---------------------------------------------------------------------------------------------------
 
     def apart(self, session: Session, why: Exception) -> None:
         """The client comes back, or the lease ends."""
+        self._look_for_successors(session.peer_node)
 
     def suspicious(self, session: Session) -> None:
         """The client dials."""
+        self._look_for_successors(session.peer_node)
+
+    def _look_for_successors(self, node: str) -> None:
+        """A process that was started anew greets under the same name; two that live may do so as well.
+
+        So one that is not heard is given little more time when a later one is here, and one that is heard is let be.
+        """
+        of_node = [session for session in self._sessions.values() if session.peer_node == node]
+        for index, session in enumerate(of_node):
+            if any(later.incarnation != session.incarnation for later in of_node[index + 1 :]):
+                session.hasten()
 
     def ended(self, session: Session, why: Exception) -> None:
         """A session is over."""

@@ -96,7 +96,7 @@ class QuicTransport:
     async def open_sink(self, route: Route, end: Any) -> LinkSink:
         """The producer's end. Raises: BrokenError, AuthError, RemoteProtocolError."""
         stream, times = await self._stream(end, StreamKind.ROUTE, route.id)
-        sink = LinkSink(route, self._clock, NearEnd(route, stream.connect, times).half)
+        sink = LinkSink(route, self._clock, NearEnd(route, stream, times, self._clock).half)
         self._sinks = [other for other in self._sinks if not other.is_left]
         self._sinks.append(sink)
         return sink
@@ -123,7 +123,7 @@ class QuicTransport:
 
         async def rejoin() -> None:
             stream, times = await self._stream(end, StreamKind.ROUTE, route.id)
-            sink.attach(NearEnd(route, stream.connect, times).half)
+            sink.attach(NearEnd(route, stream, times, self._clock).half)
 
         self._join_soon(rejoin(), sink)
 
@@ -168,7 +168,7 @@ class QuicTransport:
         """Meet the node of a place. Raises: ResourceError, AuthError, RemoteProtocolError."""
         assert place.host is not None, f"{place} names no host"
         session = await self._peers.session(place.host, self._address(place.host))
-        stream = session.open(StreamKind.PART, f"part of {self._peers.own_name}")
+        stream = session.open(StreamKind.PART, "")
         return NodeWorker(session.peer, stream)
 
     async def meet_host(self, address: str) -> PartLink:

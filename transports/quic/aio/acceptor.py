@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Protocol, cast
 
 from aioquic.quic.configuration import SMALLEST_MAX_DATAGRAM_SIZE
 from aioquic.quic.packet import QuicErrorCode
@@ -16,11 +16,12 @@ from flowbridge.transports.quic.aio.engine import AioquicEngine
 from flowbridge.transports.quic.aio.reset import ResetTokens, reset_packet
 from flowbridge.transports.quic.aio.stateless import AddressTokens, Initial, read_initial, refusal, version_negotiation
 from flowbridge.transports.quic.aio.tls import read_credentials
+from flowbridge.transports.quic.engine import Engine
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from flowbridge.transports.quic.engine import Address, Engine
+    from flowbridge.transports.quic.engine import Address
     from flowbridge.transports.quic.settings import QuicSettings
 
 
@@ -57,30 +58,45 @@ class _Rate:
         return True
 
 
-class AioquicAcceptor:
+class AcceptedEngine(Engine, Protocol):
+    """What an acceptor asks of the engine of a connection that it made."""
+
+    on_connection_id: Callable[[bytes, bool], None] | None
+
+    @property
+    def is_half_open(self) -> bool:
+        """Whether the handshake is under way."""
+        ...
+
+    @property
+    def is_begun(self) -> bool:
+        """Whether anything that came made sense."""
+        ...
+
+    @property
+    def connection_id(self) -> bytes:
+        """The id that it chose for itself."""
+        ...
+
+
+class BoundedAcceptor:
     """Connections by their ids; see `flowbridge.transports.quic.engine.Acceptor`.
 
     Whoever comes while `half_open` handshakes are under way has to show first that it can receive at its address
     (RFC 9000, section 8.1.2). Beyond the number of connections, in all or from one host, it is refused; beyond the
-    rate of handshakes it is ignored, and comes again by itself.
+    rate of handshakes it is ignored, and comes again by itself. `_make` is that of an engine.
     """
 
-    def __init__(self, settings: QuicSettings, datagram_bytes_to: Callable[[Address], int] | None = None) -> None:
-        """Read the certificates; `datagram_bytes_to` says how large packets to a client may be, else `settings` do.
-
-        Raises:
-            LocalProtocolError: there is none, or it cannot be used.
-        """
+    def __init__(self, settings: QuicSettings) -> None:
+        """Know nobody yet."""
         self._settings: Final = settings
-        self._configuration, self._check = configure_server(settings, read_credentials(settings))
-        self._datagram_bytes_to: Final = datagram_bytes_to
         self._tokens: Final = ResetTokens(settings.reset_key)
         self._addresses: Final = AddressTokens()
-        self._by_id: Final[dict[bytes, AioquicEngine]] = {}
-        self._ids: Final[dict[AioquicEngine, set[bytes]]] = {}
+        self._by_id: Final[dict[bytes, AcceptedEngine]] = {}
+        self._ids: Final[dict[AcceptedEngine, set[bytes]]] = {}
         self._hosts: Final[Counter[str]] = Counter()
-        self._host_of: Final[dict[AioquicEngine, str]] = {}
-        self._half_open: set[AioquicEngine] = set()
+        self._host_of: Final[dict[AcceptedEngine, str]] = {}
+        self._half_open: set[AcceptedEngine] = set()
         self._answers: list[tuple[bytes, Address]] = []
         self._handshake_rate: Final = _Rate(settings.handshakes_per_second)
         self._stateless_rate: Final = _Rate(QUIC_STATELESS_PER_SECOND_MAX)
@@ -118,16 +134,17 @@ class AioquicAcceptor:
 
     def forget(self, engine: Engine) -> None:
         """Free the place and the ids of a connection. Idempotent."""
-        if not isinstance(engine, AioquicEngine) or engine not in self._ids:
+        known = cast("AcceptedEngine", engine)
+        if known not in self._ids:
             return
-        for connection_id in self._ids.pop(engine):
+        for connection_id in self._ids.pop(known):
             self._by_id.pop(connection_id, None)
-        host = self._host_of.pop(engine)
+        host = self._host_of.pop(known)
         self._hosts[host] -= 1
         if not self._hosts[host]:
             del self._hosts[host]
-        self._half_open.discard(engine)
-        engine.on_connection_id = None
+        self._half_open.discard(known)
+        known.on_connection_id = None
 
     def _receive_unknown(self, data: bytes, address: Address, now: float) -> Engine | None:
         """A long header with a connection id that nobody has: perhaps somebody new."""
@@ -168,24 +185,12 @@ class AioquicAcceptor:
     def _accept(
         self, data: bytes, destination: bytes, original: bytes, is_retry: bool, address: Address, now: float
     ) -> Engine | None:
-        configuration = self._configuration
-        if self._datagram_bytes_to is not None:
-            size = min(self._datagram_bytes_to(address), PACKET_BYTES_MAX)
-            configuration = replace(configuration, max_datagram_size=size)
-        connection = BoundedConnection(
-            configuration,
-            self._settings,
-            self._check,
-            tokens=self._tokens,
-            original_connection_id=original,
-            retry_connection_id=destination if is_retry else None,
-        )
-        engine = AioquicEngine(connection, address, now, handshake_seconds=self._settings.handshake_ns / 1e9)
+        engine = self._make(destination, original, is_retry, address, now)
         engine.receive(data, address, now)
         if not engine.is_begun:  # an Initial that does not decrypt leaves nothing behind
             self.counts.dropped += 1
             return None
-        ids = {destination, connection.host_cid}
+        ids = {destination, engine.connection_id}
         self._ids[engine] = ids
         for connection_id in ids:
             self._by_id[connection_id] = engine
@@ -233,3 +238,40 @@ class AioquicAcceptor:
             self._answers.append((data, address))
         else:
             self.counts.dropped += 1
+
+    def _make(
+        self, destination: bytes, original: bytes, is_retry: bool, address: Address, now: float
+    ) -> AcceptedEngine:
+        """An engine for who sent an Initial to `destination`, before a Retry to `original`."""
+        raise NotImplementedError
+
+
+class AioquicAcceptor(BoundedAcceptor):
+    """... over aioquic."""
+
+    def __init__(self, settings: QuicSettings, datagram_bytes_to: Callable[[Address], int] | None = None) -> None:
+        """Read the certificates; `datagram_bytes_to` says how large packets to a client may be, else `settings` do.
+
+        Raises:
+            LocalProtocolError: there is none, or it cannot be used.
+        """
+        super().__init__(settings)
+        self._configuration, self._check = configure_server(settings, read_credentials(settings))
+        self._datagram_bytes_to: Final = datagram_bytes_to
+
+    def _make(
+        self, destination: bytes, original: bytes, is_retry: bool, address: Address, now: float
+    ) -> AcceptedEngine:
+        configuration = self._configuration
+        if self._datagram_bytes_to is not None:
+            size = min(self._datagram_bytes_to(address), PACKET_BYTES_MAX)
+            configuration = replace(configuration, max_datagram_size=size)
+        connection = BoundedConnection(
+            configuration,
+            self._settings,
+            self._check,
+            tokens=self._tokens,
+            original_connection_id=original,
+            retry_connection_id=destination if is_retry else None,
+        )
+        return AioquicEngine(connection, address, now, handshake_seconds=self._settings.handshake_ns / 1e9)

@@ -9,6 +9,7 @@ tests/unit/test_quic_engine_contract.py: an upgrade that changes one fails there
 
 from __future__ import annotations
 
+import logging
 from typing import TYPE_CHECKING, Any, Final
 
 from aioquic.buffer import size_uint_var
@@ -16,6 +17,7 @@ from aioquic.quic.connection import (
     CONNECTION_LIMIT_FRAME_CAPACITY,
     MAX_STREAM_DATA_FRAME_CAPACITY,
     QuicConnection,
+    QuicConnectionAdapter,
     QuicConnectionState,
 )
 from aioquic.quic.packet import QuicFrameType
@@ -42,6 +44,19 @@ if TYPE_CHECKING:
 TAG_BYTES: Final = 16
 PACKET_NUMBER_BYTES: Final = 2
 CONNECTION_ID_BYTES: Final = 8
+
+
+_log: Final = logging.getLogger("flowbridge.transports.quic")
+
+
+class _DemotedLogger(QuicConnectionAdapter):
+    """What goes wrong is told as `Closed`, and by whoever handles that; aioquic's own line is for those who debug."""
+
+    def warning(self, msg: object, *args: object, **kwargs: Any) -> None:
+        """Say it to those who debug."""
+        self.debug(msg, *args, **kwargs)
+
+    info = warning
 
 
 class _StreamTable(dict[int, "QuicStream"]):
@@ -81,6 +96,7 @@ class BoundedConnection(QuicConnection):
             original_destination_connection_id=original_connection_id,
             retry_source_connection_id=retry_connection_id,
         )
+        self._logger = _DemotedLogger(_log, self._logger.extra)
         self._check: Final = check
         self._tokens: Final = tokens
         self._streams = self.streams = _StreamTable(self._stream_forgotten)

@@ -101,6 +101,11 @@ class AioquicEngine:
         return self._connection.is_begun
 
     @property
+    def connection_id(self) -> bytes:
+        """The id that it chose for itself."""
+        return self._connection.host_cid
+
+    @property
     def connection(self) -> BoundedConnection:
         """What is under the seam; for tests and the acceptor."""
         return self._connection

@@ -74,17 +74,27 @@ CAPABILITIES_MAX: Final = 64  # told in a greeting: EncodeError here, DecodeErro
 
 REPLAY_BYTES_MAX: Final = 4 * 1024 * 1024  # of one direction of a stream, sent and not acknowledged: it waits
 ACK_BYTES: Final = 256 * 1024  # received without telling the peer; then it is told at once
-ACK_DELAY_S: Final = 0.025  # ... or after this
+ACK_DELAY_S: Final = 0.025  # ... or after this with other bytes, and after twice as long without
 HEARTBEAT_NS: Final = 250_000_000  # between two pings of a session
 SUSPECT_BEATS: Final = 3.5  # heartbeats without any packet; then another connection is dialled (ITU-T G.8013)
 LEASE_NS: Final = 30 * 10**9  # without any packet; then the session is over, and its streams are lost
+SUCCEEDED_LEASE_MS: Final = 5_000  # ... or this, once a later process of the same name has come
 DIAL_S: Final = 5.0  # from the first packet to the answered greeting: BrokenError
+FRAME_S: Final = 10  # in which a peer is heard, and a frame that it began is not whole: it is closed (0x601)
+CONTROL_FRAMES_PER_TURN_MAX: Final = 256  # of one connection; the rest waits for the next turn, after others ran
+CONTROL_UNSENT_BYTES_HIGH: Final = 64 * 1024  # towards a peer that takes none: then no ping, pong or count is added
+CONTROL_UNSENT_BYTES_MAX: Final = 1024 * 1024  # ... and no error: the connection is closed (0x603)
+RESETS_PER_SECOND_MAX: Final = 200  # of QUIC streams, on one connection: it is closed (0x603)
+RESETS_BURST_MAX: Final = 512  # ... beyond this many at once: all streams of both ends may fail together, both ways
+HEARTBEAT_MS_MIN: Final = 20  # a peer that wants more pings than that gets these
 GREETING_S: Final = 5.0  # a client that has not greeted by then is closed
 REDIAL_S: Final = 0.9  # as DIAL_S when a session is to go on; another try follows
 REDIAL_ROUND_TRIPS: Final = 6  # ... or so many round trips, when that is longer
 REDIAL_PAUSE_S: Final = (0.2, 0.4)  # between two tries, at random: many who lost the same peer must not come at once
 SESSIONS_MAX: Final = 1_024  # of one node: OverloadError
+SESSIONS_PER_PEER_MAX: Final = 64  # ... with one peer: OverloadError
 MEETINGS_MAX: Final = 4_096  # streams that came before anybody expected them: the next one is refused
+MEETINGS_PER_PEER_MAX: Final = 512  # ... of one session
 MEETING_NS: Final = 30 * 10**9  # of waiting for the other end of a stream: BrokenError
 
 # --- local sockets ------------------------------------------------------------------------------------------------

@@ -4,7 +4,8 @@ Rules.
 1. Credit is kept at the producer's end: its queue counts a message until the consumer's end reports how it ended.
 2. Whatever the link has room for goes over at once, the most urgent lane first; the rest stands in the queue here,
    where a dropping policy can still reach it. A dropping policy acts at the consumer's end too, on arrival. What is
-   late by the time there is room is counted as expired and does not travel.
+   late by the time there is room is counted as expired and does not travel; so is what the link refuses because it
+   would be late before it arrives.
 3. A consumer that vanishes loses what it had not reported: counted as dropped by `lost`. A producer that vanishes
    breaks the route once everything that arrived was taken.
 4. A link that is lost may be followed by another. The counts of a link start at zero, so a source takes nothing from
@@ -289,7 +290,12 @@ class LinkSink(QueueSink):
             else:
                 queue.offer(envelope, now_ns)  # counts it as late
         count = 0 if link is None else link.push(timely)
-        for envelope in timely[:count]:
+        went = timely[:count]
+        if link is not None and link.refused:
+            for _ in link.refused:
+                queue.expire_waiting()
+            went = _without_refused(link, went)
+        for envelope in went:
             queue.pass_on(envelope)
             self._outcomes.pushed(envelope.priority, envelope.size_bytes)
         if count < len(timely):
@@ -320,7 +326,12 @@ class LinkSink(QueueSink):
             if is_backlog:
                 taken = self._timely(taken)
             count = link.push(taken) if taken else 0
-            for envelope in taken[:count]:
+            went = taken[:count]
+            if link.refused:
+                self._miss(link.refused)
+                self._loop.call_soon(self._admit)
+                went = _without_refused(link, went)
+            for envelope in went:
                 outcomes.pushed(envelope.priority, envelope.size_bytes)
             if count < len(taken):
                 queue.give_back(taken[count:])
@@ -346,11 +357,15 @@ class LinkSink(QueueSink):
         late = [envelope for envelope in taken if envelope.deadline_ns <= now_ns]
         if not late:
             return taken
+        self._miss(late)
+        return [envelope for envelope in taken if envelope.deadline_ns > now_ns]
+
+    def _miss(self, late: Sequence[Envelope]) -> None:
+        """Count messages that were taken from the queue here as expired on the way."""
         self._queue.settle(late, len(late))
         missed = self._queue.books.missed
         missed.queued -= len(late)
         missed.transport += len(late)
-        return [envelope for envelope in taken if envelope.deadline_ns > now_ns]
 
     def _tell_flushed(self) -> None:
         flushed, self._flushed = self._flushed, None
@@ -440,6 +455,12 @@ class LinkSink(QueueSink):
         self._leave()
         self._queue.abort()
         self._tell_flushed()
+
+
+def _without_refused(link: NearLink, went: Sequence[Envelope]) -> list[Envelope]:
+    """Those that are on their way; the link forgets which it refused."""
+    refused, link.refused = {id(envelope) for envelope in link.refused}, []
+    return [envelope for envelope in went if id(envelope) not in refused]
 
 
 class LinkDataPort:

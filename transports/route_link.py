@@ -22,11 +22,13 @@ class NearLink(Protocol):
     """
 
     records: RecordWriter
+    refused: list[Envelope]
+    """Those that `push` took and did not send, because they cannot be in time: the sink counts and removes them."""
     on_news: Callable[[], None]
     on_lost: Callable[[Exception], None]
 
     def push(self, envelopes: Sequence[Envelope]) -> int:
-        """Take prepared messages in order, as many as there is room for; returns how many."""
+        """Take prepared messages in order, as many as there is room for; returns how many, `refused` ones too."""
         ...
 
     def push_plain(

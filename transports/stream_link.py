@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from flowbridge.codec.arrays import read_array, uint, write_array
 from flowbridge.codec.route_frames import (
@@ -42,28 +42,46 @@ def _nothing(*_: Any) -> None:
     """Nobody listens yet."""
 
 
+class Course(Protocol):
+    """What lies before the messages of a route, where many routes share a path that may be too slow for all."""
+
+    def admits(self, envelope: Envelope) -> bool:
+        """Whether a prepared message that is sent now can be in time."""
+        ...
+
+    def wrote(self, envelope: Envelope) -> None:
+        """It was written."""
+        ...
+
+
 class StreamNearLink:
     """The producer's half; see `route_link.NearLink`. Frames that arrive are given to `frame`."""
 
-    def __init__(self, link: FramedLink, times: Times = SHARED) -> None:
+    def __init__(self, link: FramedLink, times: Times = SHARED, course: Course | None = None) -> None:
         self._link = link
+        self._course = course
         self._far = None if times.is_shared else times
         self._room = Room(link.stream, self._tell)
         self._counts: Sequence[int] = NOTHING
         self._is_new = False  # nobody has seen these counts yet
         self._asked = False
         self.records = RecordWriter()
+        self.refused: list[Envelope] = []
         self.on_news = _nothing
         self.on_lost = _nothing
 
     def push(self, envelopes: Sequence[Envelope]) -> int:
-        """Write messages as long as not too much is unsent."""
-        link, records, room, far = self._link, self.records, self._room, self._far
+        """Write messages as long as not too much is unsent, but for those that cannot be in time."""
+        link, records, room, far, course = self._link, self.records, self._room, self._far, self._course
         count = 0
         try:
             for envelope in envelopes:
                 if room.is_lacking:
                     break
+                if course is not None and not course.admits(envelope):
+                    self.refused.append(envelope)
+                    count += 1
+                    continue
                 controls, tag = records.before(envelope, with_context=False)
                 for control in controls:
                     link.send(CONTROL, write_array(control[:2]), control[2])
@@ -72,6 +90,8 @@ class StreamNearLink:
                 told = envelope if far is None else far.leaving_stamped(envelope)
                 link.send(ITEM, write_item(told, prepared.codec, tag), prepared.to_bytes())
                 count += 1
+                if course is not None:
+                    course.wrote(envelope)
         except ResourceError:
             return count  # `lost` comes, and counts what has not ended
         return count

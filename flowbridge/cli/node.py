@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json as json_text
 import os
 import signal
 import sys
@@ -140,11 +139,12 @@ def _run(address: NodeAddress, name: str, policy: NodePolicy, tls: TlsFiles, dra
 
 def _teller(*, as_json: bool) -> Callable[[NodeEvent], None]:
     def tell(event: NodeEvent) -> None:
-        about: dict[str, Any] = {"event": event.kind, "text": event.text, **event.about}
-        line = json_text.dumps(about, ensure_ascii=False) if as_json else _shown(event.text)
         try:
-            sys.stdout.write(line + "\n")
-            sys.stdout.flush()
+            if as_json:
+                output.print_json_line({"event": event.kind, "text": event.text, **event.about})
+            else:
+                sys.stdout.write(_shown(event.text) + "\n")
+                sys.stdout.flush()
         except BrokenPipeError:
             output.drop_stdout()  # a node goes on without anybody who reads
 

@@ -47,6 +47,15 @@ def print_json(document: Mapping[str, Any]) -> None:
     sys.stdout.write(json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
+def print_json_line(document: Mapping[str, Any]) -> None:
+    """Write one of many documents to stdout, each on a line, at once. Raises: BrokenPipeError."""
+    import json
+
+    _written.append(1)
+    sys.stdout.write(json.dumps(document, ensure_ascii=False) + "\n")
+    sys.stdout.flush()
+
+
 def say(text: str) -> None:
     """One line for people, on stderr."""
     sys.stderr.write(text + "\n")

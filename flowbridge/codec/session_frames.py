@@ -254,7 +254,7 @@ def _read(kind: int, header: bytes) -> Any:
 
 def _write(kind: int, frame: Any) -> bytes:
     shape, checks = _FRAMES[kind]
-    items = list(frame)
+    items = [int(item) if isinstance(item, enum.IntEnum) else item for item in frame]
     if "auth" in shape._fields:
         at = shape._fields.index("auth")
         items[at] = None if items[at] is None else [_JWT, items[at]]
@@ -263,7 +263,7 @@ def _write(kind: int, frame: Any) -> bytes:
             check(item, name)
     except (DecodeError, UnicodeEncodeError) as error:
         raise EncodeError(f"{shape.__name__.upper()}: {error}") from error
-    return write_array([int(item) if isinstance(item, enum.IntEnum) else item for item in items], _bytes_max(kind))
+    return write_array(items, _bytes_max(kind))
 
 
 # --- one pair for each frame -----------------------------------------------------------------------------------------

@@ -89,10 +89,14 @@ class Outgoing:
         self.sent = sent
         self._reached = max(self._reached, sent)
 
-    def acknowledge(self, count: int) -> None:
-        """The peer has so much. An old count changes nothing. Raises: RemoteProtocolError when it cannot have it."""
+    def check(self, count: int) -> None:
+        """Whether the peer can have so much. Raises: RemoteProtocolError when it was never sent."""
         if count > self._reached:
             raise RemoteProtocolError(f"the peer has {count} bytes of a stream, of which {self._reached} were sent")
+
+    def acknowledge(self, count: int) -> None:
+        """The peer has so much. An old count changes nothing. Raises: RemoteProtocolError when it cannot have it."""
+        self.check(count)
         if count > self.end:
             self.give_up()
             self.sent = self.acked = count

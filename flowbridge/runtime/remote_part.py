@@ -8,7 +8,7 @@ import logging
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from flowbridge.codec.part_frames import DAMAGE, PartFrame, read_error, read_part, write_part
-from flowbridge.errors import BrokenError, EncodeError, FlowbridgeError, RemoteProtocolError, ResourceError
+from flowbridge.errors import AuthError, BrokenError, EncodeError, FlowbridgeError, RemoteProtocolError, ResourceError
 from flowbridge.limits import SETTLE_NS, SETTLE_PAUSE_NS, WORKER_START_NS, WORKER_STOP_NS
 from flowbridge.machines.node import NodeState
 from flowbridge.placing import Ticket
@@ -80,6 +80,7 @@ class RemotePart:
         self._link_lost = asyncio.Event()
         self._is_stopping = False  # its nodes were told to stop, or it is to leave
         self._is_late = False
+        self._gone_at_ns = 0
         self._has_left = False  # it has said everything
         self._alarms: list[Alarm] = []
         self._watching: asyncio.Task[None] | None = None
@@ -106,7 +107,7 @@ class RemotePart:
         self._loading, self._is_late = None, False
         try:
             worker = self._worker = await self._transport.start_worker(self.place)
-        except ResourceError as error:
+        except FlowbridgeError as error:
             self.stage = Stage.GONE
             return [self._problem(str(error), error)]
         self.stage = Stage.STARTING
@@ -370,6 +371,7 @@ class RemotePart:
             return
         if self._has_left:
             return
+        self._gone_at_ns = self._clock.now_ns()
         for node in self.unfinished:
             node.died()
         self._whole.died(self)
@@ -386,7 +388,7 @@ class RemotePart:
         if delay_ns is None:
             self._fail(text)
         else:
-            _log.warning("%s starts again in %.0f ms: %s", self.place, delay_ns / 1e6, text)
+            _log.warning("%s; the part starts again in %.0f ms", text, delay_ns / 1e6)
             self._restarting = asyncio.get_running_loop().create_task(self._restart(delay_ns))
 
     def _ref(self, node: str | None) -> str:
@@ -429,11 +431,15 @@ class RemotePart:
             problems = await self.prepare()
         if not problems:
             self.go()
+            names = ", ".join(node.node for node in self.unfinished)
+            gone_s = (self._clock.now_ns() - self._gone_at_ns) / 1e9
+            _log.warning("%s: the part runs again, after %.2f s; its nodes: %s", self.name, gone_s, names)
             return
-        again_ns = self._delay_ns() if problems[0].part == "process" else None
+        again_ns = self._delay_ns() if _is_worth_a_retry(problems[0]) else None
         if again_ns is None:
             self._fail("\n".join(problem.text for problem in problems))
         else:
+            _log.warning("%s; the next try comes in %.0f ms", problems[0].text, again_ns / 1e6)
             for node in self.unfinished:
                 node.died()
             await self._restart(again_ns)
@@ -480,3 +486,9 @@ class RemotePart:
         alarms, self._alarms = self._alarms, []
         for alarm in alarms:
             alarm.cancel()
+
+
+def _is_worth_a_retry(problem: Problem) -> bool:
+    """Whether a start that failed may succeed later: not where it was refused, or its state cannot be written."""
+    refused = isinstance(problem.cause, AuthError | RemoteProtocolError | EncodeError)
+    return problem.part == "process" and not refused

@@ -136,7 +136,7 @@ class FarTimes:
     def _under_way_ns(self, now_ns: int, sent_ns: int, left_ns: int) -> int:
         """How long a message was under way; never longer than its deadline left it."""
         offset = self._offset
-        sample = offset.best(now_ns)
+        sample = offset.best()
         if sample is None:
             under_way_ns = offset.srtt_ns // 2
         else:

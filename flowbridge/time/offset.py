@@ -37,11 +37,12 @@ class Sample(NamedTuple):
 class ClockOffset:
     """The offset of one peer's clock, from the best of the last `SAMPLES` exchanges."""
 
-    __slots__ = ("_assumed", "_samples", "srtt_ns")
+    __slots__ = ("_assumed", "_best", "_samples", "srtt_ns")
 
     def __init__(self) -> None:
         self._samples: deque[Sample] = deque(maxlen=SAMPLES)
         self._assumed: Sample | None = None
+        self._best: Sample | None = None
         self.srtt_ns = 0
         """The smoothed round trip; 0 before the first sample."""
 
@@ -52,6 +53,8 @@ class ClockOffset:
             return False
         theta_ns = ((t2_ns - t1_ns) + (t3_ns - t4_ns)) // 2
         self._samples.append(Sample(theta_ns, rtt_ns, t1_ns))
+        # All of them are worth less by as much with time, so the best one is so until the next comes.
+        self._best = min(self._samples, key=lambda sample: sample.error_ns(t4_ns))
         self.srtt_ns += (rtt_ns - self.srtt_ns) // _SMOOTHING if self.srtt_ns else rtt_ns
         return True
 
@@ -59,20 +62,17 @@ class ClockOffset:
         """What the peer's clock showed a moment before ours: good enough until the first exchange."""
         self._assumed = Sample(peer_ns - own_ns, 0, own_ns)
 
-    def best(self, now_ns: int) -> Sample | None:
-        """The sample that can be off by the least now; what was assumed before the first, or None.
+    def best(self) -> Sample | None:
+        """The sample that can be off by the least; what was assumed before the first, or None.
 
         While samples are fresh that is the one with the shortest round trip.
         """
-        samples = self._samples
-        if not samples:
-            return self._assumed
-        return min(samples, key=lambda sample: sample.error_ns(now_ns))
+        return self._best or self._assumed
 
     def reset(self) -> None:
         """Forget all: it is another clock now."""
         self._samples.clear()
-        self._assumed = None
+        self._assumed = self._best = None
         self.srtt_ns = 0
 
     def __repr__(self) -> str:

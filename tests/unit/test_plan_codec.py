@@ -122,3 +122,8 @@ def test_a_cut_document_is_refused_wherever_it_is_cut() -> None:
     for end in range(len(data)):
         with pytest.raises(PlanError):
             plan_from_cbor(data[:end])
+
+
+def test_a_configuration_keeps_its_order_in_cbor() -> None:
+    # The columns of a result stand in the order of the flow, wherever its node runs.
+    assert list(plan_from_cbor(plan_to_cbor(_PLAN)).manifests[0].config) == ["b", "a"]

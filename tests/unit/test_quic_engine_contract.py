@@ -22,6 +22,7 @@ from flowbridge.transports.quic.aio.tls import CheckedContext
 from flowbridge.transports.quic.engine import Closed, Connected
 
 CONNECTION: dict[str, type] = {
+    "_ack_delay": float,
     "_close_event": type(None),
     "_close_at": float,
     "_datagrams_pending": deque,
@@ -43,6 +44,7 @@ CONNECTION: dict[str, type] = {
     "_remote_max_datagram_frame_size": int,
     "_remote_max_streams_bidi": int,
     "_remote_max_streams_uni": int,
+    "_spaces": dict,
     "_state": QuicConnectionState,
     "_streams": dict,
     "_streams_queue": list,
@@ -72,6 +74,7 @@ OVERRIDDEN: dict[str, tuple[str, ...]] = {
     "_initialize": ("self", "peer_cid"),
     "_replenish_connection_ids": ("self",),
     "_unblock_streams": ("self", "is_unidirectional"),
+    "datagrams_to_send": ("self", "now"),
     "_write_connection_limits": ("self", "builder", "space"),
     "_write_stream_limits": ("self", "builder", "space", "stream"),
 }

@@ -14,10 +14,10 @@ from flowbridge.codec.codes import Code, error_of
 from flowbridge.codec.session_words import VERSION, Error, Hello, HelloAck, Resumed
 from flowbridge.errors import AuthError, BrokenError, FlowbridgeError, RemoteProtocolError
 from flowbridge.limits import DIAL_S, REDIAL_PAUSE_S, REDIAL_ROUND_TRIPS, REDIAL_S
-from flowbridge.transports.quic.connection import Connection
+from flowbridge.transports.quic.connection import Connection, why_closed
 from flowbridge.transports.quic.endpoint import dial
 from flowbridge.transports.quic.greeting import new_session_id
-from flowbridge.transports.quic.session import Session, SessionState, why_closed
+from flowbridge.transports.quic.session import Session, SessionState
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -35,12 +35,11 @@ _LOOK_S: Final = 0.25  # between two looks whether the network says that nobody 
 class _Attempt:
     """One dialled connection, up to the peer's answer; see `connection.ConnectionUser`."""
 
-    def __init__(self, dialer: Dialer, session: Session | None, limits: SessionLimits) -> None:
+    def __init__(self, dialer: Dialer, limits: SessionLimits) -> None:
         self.greeted: asyncio.Future[HelloAck] = asyncio.get_running_loop().create_future()
         self.has_greeted = False
         self.peer = dialer.peer
         self._dialer = dialer
-        self._session = session
         self._limits = limits
 
     def connected(self, connection: Connection, identity: Identity | None) -> None:
@@ -51,10 +50,10 @@ class _Attempt:
 
     def control(self, connection: Connection, frame: ControlFrame) -> None:
         """The answer, or a refusal."""
-        del connection
         if self.greeted.done():
             return
         if type(frame) is HelloAck:
+            connection.hold()  # what follows is for the session, which takes the connection over in another turn
             self.greeted.set_result(frame)
         elif type(frame) is Error:
             self.greeted.set_exception(error_of(frame.code, frame.reason, frame.retry_after_ms))
@@ -62,10 +61,8 @@ class _Attempt:
             raise RemoteProtocolError(f"{self.peer}: {type(frame).__name__.upper()} before HELLO_ACK")
 
     def offered(self, connection: Connection, opened: Open) -> SessionStream | None:
-        """A stream that overtook the answer belongs to the session all the same."""
-        if self._session is None:
-            raise RemoteProtocolError(f"{self.peer}: stream {opened.number} before HELLO_ACK")
-        return self._session.offered(connection, opened)
+        """None: an early connection keeps streams that overtake the answer, until the session has taken it over."""
+        raise RemoteProtocolError(f"{self.peer}: stream {opened.number} before HELLO_ACK")
 
     def streams_left(self, connection: Connection) -> None:
         """The session asks for all it needs."""
@@ -151,9 +148,9 @@ class Dialer:
     async def _dial(self, limits: SessionLimits, within_s: float = DIAL_S) -> tuple[Connection, HelloAck]:
         """One connection that was greeted and answered."""
         self.dials += 1
-        attempt = _Attempt(self, self._session, limits)
+        attempt = _Attempt(self, limits)
         wire = await dial(self.address, self._make_engine, on_event=_early)
-        connection = Connection(wire, attempt)
+        connection = Connection(wire, attempt, is_early=True)
         try:
             answer = await _answer(attempt.greeted, wire, within_s)
         except TimeoutError:
@@ -223,6 +220,10 @@ class Dialer:
                 if session.is_over:
                     connection.retire(Code.DRAINED)
                     return
+                if _who(connection.identity) != _who(session.identity):
+                    connection.retire(Code.FORBIDDEN, "the session is with another node")
+                    session.end(AuthError(f"{self.peer}: another node answers there now: {_who(connection.identity)}"))
+                    return
                 if answer.resumed is not Resumed.RESUMED or answer.incarnation != session.incarnation:
                     connection.retire(Code.STATE_LOST)
                     session.end(error_of(Code.STATE_LOST, f"{self.peer} has lost the session"))
@@ -244,6 +245,10 @@ class Dialer:
 
     def __repr__(self) -> str:
         return f"<Dialer of {self.peer}, dialled {self.dials} times>"
+
+
+def _who(identity: Identity | None) -> str:
+    return f"node {identity.node} of fabric {identity.fabric}" if identity is not None else "nobody that is known"
 
 
 async def _answer(greeted: asyncio.Future[HelloAck], wire: Wire, within_s: float) -> HelloAck:

@@ -84,7 +84,12 @@ class EngineWire:
         """Something is to be sent: it goes before the loop waits again."""
         if not self._is_due and not self._is_over:
             self._is_due = True
-            self._loop.call_soon(self._flush, context=self._context)
+            self._loop.call_soon(self._flush_next, context=self._context)
+
+    def _flush_next(self) -> None:
+        # One turn later: whoever was woken may have to wake others, whose words shall go with its own. A turn costs
+        # microseconds, a packet more than a hundred of them.
+        self._loop.call_soon(self._flush, context=self._context)
 
     def abandon(self) -> None:
         """Drive it no more and tell nothing any more; nothing is sent. Idempotent."""

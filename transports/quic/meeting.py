@@ -6,7 +6,7 @@ import asyncio
 from typing import TYPE_CHECKING
 
 from flowbridge.errors import BrokenError, ClosedError
-from flowbridge.limits import MEETING_NS, MEETINGS_MAX
+from flowbridge.limits import MEETING_NS, MEETINGS_MAX, MEETINGS_PER_PEER_MAX
 
 if TYPE_CHECKING:
     from flowbridge.transports.quic.stream import SessionStream
@@ -24,11 +24,15 @@ class Meeting:
         expected = self._expected.pop(stream.key, None)
         if expected is not None and not expected.done():
             expected.set_result(stream)
-        elif stream.key in self._came or len(self._came) >= MEETINGS_MAX:
+        elif stream.key in self._came or len(self._came) >= MEETINGS_MAX or self._is_greedy(stream):
             stream.fail(BrokenError(f"{stream.peer}: nobody expects it"))
         else:
             timer = asyncio.get_running_loop().call_later(MEETING_NS / 1e9, self._forget, stream.key)
             self._came[stream.key] = stream, timer
+
+    def _is_greedy(self, stream: SessionStream) -> bool:
+        """Whether its peer has enough streams waiting: the others need room too."""
+        return sum(other.keeper is stream.keeper for other, _ in self._came.values()) >= MEETINGS_PER_PEER_MAX
 
     def _forget(self, key: bytes) -> None:
         stream, _ = self._came.pop(key)

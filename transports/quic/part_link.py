@@ -81,7 +81,7 @@ class NodeWorker:
     async def wait(self) -> str:
         """Return once the part is gone: how it ended."""
         error = await asyncio.shield(self.link.gone)
-        return "has ended" if error is None else f"was lost: {error}"
+        return "has ended its part" if error is None else f"was lost: {str(error).removeprefix(f'{self.name}: ')}"
 
     def terminate(self) -> None:
         """Ask for the end of our part there."""

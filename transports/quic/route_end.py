@@ -7,23 +7,26 @@ from typing import TYPE_CHECKING, Any
 from flowbridge.codec.route_frames import OPEN, TrailReader, read_open, write_open
 from flowbridge.errors import BrokenError, CodecError, RemoteProtocolError
 from flowbridge.transports.framed import FramedLink
+from flowbridge.transports.quic.course import RouteCourse
 from flowbridge.transports.stream_link import StreamFarLink, StreamNearLink
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from flowbridge.contracts import Clock
     from flowbridge.plan import Route
     from flowbridge.time.far import Times
     from flowbridge.transports.framed import ByteStream
     from flowbridge.transports.link_port import LinkSource
+    from flowbridge.transports.quic.stream import SessionStream
 
 
 class NearEnd:
     """The producer's end: opens the route and feeds the near link `half`."""
 
-    def __init__(self, route: Route, connect: Callable[..., ByteStream], times: Times) -> None:
-        link = FramedLink(connect, on_frame=self._frame, on_lost=self._lost)
-        self.half = StreamNearLink(link, times)
+    def __init__(self, route: Route, stream: SessionStream, times: Times, clock: Clock) -> None:
+        link = FramedLink(stream.connect, on_frame=self._frame, on_lost=self._lost)
+        self.half = StreamNearLink(link, times, RouteCourse(stream, clock))
         link.send(OPEN, write_open(route.id, 0))
 
     def _frame(self, kind: int, header: bytes, body: bytes) -> None:

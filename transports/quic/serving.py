@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final
 from flowbridge.codec.codes import Code, code_of, cut
 from flowbridge.codec.session_words import VERSION, Error, Hello, HelloAck, Resumed, Scope
 from flowbridge.errors import AuthError, FlowbridgeError, OverloadError, RemoteProtocolError
-from flowbridge.limits import GREETING_S, SESSIONS_MAX
+from flowbridge.limits import GREETING_S, SESSIONS_MAX, SESSIONS_PER_PEER_MAX
 from flowbridge.transports.quic.connection import Connection
 from flowbridge.transports.quic.session import Session
 
@@ -117,10 +117,23 @@ class SessionServer:
         name = (hello.node, hello.session)
         session = self._sessions.get(name)
         resumed = Resumed.RESUMED if session is not None else Resumed.NEW
-        if session is not None and (hello.epoch <= session.epoch or hello.incarnation != session.incarnation):
-            connection.close(Code.SUPERSEDED, f"epoch {hello.epoch} of the session is over")
-            return
-        if session is None:
+        if session is not None:
+            known = session.identity
+            if (identity and (identity.fabric, identity.node)) != (known and (known.fabric, known.node)):
+                raise AuthError(f"the session is not one of {identity.node if identity else 'nobody'}")
+            if hello.incarnation != session.incarnation:
+                connection.close(Code.STATE_LOST, "the session is of another start of the node")
+                return
+            if hello.epoch <= session.epoch:
+                connection.close(Code.SUPERSEDED, f"epoch {hello.epoch} of the session is over")
+                return
+        if session is not None:
+            try:
+                session.check(hello.streams)
+            except RemoteProtocolError as error:
+                session.end(error)  # one end has lost count: it cannot go on
+                raise
+        else:
             if hello.epoch != 1:
                 connection.close(Code.STATE_LOST, "the session is not known here")
                 return
@@ -141,27 +154,16 @@ class SessionServer:
         )
         connection.send(answer)
         session.adopt(connection, hello.epoch, dict(hello.streams))
-        if holds_s is not None:
-            self._let_expire(session, hello.node, holds_s)
-
-    def _let_expire(self, session: Session, node: str, holds_s: float) -> None:
-        """End a session with its token, unless a new one comes."""
-        proving = self._proving
-        assert proving is not None, "only what was proved expires"
-
-        def proved(token: str) -> None:
-            _, again_s = proving.identify(None, node, session.identifier, token)
-            assert again_s is not None, "a token expires"
-            session.expire_in(again_s)
-
-        session.on_proof = proved
-        session.expire_in(holds_s)
+        if self._proving is not None:
+            self._proving.hold(session, hello.node, holds_s)
 
     def _begin(self, connection: Connection, identity: Identity | None, hello: Hello) -> Session:
         if self.refuses:
             raise OverloadError("the node is leaving and takes no new session", None)
         if len(self._sessions) >= SESSIONS_MAX:
             raise OverloadError(f"at most {SESSIONS_MAX} sessions", None)
+        if sum(node == hello.node for node, _ in self._sessions) >= SESSIONS_PER_PEER_MAX:
+            raise OverloadError(f"at most {SESSIONS_PER_PEER_MAX} sessions with {hello.node}", None)
         peer = f"{hello.node} at {connection.wire.engine.peer_address[0]}"
         session = Session(
             hello.session,
@@ -171,23 +173,38 @@ class SessionServer:
             is_client=False,
             limits=hello.limits.agreed(self._own.limits),
         )
-        session.incarnation = hello.incarnation
+        session.incarnation, session.peer_node = hello.incarnation, hello.node
         session.offset.assume(hello.now_ns, self._own.clock.now_ns())
         session.identity = identity
         session.on_stream = self._on_session(session, identity, hello)
         self._sessions[hello.node, hello.session] = session
+        self._look_for_successors(hello.node)
         return session
 
     # --- sessions ---------------------------------------------------------------------------------------------------
 
     def apart(self, session: Session, why: Exception) -> None:
         """The client comes back, or the lease ends."""
+        self._look_for_successors(session.peer_node)
 
     def suspicious(self, session: Session) -> None:
         """The client dials."""
+        self._look_for_successors(session.peer_node)
+
+    def _look_for_successors(self, node: str) -> None:
+        """A process that was started anew greets under the same name; two that live may do so as well.
+
+        So one that is not heard is given little more time when a later one is here, and one that is heard is let be.
+        """
+        of_node = [session for session in self._sessions.values() if session.peer_node == node]
+        for index, session in enumerate(of_node):
+            if any(later.incarnation != session.incarnation for later in of_node[index + 1 :]):
+                session.hasten()
 
     def ended(self, session: Session, why: Exception) -> None:
         """A session is over."""
+        if self._proving is not None:
+            self._proving.forget(session)
         self._sessions = {name: one for name, one in self._sessions.items() if one is not session}
         if self._on_over is not None:
             self._on_over(session, why)

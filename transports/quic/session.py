@@ -8,39 +8,42 @@ from __future__ import annotations
 
 import asyncio
 import enum
+import logging
 from typing import TYPE_CHECKING, Final, Protocol
 
-from flowbridge.codec.codes import Code, code_of, cut, error_of, from_transport
+from flowbridge.codec.codes import Code, code_of, cut, error_of
 from flowbridge.codec.session_words import Ack, Auth, Error, Goaway, Open, Ping, Pong, Scope, StreamKind
-from flowbridge.errors import AuthError, BrokenError, ClosedError, OverloadError, RemoteProtocolError, ResourceError
-from flowbridge.limits import ACK_BYTES, ACK_DELAY_S, SESSION_ACKS_MAX, SUSPECT_BEATS
+from flowbridge.errors import BrokenError, ClosedError, RemoteProtocolError, ResourceError
+from flowbridge.limits import (
+    ACK_BYTES,
+    ACK_DELAY_S,
+    HEARTBEAT_MS_MIN,
+    SESSION_ACKS_MAX,
+    SESSION_STREAMS_MAX,
+    SUCCEEDED_LEASE_MS,
+    SUSPECT_BEATS,
+)
 from flowbridge.time.offset import ClockOffset
-from flowbridge.transports.quic.stream import SessionStream
+from flowbridge.transports.quic.connection import refused, why_closed
+from flowbridge.transports.quic.stream import Before, SessionStream
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
     from flowbridge.codec.session_words import ControlFrame, Received, SessionLimits
     from flowbridge.contracts import Clock
-    from flowbridge.errors import FlowbridgeError
+    from flowbridge.machines.admission import Rank
     from flowbridge.transports.quic.connection import Connection
     from flowbridge.transports.quic.engine import Closed, Identity
 
 
-def why_closed(closed: Closed, peer: str) -> FlowbridgeError:
-    """Why a connection ended, as an error that says what to do about it."""
-    closing = from_transport(
-        closed.code,
-        by_application=closed.by_application,
-        is_timeout=closed.is_timeout,
-        is_reset=closed.is_reset,
-        reason=closed.reason,
-    )
-    return closing.error(peer, is_remote=closed.is_remote)
-
-
+_log: Final = logging.getLogger("flowbridge.session")
 _GOES_ON: Final = frozenset({Code.SUPERSEDED, Code.CANCELLED, Code.PEER_GONE})
 """Codes that end a connection and not its session: another one took over, or it came too late for who dialled it."""
+
+
+_GRAVES_PINGED: Final = 64
+"""With so many streams that are over the peer is asked at once, and not with the next heartbeat, whether it knows."""
 
 
 class SessionState(enum.Enum):
@@ -70,6 +73,10 @@ class SessionOwner(Protocol):
 
 def _unwanted(stream: SessionStream) -> None:
     stream.fail(RemoteProtocolError(f"{stream.peer}: nobody takes streams here"))
+
+
+def _unproved(connection: Connection, frame: Auth) -> None:
+    raise RemoteProtocolError("a new proof of identity came, and none was needed")
 
 
 class _Grave:
@@ -104,13 +111,13 @@ class Session:
         self.limits = limits
         self.epoch = 0
         self.incarnation = 0  # of the peer, once it was met
+        self.peer_node = ""  # the name that the peer greeted with, where it is known
         self.identity: Identity | None = None
         self.offset: Final = ClockOffset()
         self.state = SessionState.APART
         self.on_stream: Callable[[SessionStream], None] = _unwanted
         """Who takes the streams that the peer opens."""
-        self.on_proof: Callable[[str], None] | None = None
-        """Who judges a new token of the peer; may raise AuthError."""
+        self.on_auth: Callable[[Connection, Auth], None] = _unproved  # who judges a new token of the peer
         self.replays = 0
         """How many times streams went on over another connection."""
         self._owner = owner
@@ -125,9 +132,13 @@ class Session:
         self._counts_bytes = 0
         self._counts_timer: asyncio.TimerHandle | None = None
         self._pings = 0
+        self._ping_at_graves = _GRAVES_PINGED
+        self._beat_ms = max(limits.hb_ms, HEARTBEAT_MS_MIN)
         self._beat: asyncio.TimerHandle | None = None
-        self._expiry: asyncio.TimerHandle | None = None
+        self._next_beat = 0.0  # when `_tick` is due
         self._apart_since = self._loop.time()
+        self._away_since: float | None = None  # when it was last heard before it was told to be away
+        self._lease_ms = limits.lease_ms
         self._connection: Connection | None = None
         self._settled: asyncio.Event = asyncio.Event()
 
@@ -159,25 +170,36 @@ class Session:
         if opened.number % 2 != self._is_client:
             raise RemoteProtocolError(f"{self.peer}: stream {opened.number} is not the peer's to open")
         if len(self._streams) >= self.limits.streams_max:
-            raise RemoteProtocolError(f"{self.peer}: a session has at most {self.limits.streams_max} streams")
+            told = f"{self.peer}: a session has at most {self.limits.streams_max} streams"
+            raise refused(Code.LIMIT, told)
+        if len(self._streams) + len(self._graves) >= SESSION_STREAMS_MAX:
+            told = f"{self.peer}: opens streams and answers no ping: {len(self._graves)} that are over are remembered"
+            raise refused(Code.LIMIT, told)
         stream = SessionStream(self, opened.number, opened.kind, opened.label, opened.key, peer=self.peer)
         self._streams[opened.number] = stream
         self.on_stream(stream)
-        return stream
+        return self._streams.get(stream.number)  # it may have been refused
 
     def streams_left(self, connection: Connection) -> None:
         """There may be room for QUIC streams."""
         while self._waiting and connection.carry(self._waiting[0]):
             self._waiting.pop(0)
 
+    def before(self, stream: SessionStream, rank: Rank) -> Before | None:
+        """What lies before bytes of this rank now: what waits on their stream, and on those that go first."""
+        if self._connection is None:
+            return None
+        queued = sum([one.waiting_bytes for one in self._streams.values() if one is stream or one.rank <= rank])
+        return Before(queued, *self._connection.path())
+
     def owes_count(self, stream: SessionStream, size_bytes: int) -> None:
-        """The peer is to be told how far a stream has come: soon, or now when it is much."""
+        """The peer is to be told how far a stream has come: with other bytes, or alone after a while or a lot."""
         self._counts[stream.number] = stream
         self._counts_bytes += size_bytes
         if self._counts_bytes >= ACK_BYTES:
             self._tell_counts()
         elif self._counts_timer is None:
-            self._counts_timer = self._loop.call_later(ACK_DELAY_S, self._tell_counts)
+            self._counts_timer = self._loop.call_later(ACK_DELAY_S, self._let_counts_go)
 
     def failed(self, stream: SessionStream, error: Exception) -> None:
         """A stream is over because somebody broke the rules on it."""
@@ -201,6 +223,9 @@ class Session:
         self._graves[stream.number] = _Grave(stream.come.count, error, self._pings)
         if not self._streams:
             self._settled.set()
+        if len(self._graves) >= self._ping_at_graves:
+            self._ping_at_graves += _GRAVES_PINGED
+            self.ping()
 
     # --- counts -----------------------------------------------------------------------------------------------------
 
@@ -210,6 +235,12 @@ class Session:
         counts.update({number: grave.count for number, grave in self._graves.items()})
         return tuple(sorted(counts.items()))
 
+    def _let_counts_go(self) -> None:
+        """A packet that goes anyway may take them along; if there is none, they get one of their own."""
+        if self._connection is not None:
+            self._connection.on_written = self._tell_counts
+        self._counts_timer = self._loop.call_later(ACK_DELAY_S, self._tell_counts)
+
     def _tell_counts(self) -> None:
         if self._counts_timer is not None:
             self._counts_timer.cancel()
@@ -217,6 +248,10 @@ class Session:
         self._counts_bytes = 0
         if self._connection is None:
             return  # a greeting tells all of them
+        if self._connection.is_clogged:
+            self._counts_timer = self._loop.call_later(ACK_DELAY_S, self._tell_counts)
+            return
+        self._connection.on_written = None
         counts, self._counts = sorted(self._counts), {}
         while counts:
             some, counts = counts[:SESSION_ACKS_MAX], counts[SESSION_ACKS_MAX:]
@@ -229,7 +264,17 @@ class Session:
         grave = self._graves.get(number)
         return 0 if grave is None else grave.count
 
+    def check(self, counts: Iterable[tuple[int, int]]) -> None:
+        """Whether the peer can have so much of each stream. Raises: RemoteProtocolError."""
+        for number, count in counts:
+            stream = self._streams.get(number)
+            if stream is not None:
+                stream.out.check(count)
+            elif number % 2 != self._is_client and number >= self._next:
+                raise RemoteProtocolError(f"{self.peer}: has {count} bytes of stream {number}, which was never opened")
+
     def _acknowledged(self, counts: Received) -> None:
+        self.check(counts)
         for number, count in counts:
             stream = self._streams.get(number)
             if stream is not None:
@@ -240,8 +285,9 @@ class Session:
     def adopt(self, connection: Connection, epoch: int, counts: Mapping[int, int]) -> None:
         """Go on over a new connection, whose peer has so much of each stream. The one before is closed.
 
-        Raises: RemoteProtocolError when the counts cannot be.
+        Raises: RemoteProtocolError, nothing having been done, when the counts cannot be.
         """
+        self.check(counts.items())
         for number, stream in self._streams.items():
             stream.detach()
             stream.out.rewind(counts.get(number, 0))
@@ -250,10 +296,11 @@ class Session:
         if self.epoch:
             self.replays += 1
         else:
-            self._beat = self._loop.call_later(self.limits.hb_ms / 1000, self._tick)
+            self._beat_again(self._loop.time())
         self.epoch = epoch
         self._connection = connection
         self.state = SessionState.CONNECTED
+        self._back()
         connection.user = self
         self._waiting = []
         mine = [stream for stream in self._streams.values() if stream.number % 2 != self._is_client]
@@ -268,6 +315,7 @@ class Session:
         for stream in [stream for stream in self._streams.values() if stream.is_over]:
             self.settled(stream)
         self.ping()
+        connection.release()
 
     def connected(self, connection: Connection, identity: Identity | None) -> None:
         """Nothing: a session adopts connections that are connected."""
@@ -278,29 +326,25 @@ class Session:
             self._acknowledged(frame.acks)
         elif type(frame) is Ping:
             self._acknowledged(frame.acks)
-            now_ns = self._clock.now_ns()
-            connection.send(Pong(frame.number, frame.t1_ns, now_ns, now_ns, ()))
+            if not connection.is_clogged:  # an answer that does not leave would be wrong when it does
+                now_ns = self._clock.now_ns()
+                connection.send(Pong(frame.number, frame.t1_ns, now_ns, now_ns, ()))
         elif type(frame) is Pong:
+            if frame.number > self._pings:
+                raise RemoteProtocolError(f"{self.peer}: answers ping {frame.number}, and {self._pings} were sent")
             self._acknowledged(frame.acks)
             self.offset.add(frame.t1_ns, frame.t2_ns, frame.t3_ns, self._clock.now_ns())
             for number in [number for number, grave in self._graves.items() if grave.ping < frame.number]:
                 del self._graves[number]
+            self._ping_at_graves = len(self._graves) + _GRAVES_PINGED
         elif type(frame) is Error:
             self._told_of(frame)
         elif type(frame) is Goaway:
             self.end(error_of(frame.code, "the peer goes away", frame.retry_after_ms))
         elif type(frame) is Auth:
-            self._proved(connection, frame)
+            self.on_auth(connection, frame)
         else:
             raise RemoteProtocolError(f"{self.peer}: a second {type(frame).__name__.upper()}")
-
-    def _proved(self, connection: Connection, frame: Auth) -> None:
-        if self.on_proof is None:
-            raise RemoteProtocolError(f"{self.peer}: a new proof of identity came, and none was needed")
-        try:
-            self.on_proof(frame.auth)
-        except (AuthError, OverloadError) as error:
-            connection.close(code_of(error), cut(str(error)))
 
     def _told_of(self, frame: Error) -> None:
         error = error_of(frame.code, frame.reason, frame.retry_after_ms)
@@ -328,57 +372,75 @@ class Session:
             stream.detach()
         self.state = SessionState.APART
         self._apart_since = self._loop.time()
+        self._away(connection.wire.heard_at, str(error))
         self._owner.apart(self, error)
 
     # --- liveness ---------------------------------------------------------------------------------------------------
 
     def ping(self) -> None:
         """Ask whether the peer is there, and what time it is."""
-        if self._connection is not None:
+        if self._connection is not None and not self._connection.is_clogged:
             self._pings += 1
             self._connection.send(Ping(self._pings, self._clock.now_ns(), ()))
 
+    def hasten(self) -> None:
+        """Another process of the same name is here: unless it is heard soon, this one is taken to be gone.
+
+        It has no effect on a session that is heard, and none any more once it is heard again.
+        """
+        if self._away_since is not None:
+            self._lease_ms = min(self._lease_ms, SUCCEEDED_LEASE_MS)
+
+    @property
+    def is_away(self) -> bool:
+        """Whether the peer is silent, or not connected."""
+        return self.state in (SessionState.APART, SessionState.SUSPECT)
+
+    def _beat_again(self, now: float) -> None:
+        self._next_beat = now + self._beat_ms / 1000
+        self._beat = self._loop.call_later(self._beat_ms / 1000, self._tick)
+
     def _tick(self) -> None:
         """Once per heartbeat: look whether the peer was heard, and let it hear us."""
-        self._beat = self._loop.call_later(self.limits.hb_ms / 1000, self._tick)
         now = self._loop.time()
-        if self._connection is None:
-            if now - self._apart_since > self.limits.lease_ms / 1000:
-                self.end(BrokenError(f"{self.peer}: not heard for {self.limits.lease_ms} ms"))
+        was_held = now - self._next_beat > self._beat_ms / 1000
+        self._beat_again(now)
+        if was_held:  # this process stood still: what came meanwhile was not read yet
+            self.ping()
             return
-        silent_ms = (now - self._connection.wire.heard_at) * 1000
-        if silent_ms > self.limits.lease_ms:
-            self._connection.retire(Code.PEER_GONE, "nothing was heard for the lease")
-            self._connection = None
-            self.end(BrokenError(f"{self.peer}: not heard for {self.limits.lease_ms} ms"))
+        connection = self._connection
+        silent_ms = (now - (self._apart_since if connection is None else connection.wire.heard_at)) * 1000
+        if silent_ms > self._lease_ms:
+            if connection is not None:
+                connection.retire(Code.PEER_GONE, "nothing was heard for the lease")
+                self._connection = None
+            self.end(BrokenError(f"{self.peer}: not heard for {self._lease_ms} ms"))
+            return
+        if connection is None:
             return
         self.ping()
-        is_suspect = silent_ms > SUSPECT_BEATS * self.limits.hb_ms or self._connection.wire.is_refused
-        if is_suspect and self.state is SessionState.CONNECTED:
-            self.state = SessionState.SUSPECT
-            self._owner.suspicious(self)
-        elif not is_suspect:
-            self.state = SessionState.CONNECTED
-
-    # --- identity ---------------------------------------------------------------------------------------------------
-
-    def prove(self, token: str) -> None:
-        """Show the peer a new token. Without a connection the next greeting has it."""
-        if self._connection is not None:
-            self._connection.send(Auth(token))
-
-    def expire_in(self, seconds: float) -> None:
-        """End unless the peer proves again who it is."""
-        if self._expiry is not None:
-            self._expiry.cancel()
-        self._expiry = self._loop.call_later(seconds, self._expired)
-
-    def _expired(self) -> None:
-        text = "the token of this session expired, and no new one came"
-        if self._connection is not None:
-            self._connection.close(Code.TOKEN_EXPIRED, text)
+        is_refused = connection.wire.is_refused
+        if is_refused or silent_ms > SUSPECT_BEATS * self._beat_ms:
+            if self.state is SessionState.CONNECTED:
+                self.state = SessionState.SUSPECT
+                why = "nobody listens there (connection refused)" if is_refused else f"silent for {silent_ms:.0f} ms"
+                self._away(connection.wire.heard_at, why)
+                self._owner.suspicious(self)
         else:
-            self.end(error_of(Code.TOKEN_EXPIRED, text))
+            self.state = SessionState.CONNECTED
+            self._back()
+
+    def _away(self, heard_at: float, why: str) -> None:
+        if self._away_since is None:
+            self._away_since = heard_at
+            lease_s = self._lease_ms / 1000
+            _log.warning("%s is away: %s; what is sent waits, for at most %g s", self.peer, why, lease_s)
+
+    def _back(self) -> None:
+        since, self._away_since = self._away_since, None
+        self._lease_ms = self.limits.lease_ms
+        if since is not None:
+            _log.warning("%s is back after %.2f s; nothing was lost", self.peer, self._loop.time() - since)
 
     # --- the end ----------------------------------------------------------------------------------------------------
 
@@ -387,7 +449,7 @@ class Session:
         if self.state is SessionState.OVER:
             return
         self.state = SessionState.OVER
-        for timer in (self._beat, self._counts_timer, self._expiry):
+        for timer in (self._beat, self._counts_timer):
             if timer is not None:
                 timer.cancel()
         connection, self._connection = self._connection, None
@@ -414,6 +476,11 @@ class Session:
     def close(self) -> None:
         """End it and tell the peer. Idempotent."""
         self.end(ClosedError(f"{self.peer}: the session was closed"))
+
+    @property
+    def connection(self) -> Connection | None:
+        """The one that it runs on now."""
+        return self._connection
 
     @property
     def is_over(self) -> bool:

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
 
+from flowbridge.codec.codes import shown
+from flowbridge.codec.session_words import StreamKind
+from flowbridge.envelope import NO_DEADLINE
 from flowbridge.errors import BrokenError, ClosedError, LocalProtocolError, RemoteProtocolError
 from flowbridge.limits import REPLAY_BYTES_MAX, STREAM_BYTES_HIGH, STREAM_BYTES_LOW
+from flowbridge.machines.admission import Pressing
 from flowbridge.machines.replay import Incoming, Outgoing
 from flowbridge.transports.quic.engine import WRITE_BYTES_HIGH
 
@@ -15,9 +19,14 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from flowbridge.contracts import BytesLike
+    from flowbridge.machines.admission import Rank
     from flowbridge.time.offset import ClockOffset
 
+_URGENCY: Final = {StreamKind.PART: 1, StreamKind.BUS: 1, StreamKind.ROUTE: 2}
 _PIECE_BYTES: Final = 64 * 1024  # handed to the engine at once, which copies it
+_JOINED_BYTES: Final = (
+    4096  # smaller pieces that wait are put together: single bytes must not cost a hundred times that
+)
 
 
 class Carrier(Protocol):
@@ -27,9 +36,30 @@ class Carrier(Protocol):
         """Send on the QUIC stream `number`; returns what is unsent there."""
         ...
 
+    def backlog(self, number: int) -> int:
+        """What is unsent there."""
+        ...
+
+    def prioritize(self, number: int, urgency: int, deadline: float | None) -> None:
+        """Change its place in the order of streams; see `engine.Engine`."""
+        ...
+
     def consume(self, number: int, size_bytes: int) -> None:
         """So much of what arrived there was used."""
         ...
+
+
+class Before(NamedTuple):
+    """What would be sent before bytes that are written now, and what the path carries in a round trip, if known.
+
+    `way_ns` is how long bytes that leave are under way: all that makes a round trip longer than it can be is taken to
+    wait in front of them, as what keeps the path full is what this side sends.
+    """
+
+    queued_bytes: int
+    window_bytes: int
+    srtt_ns: int
+    way_ns: int
 
 
 class Keeper(Protocol):
@@ -38,6 +68,10 @@ class Keeper(Protocol):
     @property
     def offset(self) -> ClockOffset:
         """What is known of the peer's clock."""
+        ...
+
+    def before(self, stream: SessionStream, rank: Rank) -> Before | None:
+        """What lies before bytes of this rank on a stream now; None without a connection, when nobody knows."""
         ...
 
     def owes_count(self, stream: SessionStream, size_bytes: int) -> None:
@@ -73,12 +107,16 @@ class SessionStream:
         self.key: Final = key
         self.out: Final = Outgoing()
         self.come: Final = Incoming()
-        self.peer = f"{peer}, {label}" if label else peer
-        self._keeper = keeper
+        self.peer = f"{peer}, {shown(label)}" if label else peer
+        self.keeper: Final = keeper
         self._loop = asyncio.get_running_loop()
+        self.rank: Rank = _URGENCY[StreamKind(kind)], NO_DEADLINE
+        """Of the most pressing that waits, or that waited last; see `engine.URGENCIES`."""
+        self._pressing: Pressing | None = None  # what `press` was told
         self._carrier: Carrier | None = None
         self._quic = -1  # the number of the QUIC stream
-        self._inbox: deque[tuple[bytes, bool]] = deque()
+        self._inbox: deque[bytes | bytearray] = deque()
+        self._is_last_here = False  # the end is behind what is in the inbox
         self._on_data: Callable[[bytes, Sequence[int]], None] = _unbound
         self._on_lost: Callable[[Exception | None], None] = _unbound
         self._is_bound = False
@@ -109,7 +147,7 @@ class SessionStream:
     @property
     def offset(self) -> ClockOffset:
         """What is known of the clock at the other end."""
-        return self._keeper.offset
+        return self.keeper.offset
 
     # --- the connection ---------------------------------------------------------------------------------------------
 
@@ -122,12 +160,21 @@ class SessionStream:
         """It is carried by a connection from here on, on this QUIC stream."""
         self._carrier, self._quic = carrier, quic
         self._is_full = False
+        self._prioritize()
         self.pump()
+        if self.out.is_acknowledged:  # the peer knows; but its QUIC stream is to end too, or it stays for ever
+            carrier.write(quic, b"", True)
 
     def detach(self) -> None:
         """The connection is gone. What arrived and was not brought comes again."""
         self._carrier = None
         self._inbox.clear()
+        self._is_last_here = False
+
+    @property
+    def is_behind(self) -> bool:
+        """Whether bytes wait here to be taken, so that the peer may have to wait too."""
+        return bool(self._inbox)
 
     def room(self) -> None:
         """The engine takes more of this stream."""
@@ -138,9 +185,11 @@ class SessionStream:
         """The peer has so much. Raises: RemoteProtocolError."""
         self.out.acknowledge(count)
         self.pump()
+        if self._pressing is not None:
+            self._look(self._pressing)
         self._wake_if_low()
         if self.is_over:
-            self._keeper.settled(self)
+            self.keeper.settled(self)
 
     def pump(self) -> None:
         """Hand to the engine what it takes and what may be kept."""
@@ -156,6 +205,41 @@ class SessionStream:
             out.take_end()
             carrier.write(self._quic, b"", True)
         self._wake_if_low()
+
+    # --- its place among others -------------------------------------------------------------------------------------
+
+    @property
+    def waiting_bytes(self) -> int:
+        """What was written and has not left this machine."""
+        carrier = self._carrier
+        return self.out.unsent_bytes + (0 if carrier is None else carrier.backlog(self._quic))
+
+    def before(self, rank: Rank) -> Before | None:
+        """What lies before bytes of this rank that are written now: all of this stream, and of others what goes first.
+
+        None without a connection, when nobody knows.
+        """
+        return self.keeper.before(self, rank)
+
+    def press(self, rank: Rank) -> None:
+        """What was written last is so pressing: until it has left, so is the stream, if it was less."""
+        if self._pressing is None:
+            self._pressing = Pressing()
+        self._pressing.wrote(self.out.end, rank)
+        self._look(self._pressing)
+
+    def _look(self, pressing: Pressing) -> None:
+        """What has left presses no more."""
+        pressing.left(self.out.end - self.waiting_bytes)
+        rank = pressing.rank
+        if rank is not None and rank != self.rank:
+            self.rank = rank
+            self._prioritize()
+
+    def _prioritize(self) -> None:
+        if self._carrier is not None:
+            urgency, deadline_ns = self.rank
+            self._carrier.prioritize(self._quic, urgency, None if deadline_ns == NO_DEADLINE else deadline_ns / 1e9)
 
     # --- out --------------------------------------------------------------------------------------------------------
 
@@ -231,9 +315,19 @@ class SessionStream:
     def arrived(self, data: bytes, fin: bool) -> None:
         """The connection brings bytes."""
         if self._inbox or self._is_paused or self._brings_on or not (self._is_bound or self._is_closed):
-            self._inbox.append((data, fin))
+            self._keep(data, fin)
         else:
             self._take(data, fin)
+
+    def _keep(self, data: bytes, fin: bool) -> None:
+        inbox = self._inbox
+        self._is_last_here = self._is_last_here or fin
+        if len(data) >= _JOINED_BYTES:
+            inbox.append(data)
+        elif inbox and type(inbox[-1]) is bytearray and len(inbox[-1]) < _JOINED_BYTES:
+            inbox[-1] += data
+        else:  # also when it is empty: the end has to be brought
+            inbox.append(bytearray(data))
 
     def _take(self, data: bytes, fin: bool) -> None:
         come = self.come
@@ -247,9 +341,9 @@ class SessionStream:
         if fin and not come.is_ended:
             come.is_ended = True
             self._lose(None)
-        self._keeper.owes_count(self, len(fresh) + fin)
+        self.keeper.owes_count(self, len(fresh) + fin)
         if self.is_over:
-            self._keeper.settled(self)
+            self.keeper.settled(self)
 
     def _hand_on(self, data: bytes) -> None:
         try:
@@ -280,7 +374,8 @@ class SessionStream:
     def _bring(self) -> None:
         self._brings_on = False
         while self._inbox and not self._is_paused:
-            self._take(*self._inbox.popleft())
+            data = self._inbox.popleft()
+            self._take(bytes(data), self._is_last_here and not self._inbox)
         if self._failure is not None and not self._is_paused:
             self._lose(self._failure)
 
@@ -296,12 +391,13 @@ class SessionStream:
         """End it because of the peer: every later call raises BrokenError with this cause; `on_lost` is told."""
         if not self._is_closed and self._failure is None:
             self.lose(error)
-            self._keeper.failed(self, error)
+            self.keeper.failed(self, error)
 
     def lose(self, error: Exception) -> None:
         """The session or the peer gave it up: nothing more can be sent or will come."""
         if self._failure is None:
             self._failure = error
+            self._inbox.clear()  # nobody takes it, not even once it goes on after a pause
             self.out.finish()
             self.out.give_up()
             self._wake()

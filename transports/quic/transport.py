@@ -96,7 +96,7 @@ class QuicTransport:
     async def open_sink(self, route: Route, end: Any) -> LinkSink:
         """The producer's end. Raises: BrokenError, AuthError, RemoteProtocolError."""
         stream, times = await self._stream(end, StreamKind.ROUTE, route.id)
-        sink = LinkSink(route, self._clock, NearEnd(route, stream.connect, times).half)
+        sink = LinkSink(route, self._clock, NearEnd(route, stream, times, self._clock).half)
         self._sinks = [other for other in self._sinks if not other.is_left]
         self._sinks.append(sink)
         return sink
@@ -123,7 +123,7 @@ class QuicTransport:
 
         async def rejoin() -> None:
             stream, times = await self._stream(end, StreamKind.ROUTE, route.id)
-            sink.attach(NearEnd(route, stream.connect, times).half)
+            sink.attach(NearEnd(route, stream, times, self._clock).half)
 
         self._join_soon(rejoin(), sink)
 

@@ -71,6 +71,7 @@ class RingNearLink:
         self._fileno = producer.fileno()
         self._loop.add_reader(self._fileno, self._event)
         self.records = RecordWriter()
+        self.refused: list[Envelope] = []  # none: the ring has no queue before it
         self.on_news = _nothing
         self.on_lost = _nothing
 

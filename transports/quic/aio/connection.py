@@ -21,6 +21,7 @@ from aioquic.quic.connection import (
     QuicConnectionState,
 )
 from aioquic.quic.packet import QuicFrameType
+from aioquic.tls import Epoch
 
 from flowbridge.limits import QUIC_DATAGRAMS_WAITING_MAX
 from flowbridge.transports.quic.aio.inflow import Inflow
@@ -109,6 +110,8 @@ class BoundedConnection(QuicConnection):
             self._local_max_data, settings.stream_window_bytes, settings.connection_window_bytes, self._release
         )
         self.packets_lost = 0
+        self._has_written = False
+        self._written_at = 0.0
         self.told: Final = self._events
         self.awaited: Final = {True: False, False: False}
         self.has_streams_left = False
@@ -219,6 +222,7 @@ class BoundedConnection(QuicConnection):
 
     def write(self, stream_id: int, data: BytesLike, is_last: bool) -> int:
         """Queue bytes on a writable stream; returns its backlog."""
+        self._has_written = True
         sender = self._streams[stream_id].sender
         sender.write(data, end_stream=is_last)  # type: ignore[arg-type]  # anything that a bytearray takes
         return sender._buffer_stop - sender.highest_offset
@@ -314,6 +318,22 @@ class BoundedConnection(QuicConnection):
                 return True
             trace = trace.tb_next
         return False
+
+    def datagrams_to_send(self, now: float) -> list[tuple[bytes, Any]]:
+        """As aioquic's; an acknowledgement goes with what is written seldom, and gets no packet of its own.
+
+        aioquic lets acknowledgements wait for `_ack_delay`. While something is written more often than that, the one
+        that is due goes with it, and one in every packet would be waste. With a longer round trip none would ever go
+        with a reply: each would follow it in another packet.
+        """
+        if self._has_written:
+            self._has_written = False
+            if now - self._written_at > self._ack_delay:
+                space = self._spaces.get(Epoch.ONE_RTT)
+                if space is not None and space.ack_at is not None and space.ack_at > now:
+                    space.ack_at = now
+            self._written_at = now
+        return super().datagrams_to_send(now)
 
     def _write_stream_limits(self, builder: QuicPacketBuilder, space: QuicPacketSpace, stream: QuicStream) -> None:
         """Say a limit that `consume` raised, or that was lost."""

@@ -1,0 +1,53 @@
+"""What a route's messages meet on their way out: other routes on the same path, which is served by urgency."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from flowbridge.codec.payload import MESSAGE, STREAM
+from flowbridge.envelope import NO_DEADLINE, Priority
+from flowbridge.machines.admission import admit
+from flowbridge.transports.quic.engine import URGENCIES
+
+if TYPE_CHECKING:
+    from flowbridge.codec.payload import Prepared
+    from flowbridge.contracts import Clock
+    from flowbridge.envelope import Envelope
+    from flowbridge.transports.quic.stream import SessionStream
+
+_OF_PRIORITY: Final = (1, 1, 2, 3)
+_BULK: Final = URGENCIES - 1
+_BULK_CODECS: Final = frozenset({MESSAGE, STREAM})
+_FRAME_BYTES: Final = 64  # what a message costs besides its payload, about
+
+
+def urgency_of(envelope: Envelope) -> int:
+    """The urgency of a prepared message on the path, from its priority; Arrow data is bulk unless that is high."""
+    prepared: Prepared = envelope.payload
+    if prepared.codec in _BULK_CODECS and envelope.priority > Priority.HIGH:
+        return _BULK
+    return _OF_PRIORITY[envelope.priority]
+
+
+class RouteCourse:
+    """The course of one route, which is one session stream; see `stream_link.Course`."""
+
+    def __init__(self, stream: SessionStream, clock: Clock) -> None:
+        self._stream = stream
+        self._now_ns = clock.now_ns
+
+    def admits(self, envelope: Envelope) -> bool:
+        """Whether a message that is sent now can be in time. Without a connection nobody can tell."""
+        if envelope.deadline_ns >= NO_DEADLINE:
+            return True
+        before = self._stream.before((urgency_of(envelope), envelope.deadline_ns))
+        if before is None:
+            return True
+        prepared: Prepared = envelope.payload
+        remaining_ns = envelope.deadline_ns - self._now_ns() - before.way_ns
+        size_bytes = prepared.nbytes + _FRAME_BYTES
+        return admit(size_bytes, remaining_ns, before.queued_bytes, before.window_bytes, before.srtt_ns)
+
+    def wrote(self, envelope: Envelope) -> None:
+        """Let the stream take its place among the others."""
+        self._stream.press((urgency_of(envelope), envelope.deadline_ns))

@@ -112,7 +112,7 @@ class Scene:
         )
 
     async def connect(self, dialer: Dialer) -> Session:
-        return await self.edge.start(dialer.connect(lambda stream: None))  # type: ignore[no-any-return]
+        return await self.edge.start(dialer.connect(lambda stream: None))
 
     async def close(self, *dialers: Dialer) -> None:
         for dialer in dialers:

@@ -14,7 +14,7 @@ from flowbridge.cli.output import WrongUse
 from flowbridge.errors import LocalProtocolError, ResourceError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Generator, Sequence
 
 CertOption: TypeAlias = Annotated[
     str | None,
@@ -116,7 +116,7 @@ def _look_at(token: str) -> None:
 
 
 @contextlib.contextmanager
-def _readable(option: str) -> Iterator[None]:
+def _readable(option: str) -> Generator[None]:
     """Name the option whose file cannot be used."""
     try:
         yield

@@ -6,7 +6,7 @@ import asyncio
 from collections import deque
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
-from flowbridge.codec.codes import Code
+from flowbridge.codec.codes import Code, from_transport
 from flowbridge.codec.session_frames import control_reader, first_frame, read_control, read_first, whole
 from flowbridge.codec.session_words import Accept, Open, StreamKind
 from flowbridge.errors import RemoteProtocolError
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from flowbridge.codec.framing import FirstFrame
     from flowbridge.codec.session_words import ControlFrame
     from flowbridge.contracts import BytesLike
+    from flowbridge.errors import FlowbridgeError
     from flowbridge.transports.quic.engine import EngineEvent, Identity
     from flowbridge.transports.quic.stream import SessionStream
     from flowbridge.transports.quic.wire import Wire
@@ -43,6 +44,18 @@ CONTROL: Final = 0
 _CONTROL_BYTES: Final = 4096  # that are cut into frames at once: a thousand of the smallest
 _UNIDIRECTIONAL: Final = 2  # in a stream's number
 _LOOK_S: Final = 1.0  # between two looks at frames that are not whole
+
+
+def why_closed(closed: Closed, peer: str) -> FlowbridgeError:
+    """Why a connection ended, as an error that says what to do about it."""
+    closing = from_transport(
+        closed.code,
+        by_application=closed.by_application,
+        is_timeout=closed.is_timeout,
+        is_reset=closed.is_reset,
+        reason=closed.reason,
+    )
+    return closing.error(peer, is_remote=closed.is_remote)
 
 
 class ConnectionUser(Protocol):

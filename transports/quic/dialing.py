@@ -14,10 +14,10 @@ from flowbridge.codec.codes import Code, error_of
 from flowbridge.codec.session_words import VERSION, Error, Hello, HelloAck, Resumed
 from flowbridge.errors import AuthError, BrokenError, FlowbridgeError, RemoteProtocolError
 from flowbridge.limits import DIAL_S, REDIAL_PAUSE_S, REDIAL_ROUND_TRIPS, REDIAL_S
-from flowbridge.transports.quic.connection import Connection
+from flowbridge.transports.quic.connection import Connection, why_closed
 from flowbridge.transports.quic.endpoint import dial
 from flowbridge.transports.quic.greeting import new_session_id
-from flowbridge.transports.quic.session import Session, why_closed
+from flowbridge.transports.quic.session import Session
 from flowbridge.transports.quic.session_state import SessionState
 
 if TYPE_CHECKING:

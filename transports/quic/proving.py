@@ -6,14 +6,16 @@ import asyncio
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from flowbridge.codec.codes import Code
-from flowbridge.errors import AuthError, LocalProtocolError, MissingExtraError
+from flowbridge.codec.codes import Code, code_of, cut, error_of
+from flowbridge.codec.session_words import Auth
+from flowbridge.errors import AuthError, LocalProtocolError, MissingExtraError, OverloadError
 from flowbridge.limits import TOKEN_BYTES_MAX, TOKEN_FILE_TOKENS_MAX, TOKEN_LOOK_S, TOKEN_RENEW_S
 from flowbridge.transports.quic.engine import Identity
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from flowbridge.transports.quic.connection import Connection
     from flowbridge.transports.quic.session import Session
     from flowbridge.transports.quic.tokens import TokenVerifier
 
@@ -29,6 +31,7 @@ class Proving:
         """`now` gives the seconds since 1970."""
         self._verifier: Final = verifier
         self._now: Final = now
+        self._ends: Final[dict[Session, asyncio.TimerHandle]] = {}
 
     def identify(
         self, shown: Identity | None, node: str, session: bytes, token: str | None
@@ -53,6 +56,38 @@ class Proving:
             return shown, None
         identity = Identity(proof.fabric, proof.node, names=(), fingerprint="", not_after=proof.expires_at)
         return identity, proof.expires_at - self._now()
+
+    def hold(self, session: Session, node: str, for_s: float | None) -> None:
+        """End a session in so many seconds with code 0x503, unless a new token comes; None for never."""
+        self.forget(session)
+        if for_s is None:
+            return
+        self._ends[session] = asyncio.get_running_loop().call_later(for_s, self._expired, session)
+
+        def judge(connection: Connection, frame: Auth) -> None:
+            try:
+                _, again_s = self.identify(None, node, session.identifier, frame.auth)
+            except (AuthError, OverloadError) as error:
+                connection.close(code_of(error), cut(str(error)))
+            else:
+                self.hold(session, node, again_s)
+
+        session.on_auth = judge
+
+    def forget(self, session: Session) -> None:
+        """It is over, or holds for good. Idempotent."""
+        timer = self._ends.pop(session, None)
+        if timer is not None:
+            timer.cancel()
+
+    def _expired(self, session: Session) -> None:
+        del self._ends[session]
+        text = "the token of this session expired, and no new one came; `flowbridge certs token` makes one"
+        connection = session.connection
+        if connection is not None:
+            connection.close(int(Code.TOKEN_EXPIRED), text)
+        else:
+            session.end(error_of(Code.TOKEN_EXPIRED, text))
 
 
 class TokenFile:
@@ -127,5 +162,7 @@ class Renewal:
             token, left_s = self._shown, 0.0
         if token != self._shown:
             self._shown = token
-            self._session.prove(token)
+            connection = self._session.connection
+            if connection is not None:  # without one the next greeting has it
+                connection.send(Auth(token))
         self._plan(left_s)

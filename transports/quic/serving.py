@@ -154,21 +154,8 @@ class SessionServer:
         )
         connection.send(answer)
         session.adopt(connection, hello.epoch, dict(hello.streams))
-        if holds_s is not None:
-            self._let_expire(session, hello.node, holds_s)
-
-    def _let_expire(self, session: Session, node: str, holds_s: float) -> None:
-        """End a session with its token, unless a new one comes."""
-        proving = self._proving
-        assert proving is not None, "only what was proved expires"
-
-        def proved(token: str) -> None:
-            _, again_s = proving.identify(None, node, session.identifier, token)
-            assert again_s is not None, "a token expires"
-            session.expire_in(again_s)
-
-        session.on_proof = proved
-        session.expire_in(holds_s)
+        if self._proving is not None:
+            self._proving.hold(session, hello.node, holds_s)
 
     def _begin(self, connection: Connection, identity: Identity | None, hello: Hello) -> Session:
         if self.refuses:
@@ -216,6 +203,8 @@ class SessionServer:
 
     def ended(self, session: Session, why: Exception) -> None:
         """A session is over."""
+        if self._proving is not None:
+            self._proving.forget(session)
         self._sessions = {name: one for name, one in self._sessions.items() if one is not session}
         if self._on_over is not None:
             self._on_over(session, why)

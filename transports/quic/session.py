@@ -10,9 +10,9 @@ import asyncio
 import logging
 from typing import TYPE_CHECKING, Final
 
-from flowbridge.codec.codes import Code, code_of, cut, error_of, from_transport
+from flowbridge.codec.codes import Code, code_of, cut, error_of
 from flowbridge.codec.session_words import Ack, Auth, Error, Goaway, Open, Ping, Pong, Scope, StreamKind
-from flowbridge.errors import AuthError, BrokenError, ClosedError, OverloadError, RemoteProtocolError, ResourceError
+from flowbridge.errors import BrokenError, ClosedError, RemoteProtocolError, ResourceError
 from flowbridge.limits import (
     ACK_BYTES,
     ACK_DELAY_S,
@@ -23,7 +23,7 @@ from flowbridge.limits import (
     SUSPECT_BEATS,
 )
 from flowbridge.time.offset import ClockOffset
-from flowbridge.transports.quic.connection import refused
+from flowbridge.transports.quic.connection import refused, why_closed
 from flowbridge.transports.quic.session_state import Grave, SessionState
 from flowbridge.transports.quic.stream import Before, SessionStream
 
@@ -32,23 +32,10 @@ if TYPE_CHECKING:
 
     from flowbridge.codec.session_words import ControlFrame, Received, SessionLimits
     from flowbridge.contracts import Clock
-    from flowbridge.errors import FlowbridgeError
     from flowbridge.machines.admission import Rank
     from flowbridge.transports.quic.connection import Connection
     from flowbridge.transports.quic.engine import Closed, Identity
     from flowbridge.transports.quic.session_state import SessionOwner
-
-
-def why_closed(closed: Closed, peer: str) -> FlowbridgeError:
-    """Why a connection ended, as an error that says what to do about it."""
-    closing = from_transport(
-        closed.code,
-        by_application=closed.by_application,
-        is_timeout=closed.is_timeout,
-        is_reset=closed.is_reset,
-        reason=closed.reason,
-    )
-    return closing.error(peer, is_remote=closed.is_remote)
 
 
 _log: Final = logging.getLogger("flowbridge.session")
@@ -62,6 +49,10 @@ _GRAVES_PINGED: Final = 64
 
 def _unwanted(stream: SessionStream) -> None:
     stream.fail(RemoteProtocolError(f"{stream.peer}: nobody takes streams here"))
+
+
+def _unproved(connection: Connection, frame: Auth) -> None:
+    raise RemoteProtocolError("a new proof of identity came, and none was needed")
 
 
 class Session:
@@ -91,8 +82,7 @@ class Session:
         self.state = SessionState.APART
         self.on_stream: Callable[[SessionStream], None] = _unwanted
         """Who takes the streams that the peer opens."""
-        self.on_proof: Callable[[str], None] | None = None
-        """Who judges a new token of the peer; may raise AuthError."""
+        self.on_auth: Callable[[Connection, Auth], None] = _unproved  # who judges a new token of the peer
         self.replays = 0
         """How many times streams went on over another connection."""
         self._owner = owner
@@ -111,7 +101,6 @@ class Session:
         self._beat_ms = max(limits.hb_ms, HEARTBEAT_MS_MIN)
         self._beat: asyncio.TimerHandle | None = None
         self._next_beat = 0.0  # when `_tick` is due
-        self._expiry: asyncio.TimerHandle | None = None
         self._apart_since = self._loop.time()
         self._away_since: float | None = None  # when it was last heard before it was told to be away
         self._lease_ms = limits.lease_ms
@@ -323,17 +312,9 @@ class Session:
         elif type(frame) is Goaway:
             self.end(error_of(frame.code, "the peer goes away", frame.retry_after_ms))
         elif type(frame) is Auth:
-            self._proved(connection, frame)
+            self.on_auth(connection, frame)
         else:
             raise RemoteProtocolError(f"{self.peer}: a second {type(frame).__name__.upper()}")
-
-    def _proved(self, connection: Connection, frame: Auth) -> None:
-        if self.on_proof is None:
-            raise RemoteProtocolError(f"{self.peer}: a new proof of identity came, and none was needed")
-        try:
-            self.on_proof(frame.auth)
-        except (AuthError, OverloadError) as error:
-            connection.close(code_of(error), cut(str(error)))
 
     def _told_of(self, frame: Error) -> None:
         error = error_of(frame.code, frame.reason, frame.retry_after_ms)
@@ -426,26 +407,6 @@ class Session:
         if since is not None:
             _log.warning("%s is back after %.2f s; nothing was lost", self.peer, self._loop.time() - since)
 
-    # --- identity ---------------------------------------------------------------------------------------------------
-
-    def prove(self, token: str) -> None:
-        """Show the peer a new token. Without a connection the next greeting has it."""
-        if self._connection is not None:
-            self._connection.send(Auth(token))
-
-    def expire_in(self, seconds: float) -> None:
-        """End unless the peer proves again who it is."""
-        if self._expiry is not None:
-            self._expiry.cancel()
-        self._expiry = self._loop.call_later(seconds, self._expired)
-
-    def _expired(self) -> None:
-        text = "the token of this session expired, and no new one came"
-        if self._connection is not None:
-            self._connection.close(Code.TOKEN_EXPIRED, text)
-        else:
-            self.end(error_of(Code.TOKEN_EXPIRED, text))
-
     # --- the end ----------------------------------------------------------------------------------------------------
 
     def end(self, why: Exception) -> None:
@@ -453,7 +414,7 @@ class Session:
         if self.state is SessionState.OVER:
             return
         self.state = SessionState.OVER
-        for timer in (self._beat, self._counts_timer, self._expiry):
+        for timer in (self._beat, self._counts_timer):
             if timer is not None:
                 timer.cancel()
         connection, self._connection = self._connection, None
@@ -480,6 +441,11 @@ class Session:
     def close(self) -> None:
         """End it and tell the peer. Idempotent."""
         self.end(ClosedError(f"{self.peer}: the session was closed"))
+
+    @property
+    def connection(self) -> Connection | None:
+        """The one that it runs on now."""
+        return self._connection
 
     @property
     def is_over(self) -> bool:

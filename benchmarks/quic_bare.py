@@ -268,8 +268,11 @@ def bulk(name: str, files: Files, datagram_bytes: int | None, size_bytes: int, t
                 protocol.write(payload)
                 protocol.flush()
 
+        def all_came(_: bytes) -> None:
+            done.set_result(None)
+
         protocol.on_room = fill
-        protocol.on_bytes = lambda _: done.set_result(None)
+        protocol.on_bytes = all_came
         for part in (warm, count):
             done = loop.create_future()
             left = part

@@ -7,7 +7,9 @@ import ssl
 import time
 from typing import TYPE_CHECKING, Any, Final
 
-from aioquic.asyncio import QuicConnectionProtocol, connect, serve
+from aioquic.asyncio.client import connect
+from aioquic.asyncio.protocol import QuicConnectionProtocol
+from aioquic.asyncio.server import serve
 from aioquic.quic.configuration import QuicConfiguration
 from aioquic.quic.events import StreamDataReceived
 from ipc_pair import percentiles_us
@@ -235,7 +237,7 @@ def requests(name: str, files: Files, datagram_bytes: int | None, count: int, in
 
         found: list[Any] = []
         server, port = await _listen(name, files, datagram_bytes, made)
-        done = talk.watch(found[0].packets)
+        done = talk.watch(lambda: sum(protocol.packets() for protocol in found))
         talk.tell(port)
         await done
         server.close()
@@ -294,7 +296,7 @@ def bulk(name: str, files: Files, datagram_bytes: int | None, size_bytes: int, t
 
         found: list[Any] = []
         server, port = await _listen(name, files, datagram_bytes, made)
-        done = talk.watch(found[0].packets)
+        done = talk.watch(lambda: sum(protocol.packets() for protocol in found))
         talk.tell(port)
         await done
         server.close()

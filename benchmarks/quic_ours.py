@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 from ipc_pair import percentiles_us
 from quic_pair import FAR, HOST, NEAR, Stopwatch, both, bulk_figures, connections, no_packets, resident_bytes, run_pair
 
-from flowbridge.addresses import NodeAddress
+from flowbridge.addresses import NodeAddress, TlsFiles
 from flowbridge.envelope import NO_DEADLINE, Envelope, Priority
 from flowbridge.errors import WouldBlock
 from flowbridge.limits import SLICE_ITEMS_MAX
@@ -39,10 +39,15 @@ _TOPIC: Final = "bench.echo"
 _SECOND_NS: Final = 10**9
 
 
-def settings_of(files: Files, name: str, datagram_bytes: int | None) -> QuicSettings:
-    """Those of one end; None for its own choice of packets."""
-    settings = QuicSettings(certificate=files.certificate(name), key=files.key(name), ca=files.ca)
-    return settings if datagram_bytes is None else replace(settings, datagram_bytes=datagram_bytes)
+def _settings_of(files: Files, name: str) -> QuicSettings:
+    return QuicSettings(certificate=files.certificate(name), key=files.key(name), ca=files.ca)
+
+
+def _identity(files: Files, name: str, datagram_bytes: int | None) -> dict[str, Any]:
+    """What a transport is told of who it is; without a size of datagrams it chooses one."""
+    if datagram_bytes is None:
+        return {"tls": TlsFiles(str(files.certificate(name)), str(files.key(name)), str(files.ca))}
+    return {"settings": replace(_settings_of(files, name), datagram_bytes=datagram_bytes)}
 
 
 def _route(name: str) -> Route:
@@ -74,8 +79,7 @@ def _packets(transport: QuicTransport) -> Callable[[], int]:
 @asynccontextmanager
 async def _node(files: Files, name: str, talk: Talk, datagram_bytes: int | None) -> AsyncGenerator[QuicTransport]:
     """The end that listens, and has said where."""
-    transport = QuicTransport(SystemClock(), settings=settings_of(files, name, datagram_bytes))
-    async with transport:
+    async with QuicTransport(SystemClock(), **_identity(files, name, datagram_bytes)) as transport:
         links: list[Any] = []
         node = await transport.serve_node(NodeAddress(HOST, 0), name, lambda link, _: links.append(link))
         talk.tell(node.address.port)
@@ -88,8 +92,8 @@ async def _host(
 ) -> AsyncGenerator[QuicTransport]:
     """The end that dials."""
     address = NodeAddress(HOST, talk.hear())
-    settings = settings_of(files, name, datagram_bytes)
-    async with QuicTransport(SystemClock(), nodes={peer: address}, settings=settings) as transport:
+    options = _identity(files, name, datagram_bytes)
+    async with QuicTransport(SystemClock(), nodes={peer: address}, **options) as transport:
         await transport.start_worker(Placement(host=peer))
         yield transport
 
@@ -263,7 +267,7 @@ def idle(files: Files, count: int, at_once: int) -> dict[str, float]:
     """Sessions that say nothing but that they are there."""
 
     async def near(talk: Talk) -> dict[str, Any]:
-        settings = replace(settings_of(files, NEAR, None), server_name=HOST)
+        settings = replace(_settings_of(files, NEAR), server_name=HOST)
         own, port = Own(NEAR, SystemClock()), talk.hear()
         dialers: list[Dialer] = []
         before, left, watch = 0, 0, Stopwatch()
@@ -292,7 +296,7 @@ def idle(files: Files, count: int, at_once: int) -> dict[str, float]:
 
     async def far(talk: Talk) -> dict[str, Any]:
         settings = replace(
-            settings_of(files, FAR, None),
+            _settings_of(files, FAR),
             connections=count + 8,
             connections_per_host=count + 8,
             half_open=count + 8,

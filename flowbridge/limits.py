@@ -169,6 +169,7 @@ QUIC_CONNECTION_WINDOW_BYTES: Final = 4 * 1024 * 1024  # ... and of all streams 
 QUIC_WINDOW_BYTES_MAX: Final = 1024**3  # of either; LocalProtocolError
 QUIC_STREAMS_MAX: Final = 128  # of each kind that the peer has open at once; beyond it the peer is cut off
 QUIC_DATAGRAM_BYTES: Final = 1_232  # a UDP payload that every IPv6 path carries
+QUIC_DATAGRAM_BYTES_LOCAL: Final = 16_300  # ... within a machine, where its interface takes so many
 QUIC_DATAGRAM_BYTES_MIN: Final = 1_200  # RFC 9000, section 14; LocalProtocolError
 QUIC_DATAGRAM_BYTES_MAX: Final = 65_000  # LocalProtocolError; an engine that cannot send so many sends smaller ones
 QUIC_DATAGRAMS_WAITING_MAX: Final = 64  # unreliable ones of a connection; `send_datagram` says False

@@ -65,7 +65,8 @@ def message(
     origin_ns: int = 0,
 ) -> Envelope:
     """One message, known by its number; it costs as many bytes of credit as its payload has."""
-    return Envelope(payload, lane, deadline_ns, origin_ns, 0, getattr(payload, "nbytes", None) or len(payload), seq)
+    size_bytes: int = payload.nbytes if hasattr(payload, "nbytes") else len(payload)
+    return Envelope(payload, lane, deadline_ns, origin_ns, 0, size_bytes, seq)
 
 
 class Machine:

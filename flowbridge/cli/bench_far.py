@@ -12,11 +12,11 @@ import socket
 import sys
 import time
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any, Protocol, cast
+from typing import TYPE_CHECKING, Any
 
+from flowbridge.cli.bench_ends import bench_route, far_ends
 from flowbridge.envelope import Envelope
 from flowbridge.limits import SLICE_ITEMS_MAX
-from flowbridge.plan import ContentType, Plane, Qos, Route
 from flowbridge.time.histogram import Histogram
 
 if TYPE_CHECKING:
@@ -24,25 +24,12 @@ if TYPE_CHECKING:
     from flowbridge.shm.port import ShmConsumer, ShmProducer, ShmSpec
 
 
-class SplitTransport(Protocol):
-    """A tier whose ports may have their ends in two processes, joined by a connected socket."""
-
-    async def open_sink(self, route: Route, sock: socket.socket) -> DataSink:
-        """The producer's end."""
-        ...
-
-    async def open_source(self, route: Route, sock: socket.socket) -> DataSource:
-        """The consumer's end."""
-        ...
-
-    async def aclose(self) -> None:
-        """Close every end."""
-        ...
-
-
 @dataclass(frozen=True, slots=True)
 class Job:
-    """What the other process is to do; `there` and `back` are descriptors of sockets, `back` -1 without answers."""
+    """What the other process is to do; `there` and `back` are descriptors of sockets, `back` -1 without answers.
+
+    `folder` has the certificates of a tier between machines; empty for others.
+    """
 
     tier: str
     raw: bool
@@ -51,6 +38,7 @@ class Job:
     count: int
     there: int
     back: int
+    folder: str = ""
 
     def to_json(self) -> str:
         """For the command line."""
@@ -104,36 +92,25 @@ def histogram_of(answer: dict[str, Any]) -> Histogram:
     return found
 
 
-def bench_route(name: str) -> Route:
-    """The route from one process to the other."""
-    return Route(
-        id=f"{name}/out->{name}/in",
-        plane=Plane.DATA,
-        source_node=name,
-        source_port="out",
-        target_node=name,
-        target_port="in",
-        qos=Qos(),
-        content_type=ContentType.BYTES,
-    )
-
-
 # --- over the contracts -------------------------------------------------------------------------------------------
 
 
 async def _ports(job: Job) -> dict[str, Any]:
-    from flowbridge import registry
-    from flowbridge.runtime.clock import SystemClock
-
-    transport = cast("SplitTransport", registry.transport(job.tier, SystemClock()))
+    there = socket.socket(fileno=job.there)
+    back = None if job.back < 0 else socket.socket(fileno=job.back)
+    transport, ends = await far_ends(job.tier, job.folder, there, back)
     try:
-        source = await transport.open_source(bench_route("there"), socket.socket(fileno=job.there))
-        if job.back < 0:
+        source = await transport.open_source(bench_route("there"), ends[0])
+        if back is None:
             return await _take_all(source, Tally(job))
-        sink = await transport.open_sink(bench_route("back"), socket.socket(fileno=job.back))
+        sink = await transport.open_sink(bench_route("back"), ends[1])
         return await _answer_all(source, sink, Tally(job))
     finally:
         await transport.aclose()
+        if job.folder:  # else they are the transport's
+            there.close()
+            if back is not None:
+                back.close()
 
 
 async def _take_all(source: DataSource, tally: Tally) -> dict[str, Any]:

@@ -12,7 +12,8 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Final, cast
 
 from flowbridge import registry
-from flowbridge.cli.bench_far import Job, SplitTransport, bench_route, hand_over, histogram_of, join, ring_spec
+from flowbridge.cli.bench_ends import bench_route, identities, near_ends
+from flowbridge.cli.bench_far import Job, hand_over, histogram_of, join, ring_spec
 from flowbridge.cli.bench_measure import Measured, Trial
 from flowbridge.cli.run_loop import run_on_loop
 from flowbridge.envelope import NO_DEADLINE, Envelope, Priority
@@ -37,10 +38,12 @@ def can_split(tier: str) -> bool:
 def measure_data(trial: Trial, *, raw: bool = False) -> Measured:
     """Fill a port from this process and empty it in another."""
     near, far = socket.socketpair()
-    job = Job(trial.tier, raw, trial.size_bytes, min(WARM_UP, trial.count), trial.count, far.fileno(), -1)
-    with near, _other(job, [far]) as process:
-        sent: Any = _ring_send(near, trial, job) if raw else run_on_loop(_send(near, trial, job))
-        answer = _answer_of(process)
+    with near, identities(trial.tier) as folder:
+        warm = min(WARM_UP, trial.count)
+        job = Job(trial.tier, raw, trial.size_bytes, warm, trial.count, far.fileno(), -1, folder)
+        with _other(job, [far]) as process:
+            sent: Any = _ring_send(near, trial, job) if raw else run_on_loop(_send(near, trial, job))
+            answer = _answer_of(process)
     cpu_ns, missed = sent
     missed += answer["late"]
     wall_ns, cpu_ns = answer["wall_ns"], cpu_ns + answer["cpu_ns"]
@@ -52,13 +55,14 @@ def measure_rtt(trial: Trial, *, raw: bool = False) -> Measured:
     near, far = socket.socketpair()
     near_back, far_back = socket.socketpair()
     warm = min(WARM_UP, trial.count)
-    job = Job(trial.tier, raw, trial.size_bytes, warm, trial.count, far.fileno(), far_back.fileno())
-    with near, near_back, _other(job, [far, far_back]) as process:
-        if raw:
-            asked = _ring_ask(near, near_back, trial, job)
-        else:
-            asked = cast("Measured", run_on_loop(_ask_all(near, near_back, trial, job)))
-        answer = _answer_of(process)
+    with near, near_back, identities(trial.tier) as folder:
+        job = Job(trial.tier, raw, trial.size_bytes, warm, trial.count, far.fileno(), far_back.fileno(), folder)
+        with _other(job, [far, far_back]) as process:
+            if raw:
+                asked = _ring_ask(near, near_back, trial, job)
+            else:
+                asked = cast("Measured", run_on_loop(_ask_all(near, near_back, trial, job)))
+            answer = _answer_of(process)
     return Measured(trial, asked.delivered, asked.missed, asked.wall_ns, asked.cpu_ns + answer["cpu_ns"], asked.latency)
 
 
@@ -98,9 +102,9 @@ def _deadline_ns(trial: Trial, now_ns: int) -> int:
 
 async def _send(near: socket.socket, trial: Trial, job: Job) -> tuple[int, int]:
     """Processor time, and messages that were late before they left."""
-    transport = cast("SplitTransport", registry.transport(trial.tier, SystemClock()))
+    transport, ends = await near_ends(trial.tier, job.folder, near)
     try:
-        sink = await transport.open_sink(bench_route("there"), near)
+        sink = await transport.open_sink(bench_route("there"), ends[0])
         payload, cpu_ns, missed = bytes(trial.size_bytes), 0, 0
         for number in range(job.warm + job.count):
             if number == job.warm:
@@ -130,15 +134,15 @@ async def _flushed(sink: DataSink) -> None:
 
 
 async def _ask_all(near: socket.socket, back: socket.socket, trial: Trial, job: Job) -> Measured:
-    transport = cast("SplitTransport", registry.transport(trial.tier, SystemClock()))
+    transport, ends = await near_ends(trial.tier, job.folder, near, back)
     try:
-        sink = await transport.open_sink(bench_route("there"), near)
-        source = await transport.open_source(bench_route("back"), back)
+        sink = await transport.open_sink(bench_route("there"), ends[0])
+        source = await transport.open_source(bench_route("back"), ends[1])
         warm = Trial(trial.tier, trial.size_bytes, job.warm, None)
-        await _ask(sink, source, warm, Histogram())
+        await _ask(sink, source, warm, Histogram(), numbers=bool(job.folder))
         latency = Histogram()
         wall_ns, cpu_ns = time.monotonic_ns(), time.process_time_ns()
-        answered = await _ask(sink, source, trial, latency)
+        answered = await _ask(sink, source, trial, latency, numbers=bool(job.folder))
         wall_ns, cpu_ns = time.monotonic_ns() - wall_ns, time.process_time_ns() - cpu_ns
         await sink.finish()
         await _flushed(sink)
@@ -147,17 +151,22 @@ async def _ask_all(near: socket.socket, back: socket.socket, trial: Trial, job: 
         await transport.aclose()
 
 
-async def _ask(sink: DataSink, source: DataSource, trial: Trial, latency: Histogram) -> int:
-    """How many were answered before their deadline."""
+async def _ask(sink: DataSink, source: DataSource, trial: Trial, latency: Histogram, *, numbers: bool) -> int:
+    """How many were answered before their deadline.
+
+    An answer has the origin of its message; with `numbers`, where times change on their way, its first bytes.
+    """
     payload, answered = bytes(trial.size_bytes), 0
     news = asyncio.Event()
     source.on_news(news.set)
-    for _ in range(trial.count):
+    for number in range(trial.count):
+        if numbers:
+            payload = number.to_bytes(8, "little")[: trial.size_bytes] + payload[8:]
         sent_ns = time.monotonic_ns()
         deadline_ns = _deadline_ns(trial, sent_ns)
         await sink.send(Envelope(payload, Priority.NORMAL, deadline_ns, sent_ns, size_bytes=trial.size_bytes))
         until_ns = sent_ns + (trial.deadline_ns or round(_PATIENCE_S * 1e9))
-        if await _answer_to(sent_ns, source, news, until_ns):
+        if await _answer_to(payload if numbers else sent_ns, source, news, until_ns):
             latency.record(time.monotonic_ns() - sent_ns)
             answered += 1
         elif trial.deadline_ns is None:
@@ -165,14 +174,14 @@ async def _ask(sink: DataSink, source: DataSource, trial: Trial, latency: Histog
     return answered
 
 
-async def _answer_to(sent_ns: int, source: DataSource, news: asyncio.Event, until_ns: int) -> bool:
-    """Whether the answer to the message of that time came; those to others came too late."""
+async def _answer_to(message: int | bytes, source: DataSource, news: asyncio.Event, until_ns: int) -> bool:
+    """Whether the answer to the message of that origin or payload came; those to others came too late."""
     while True:
         news.clear()
         taken = source.take(1)
         source.settle(taken)
         if taken:
-            if taken[0].origin_ns == sent_ns:
+            if message in (taken[0].origin_ns, taken[0].payload):
                 return True
             continue
         left_ns = until_ns - time.monotonic_ns()

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-PATIENCE_S = 40.0  # how long a test waits for what must come
+PATIENCE_S = 60.0  # how long a test waits for what must come
 CA = make_ca("dev")
 
 

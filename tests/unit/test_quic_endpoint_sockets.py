@@ -5,14 +5,29 @@ from __future__ import annotations
 import asyncio
 import errno
 import socket
+import sys
 from typing import TYPE_CHECKING, Any
 
 import pytest
 import uvloop
 
 from flowbridge.errors import BrokenError, Effect, ResourceError
-from flowbridge.limits import UDP_BUFFER_BYTES, UDP_DATAGRAMS_PER_TURN_MAX, UDP_UNSENT_DATAGRAMS_MAX
-from flowbridge.transports.quic.sockets import ReaderSocket, open_socket, resolve, said, shown, unreachable
+from flowbridge.limits import (
+    QUIC_DATAGRAM_BYTES,
+    QUIC_DATAGRAM_BYTES_LOCAL,
+    UDP_BUFFER_BYTES,
+    UDP_DATAGRAMS_PER_TURN_MAX,
+    UDP_UNSENT_DATAGRAMS_MAX,
+)
+from flowbridge.transports.quic.sockets import (
+    ReaderSocket,
+    datagram_bytes_to,
+    open_socket,
+    resolve,
+    said,
+    shown,
+    unreachable,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -235,3 +250,19 @@ def test_names_have_addresses_ipv4_first_and_numbers_are_their_own() -> None:
 def test_addresses_are_shown_as_people_write_them() -> None:
     assert shown(("10.0.0.1", 7)) == "10.0.0.1:7"
     assert shown(("::1", 7)) == "[::1]:7"
+
+
+# --- how large datagrams may be ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux says what an interface takes")
+def test_datagrams_within_a_machine_are_as_large_as_its_interface_takes() -> None:
+    assert datagram_bytes_to(("127.0.0.1", 4433)) == QUIC_DATAGRAM_BYTES_LOCAL
+
+
+def test_datagrams_to_another_machine_are_what_every_path_carries() -> None:
+    assert datagram_bytes_to(("192.0.2.1", 4433)) == QUIC_DATAGRAM_BYTES  # TEST-NET-1, RFC 5737
+
+
+def test_datagrams_to_what_is_no_address_are_what_every_path_carries() -> None:
+    assert datagram_bytes_to(("fe80::1%nowhere", 4433)) == QUIC_DATAGRAM_BYTES

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Protocol
 
 from flowbridge.codec.payload import MESSAGE, STREAM
 from flowbridge.envelope import NO_DEADLINE, Priority
@@ -13,12 +13,25 @@ if TYPE_CHECKING:
     from flowbridge.codec.payload import Prepared
     from flowbridge.contracts import Clock
     from flowbridge.envelope import Envelope
-    from flowbridge.transports.quic.stream import SessionStream
+    from flowbridge.machines.admission import Rank
+    from flowbridge.transports.quic.stream import Before
 
 _OF_PRIORITY: Final = (1, 1, 2, 3)
 _BULK: Final = URGENCIES - 1
 _BULK_CODECS: Final = frozenset({MESSAGE, STREAM})
 _FRAME_BYTES: Final = 64  # what a message costs besides its payload, about
+
+
+class RankedStream(Protocol):
+    """A stream that has its place among others; see `stream.SessionStream`."""
+
+    def before(self, rank: Rank) -> Before | None:
+        """What lies before bytes of this rank that are written now."""
+        ...
+
+    def press(self, rank: Rank) -> None:
+        """What was written last is so pressing."""
+        ...
 
 
 def urgency_of(envelope: Envelope) -> int:
@@ -32,7 +45,7 @@ def urgency_of(envelope: Envelope) -> int:
 class RouteCourse:
     """The course of one route, which is one session stream; see `stream_link.Course`."""
 
-    def __init__(self, stream: SessionStream, clock: Clock) -> None:
+    def __init__(self, stream: RankedStream, clock: Clock) -> None:
         self._stream = stream
         self._now_ns = clock.now_ns
 

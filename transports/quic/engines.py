@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 from flowbridge.errors import MissingExtraError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from flowbridge.transports.quic.engine import Acceptor, Address, Engine
     from flowbridge.transports.quic.settings import QuicSettings
 
@@ -28,8 +30,8 @@ def make_client(settings: QuicSettings, address: Address, now: float) -> Engine:
     return dial(settings, address, now)
 
 
-def make_acceptor(settings: QuicSettings) -> Acceptor:
-    """The server's side of a socket.
+def make_acceptor(settings: QuicSettings, datagram_bytes_to: Callable[[Address], int] | None = None) -> Acceptor:
+    """The server's side of a socket; `datagram_bytes_to` says how large packets to a client may be, else `settings`.
 
     Raises:
         LocalProtocolError: there is no certificate, it cannot be used, there is no `ca` to check those of clients, or
@@ -43,7 +45,7 @@ def make_acceptor(settings: QuicSettings) -> Acceptor:
         return Qh3Acceptor(settings)
     from flowbridge.transports.quic.aio.acceptor import AioquicAcceptor
 
-    return AioquicAcceptor(settings)
+    return AioquicAcceptor(settings, datagram_bytes_to)
 
 
 def _require_qh3() -> None:

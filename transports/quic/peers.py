@@ -22,6 +22,7 @@ from flowbridge.transports.quic.identity import identify, read_certificates
 from flowbridge.transports.quic.proving import Proving, Renewal, TokenFile
 from flowbridge.transports.quic.serving import SessionServer
 from flowbridge.transports.quic.settings import QuicSettings
+from flowbridge.transports.quic.sockets import datagram_bytes_to
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -72,6 +73,7 @@ class Peers:
         self._meeting = meeting
         self._tls = tls
         self._given = settings
+        self._chooses_size = settings is None  # of datagrams, by where they go
         self._settings: QuicSettings | None = None
         self._own: Own | None = None
         self._tokens: TokenFile | None = None
@@ -144,7 +146,9 @@ class Peers:
         settings = replace(settings, server_name=settings.server_name or address.host)
 
         def make(target: Address, now: float) -> Engine:
-            return make_client(settings, target, now)
+            if not self._chooses_size:
+                return make_client(settings, target, now)
+            return make_client(replace(settings, datagram_bytes=datagram_bytes_to(target)), target, now)
 
         tokens = self._tokens
         shown = tokens.find(node)[0] if tokens is not None else None
@@ -190,7 +194,8 @@ class Peers:
             lambda session, identity, hello: self._taker(session, identity, hello, on_part),
             proving=self._proving,
         )
-        listener = await listen((address.host, address.port), make_acceptor(self._set()), on_wire=server.take)
+        acceptor = make_acceptor(self._set(), datagram_bytes_to if self._chooses_size else None)
+        listener = await listen((address.host, address.port), acceptor, on_wire=server.take)
         node = Node(address.host, listener, server)
         self._nodes.append(node)
         return node

@@ -159,7 +159,6 @@ class Session:
 
     def offered(self, connection: Connection, opened: Open) -> SessionStream | None:
         """The peer opens a stream, or goes on with one."""
-        del connection
         stream = self._streams.get(opened.number)
         if stream is not None:
             if (opened.kind, opened.label, opened.key) != (stream.kind, stream.label, stream.key):
@@ -255,6 +254,9 @@ class Session:
         counts, self._counts = sorted(self._counts), {}
         while counts:
             some, counts = counts[:SESSION_ACKS_MAX], counts[SESSION_ACKS_MAX:]
+            for number in some:
+                if number in self._graves:
+                    self._graves[number].ping = self._pings
             self._connection.send(Ack(tuple((number, self._count(number)) for number in some)))
 
     def _count(self, number: int) -> int:
@@ -334,8 +336,10 @@ class Session:
                 raise RemoteProtocolError(f"{self.peer}: answers ping {frame.number}, and {self._pings} were sent")
             self._acknowledged(frame.acks)
             self.offset.add(frame.t1_ns, frame.t2_ns, frame.t3_ns, self._clock.now_ns())
-            for number in [number for number, grave in self._graves.items() if grave.ping < frame.number]:
-                del self._graves[number]
+            known = [number for number, grave in self._graves.items() if grave.ping < frame.number]
+            for number in known:
+                if number not in self._counts:
+                    del self._graves[number]
             self._ping_at_graves = len(self._graves) + _GRAVES_PINGED
         elif type(frame) is Error:
             self._told_of(frame)
@@ -371,7 +375,7 @@ class Session:
         for stream in self._streams.values():
             stream.detach()
         self.state = SessionState.APART
-        self._apart_since = self._loop.time()
+        self._apart_since = connection.wire.heard_at  # the lease begins with the silence
         self._away(connection.wire.heard_at, str(error))
         self._owner.apart(self, error)
 

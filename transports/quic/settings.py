@@ -48,7 +48,8 @@ class QuicSettings:
     what a client expects in the server's certificate, the host it dials when empty. `reset_key`, kept over a restart,
     lets clients know at once that their connections are gone; it can end connections, so it is as secret as `key`.
 
-    `datagram_bytes` is the largest UDP payload that is sent: nothing finds out what the path carries.
+    `datagram_bytes` is the largest UDP payload that is sent: nothing finds out what the path carries. Given no settings
+    at all, a transport sends larger ones within a machine (`sockets.datagram_bytes_to`).
     """
 
     certificate: str | Path | bytes | None = None

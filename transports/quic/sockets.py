@@ -12,11 +12,14 @@ import errno
 import ipaddress
 import os
 import socket
+import sys
 from collections import deque
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from flowbridge.errors import BrokenError, Effect, ResourceError, Retry
 from flowbridge.limits import (
+    QUIC_DATAGRAM_BYTES,
+    QUIC_DATAGRAM_BYTES_LOCAL,
     UDP_BUFFER_BYTES,
     UDP_DATAGRAMS_PER_TURN_MAX,
     UDP_UNSENT_BYTES_MAX,
@@ -29,6 +32,8 @@ if TYPE_CHECKING:
     from flowbridge.transports.quic.engine import Address
 
 _RECEIVE_BYTES: Final = 65_535
+_IP_MTU: Final = 14  # of linux/in.h, which the module socket does not have
+_IPV6_MTU: Final = 24
 _SHORT: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 
 
@@ -245,6 +250,31 @@ async def resolve(address: Address) -> list[Address]:
         raise unreachable(address, f"the name cannot be resolved: {reason}", error) from error
     ordered = sorted(found, key=lambda entry: entry[0] != socket.AF_INET)
     return list(dict.fromkeys((str(entry[4][0]), int(entry[4][1])) for entry in ordered))
+
+
+def datagram_bytes_to(address: Address) -> int:
+    """How many bytes a datagram to a numeric address may have: what every path carries, and more within this machine.
+
+    Within a machine the first interface is the whole path, and the kernel says what it takes (IP_MTU, ip(7)); beyond it
+    nobody knows without trying. Where it cannot be asked (not Linux) it is what every path carries.
+    """
+    host, port = address
+    if sys.platform != "linux":
+        return QUIC_DATAGRAM_BYTES
+    family, level, option, header_bytes = (
+        (socket.AF_INET6, socket.IPPROTO_IPV6, _IPV6_MTU, 48) if ":" in host else (socket.AF_INET, 0, _IP_MTU, 28)
+    )
+    try:
+        with socket.socket(family, socket.SOCK_DGRAM) as sock:
+            sock.connect((host, port))
+            own = ipaddress.ip_address(sock.getsockname()[0])
+            mtu_bytes = sock.getsockopt(level, option)
+        is_here = ipaddress.ip_address(host) == own or own.is_loopback
+    except (OSError, ValueError):
+        return QUIC_DATAGRAM_BYTES
+    if not is_here:
+        return QUIC_DATAGRAM_BYTES
+    return max(QUIC_DATAGRAM_BYTES, min(mtu_bytes - header_bytes, QUIC_DATAGRAM_BYTES_LOCAL))
 
 
 def unreachable(address: Address, why: str, error: Exception) -> ResourceError:

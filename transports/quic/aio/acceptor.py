@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final, Protocol, cast
 
 from aioquic.quic.configuration import SMALLEST_MAX_DATAGRAM_SIZE
 from aioquic.quic.packet import QuicErrorCode
 
 from flowbridge.limits import QUIC_ANSWERS_WAITING_MAX, QUIC_STATELESS_PER_SECOND_MAX
-from flowbridge.transports.quic.aio.configuration import configure_server
+from flowbridge.transports.quic.aio.configuration import PACKET_BYTES_MAX, configure_server
 from flowbridge.transports.quic.aio.connection import CONNECTION_ID_BYTES, BoundedConnection
 from flowbridge.transports.quic.aio.engine import AioquicEngine
 from flowbridge.transports.quic.aio.reset import ResetTokens, reset_packet
@@ -249,20 +249,25 @@ class BoundedAcceptor:
 class AioquicAcceptor(BoundedAcceptor):
     """... over aioquic."""
 
-    def __init__(self, settings: QuicSettings) -> None:
-        """Read the certificates.
+    def __init__(self, settings: QuicSettings, datagram_bytes_to: Callable[[Address], int] | None = None) -> None:
+        """Read the certificates; `datagram_bytes_to` says how large packets to a client may be, else `settings` do.
 
         Raises:
             LocalProtocolError: there is none, or it cannot be used.
         """
         super().__init__(settings)
         self._configuration, self._check = configure_server(settings, read_credentials(settings))
+        self._datagram_bytes_to: Final = datagram_bytes_to
 
     def _make(
         self, destination: bytes, original: bytes, is_retry: bool, address: Address, now: float
     ) -> AcceptedEngine:
+        configuration = self._configuration
+        if self._datagram_bytes_to is not None:
+            size = min(self._datagram_bytes_to(address), PACKET_BYTES_MAX)
+            configuration = replace(configuration, max_datagram_size=size)
         connection = BoundedConnection(
-            self._configuration,
+            configuration,
             self._settings,
             self._check,
             tokens=self._tokens,

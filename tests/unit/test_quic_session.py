@@ -1,0 +1,340 @@
+"""Sessions over wires that only record: states, counts, graves, heartbeats and leases, on virtual time."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from quic_recorder import EDGE, RecordingWire
+
+from flowbridge.codec.codes import Code
+from flowbridge.codec.session_frames import first_frame, grease, read_first, whole
+from flowbridge.codec.session_words import (
+    Accept,
+    Ack,
+    Error,
+    Goaway,
+    Open,
+    Ping,
+    Pong,
+    Scope,
+    SessionLimits,
+    StreamKind,
+)
+from flowbridge.errors import BrokenError, ClosedError, RemoteProtocolError, ResourceError
+from flowbridge.limits import ACK_BYTES, ACK_DELAY_S, CONTROL_UNSENT_BYTES_HIGH, CONTROL_UNSENT_BYTES_MAX
+from flowbridge.testing.virtual_clock import VirtualClock
+from flowbridge.testing.virtual_loop import run_simulated
+from flowbridge.transports.quic.connection import Connection
+from flowbridge.transports.quic.engine import StreamReset, StreamsLeft
+from flowbridge.transports.quic.session import Session, SessionState
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Coroutine
+
+    from flowbridge.transports.quic.stream import SessionStream
+
+LIMITS = SessionLimits(1 << 20, 1 << 20, 8, 5_000, 250)
+
+
+class Owner:
+    """A server's session, who keeps it, and the wire that it is on."""
+
+    def __init__(self, *, limits: SessionLimits = LIMITS) -> None:
+        self.told: list[str] = []
+        self.why: Exception | None = None
+        self.streams: list[SessionStream] = []
+        self.session = Session(bytes(16), self, VirtualClock(), peer="edge", is_client=False, limits=limits)
+        self.session.identity = EDGE
+        self.session.on_stream = self.streams.append
+        self.lost: list[Exception | None] = []
+
+    def apart(self, session: Session, why: Exception) -> None:
+        self.told.append("apart")
+
+    def suspicious(self, session: Session) -> None:
+        self.told.append("suspicious")
+
+    def ended(self, session: Session, why: Exception) -> None:
+        self.told.append("ended")
+        self.why = why
+
+    def meet(self, epoch: int = 1, counts: dict[int, int] | None = None) -> RecordingWire:
+        wire = RecordingWire()
+        connection = Connection(wire, self.session)
+        wire.connected()
+        self.session.adopt(connection, epoch, counts or {})
+        return wire
+
+    def take(self, stream: SessionStream) -> bytearray:
+        brought = bytearray()
+        stream.connect(on_data=lambda data, _: brought.extend(data), on_lost=self.lost.append)
+        return brought
+
+
+def opened(number: int, from_bytes: int = 0) -> bytes:
+    return whole(Open(number, StreamKind.ROUTE, "x", b"", from_bytes))
+
+
+def simulated(scenario: Callable[[Owner], Coroutine[Any, Any, None]]) -> None:
+    async def run(_: int) -> None:
+        owner = Owner()
+        await scenario(owner)
+        owner.session.close()
+
+    run_simulated(run, seed=1, until_s=1000)
+
+
+def of(kind: type, wire: RecordingWire) -> list[Any]:
+    return [frame for frame in wire.frames() if isinstance(frame, kind)]
+
+
+def test_counts_are_told_after_a_while_or_when_much_has_come() -> None:
+    async def scenario(owner: Owner) -> None:
+        wire = owner.meet()
+        wire.brings(4, opened(0))
+        owner.take(owner.streams[0])
+        wire.brings(4, b"abc")
+        assert of(Ack, wire) == [Ack(())] or not of(Ack, wire)
+        await asyncio.sleep(ACK_DELAY_S * 1.1)
+        assert of(Ack, wire)[-1] == Ack(((0, 3),))
+        wire.brings(4, bytes(ACK_BYTES))
+        assert of(Ack, wire)[-1] == Ack(((0, 3 + ACK_BYTES),))
+
+    simulated(scenario)
+
+
+def test_a_stream_that_is_over_is_remembered_until_a_later_ping_is_answered() -> None:
+    async def scenario(owner: Owner) -> None:
+        wire = owner.meet()
+        wire.brings(4, opened(0) + b"abc", fin=True)
+        stream = owner.streams[0]
+        owner.take(stream)
+        stream.end()
+        await asyncio.sleep(0)
+        wire.brings(0, whole(Ack(((0, 1),))))
+        assert list(owner.session.streams) == []
+        assert owner.session.received() == ((0, 4),)
+        first = of(Ping, wire)[-1]
+        wire.brings(0, whole(Pong(first.number, first.t1_ns, 1, 1, ())))
+        assert owner.session.received() == ((0, 4),)  # that ping left before
+        await asyncio.sleep(0.3)
+        second = of(Ping, wire)[-1]
+        assert second.number > first.number
+        wire.brings(0, whole(Pong(second.number, second.t1_ns, 1, 1, ())))
+        assert owner.session.received() == ()
+        assert owner.lost == [None]
+
+    simulated(scenario)
+
+
+def test_a_stream_that_fails_is_told_with_an_error_and_again_over_the_next_connection() -> None:
+    async def scenario(owner: Owner) -> None:
+        wire = owner.meet()
+        wire.brings(4, opened(0))
+        owner.streams[0].fail(RemoteProtocolError("it lied"))
+        told = of(Error, wire)
+        assert [(one.code, one.scope, one.ref, one.reason) for one in told] == [
+            (Code.FRAME, Scope.STREAM, 0, "it lied")
+        ]
+        assert wire.engine.resets == wire.engine.stops == [(4, Code.FRAME)]
+        again = owner.meet(2)
+        assert of(Error, again) == told
+        again.brings(4, opened(0))
+        assert again.engine.stops == [(4, Code.CANCELLED)]
+        assert len(owner.streams) == 1
+
+    simulated(scenario)
+
+
+def test_a_newer_connection_takes_over_and_what_the_older_brings_counts_for_nothing() -> None:
+    async def scenario(owner: Owner) -> None:
+        old = owner.meet()
+        old.brings(4, opened(0) + b"abc")
+        brought = owner.take(owner.streams[0])
+        await asyncio.sleep(0)
+        new = owner.meet(2)
+        assert old.engine.closed == (Code.SUPERSEDED, "another connection has taken over")
+        old.brings(4, b"zombie")
+        old.ends(Code.UNEXPECTED)
+        assert owner.session.state is SessionState.CONNECTED
+        new.brings(4, opened(0, 1) + b"bcd")
+        assert brought == b"abcd"
+        assert owner.session.replays == 1
+
+    simulated(scenario)
+
+
+@pytest.mark.parametrize("code", [Code.SUPERSEDED, Code.CANCELLED, Code.PEER_GONE])
+def test_a_connection_that_gave_way_leaves_the_session(code: Code) -> None:
+    async def scenario(owner: Owner) -> None:
+        owner.meet().ends(code)
+        assert (owner.told, owner.session.state) == (["apart"], SessionState.APART)
+
+    simulated(scenario)
+
+
+@pytest.mark.parametrize("code", [0, Code.UNEXPECTED, Code.DRAINED, Code.FORBIDDEN, 0x777, Code.INTERNAL])
+def test_a_connection_that_was_closed_on_purpose_ends_the_session(code: int) -> None:
+    async def scenario(owner: Owner) -> None:
+        wire = owner.meet()
+        wire.brings(4, opened(0))
+        owner.take(owner.streams[0])
+        wire.ends(code)
+        assert owner.told == ["ended"]
+        await asyncio.sleep(0)
+        assert len(owner.lost) == 1
+        with pytest.raises(BrokenError, match="the session is over"):
+            owner.session.open(StreamKind.ROUTE, "more")
+
+    simulated(scenario)
+
+
+def test_silence_makes_suspicious_once_and_a_packet_trusts_again() -> None:
+    async def scenario(owner: Owner) -> None:
+        wire = owner.meet()
+        await asyncio.sleep(2.0)
+        assert (owner.told, owner.session.state) == (["suspicious"], SessionState.SUSPECT)
+        wire.brings(0, whole(Ack(())))
+        await asyncio.sleep(0.3)
+        assert owner.session.state is SessionState.CONNECTED
+        await asyncio.sleep(2.0)
+        assert owner.told == ["suspicious"] * 2
+
+    simulated(scenario)
+
+
+def test_silence_for_the_lease_ends_the_session_with_or_without_a_connection() -> None:
+    async def scenario(owner: Owner) -> None:
+        wire = owner.meet()
+        await asyncio.sleep(5.6)
+        assert owner.told == ["suspicious", "ended"]
+        assert isinstance(owner.why, BrokenError)
+        assert wire.engine.closed is not None
+        assert wire.engine.closed[0] == Code.PEER_GONE
+        other = Owner()
+        other.meet().ends(by_application=False)
+        await asyncio.sleep(4.5)
+        assert other.told == ["apart"]
+        await asyncio.sleep(1.0)
+        assert other.told == ["apart", "ended"]
+
+    simulated(scenario)
+
+
+def test_streams_wait_for_room_and_go_in_order() -> None:
+    async def scenario(owner: Owner) -> None:
+        wire = owner.meet()
+        wire.engine.streams_left = 1
+        streams = [owner.session.open(StreamKind.ROUTE, f"route {number}") for number in range(3)]
+        for stream in streams:
+            stream.write(b"data")
+        assert list(wire.engine.written) == [0, 1]
+        wire.engine.streams_left = 2
+        wire.on_event(StreamsLeft())
+        assert list(wire.engine.written) == [0, 1, 5, 9]
+        found = first_frame().feed(bytes(wire.engine.written[9]))
+        assert found is not None
+        assert read_first(*found[:3]) == Open(5, StreamKind.ROUTE, "route 2", b"", 0)
+        assert found[3] == b"data"
+        wire.brings(1, whole(Accept(1, 0)) + b"answer")
+        assert owner.take(streams[0]) == b""
+        await asyncio.sleep(0)
+
+    simulated(scenario)
+
+
+def test_a_session_has_so_many_streams() -> None:
+    async def scenario(owner: Owner) -> None:
+        wire = owner.meet()
+        for _ in range(8):
+            owner.session.open(StreamKind.ROUTE, "")
+        with pytest.raises(ResourceError, match="at most 8 streams"):
+            owner.session.open(StreamKind.ROUTE, "")
+        wire.brings(4, opened(0))
+        assert wire.engine.closed is not None
+        assert wire.engine.closed[0] == Code.LIMIT
+
+    simulated(scenario)
+
+
+def test_counts_that_cannot_be_change_nothing_of_a_session() -> None:
+    async def scenario(owner: Owner) -> None:
+        old = owner.meet()
+        stream = owner.session.open(StreamKind.ROUTE, "")
+        stream.write(b"abc")
+        for counts in ({1: 4}, {3: 0}):
+            with pytest.raises(RemoteProtocolError):
+                owner.meet(2, counts)
+            assert old.engine.closed is None
+        stream.write(b"def")
+        assert bytes(old.engine.written[1]).endswith(b"abcdef")
+
+    simulated(scenario)
+
+
+def test_nothing_is_added_for_a_peer_that_takes_nothing_and_a_peer_that_provokes_it_is_closed() -> None:
+    async def scenario(owner: Owner) -> None:
+        wire = owner.meet()
+        wire.brings(4, opened(0))
+        owner.take(owner.streams[0])
+        said = len(wire.frames())
+        wire.engine.unsent = CONTROL_UNSENT_BYTES_HIGH + 1
+        wire.brings(0, whole(Ping(1, 1, ())))
+        wire.brings(4, bytes(10))
+        await asyncio.sleep(0.5)
+        assert len(wire.frames()) == said
+        wire.engine.unsent = 0
+        await asyncio.sleep(ACK_DELAY_S * 1.1)
+        assert of(Ack, wire)[-1] == Ack(((0, 10),))
+        wire.engine.unsent = CONTROL_UNSENT_BYTES_MAX + 1
+        owner.streams[0].fail(RemoteProtocolError("it lied"))
+        assert wire.engine.closed is not None
+        assert wire.engine.closed[0] == Code.LIMIT
+
+    simulated(scenario)
+
+
+def test_a_stream_given_up_within_a_batch_does_not_break_the_connection() -> None:
+    async def scenario(owner: Owner) -> None:
+        wire = owner.meet()
+        wire.brings(4, opened(0))
+        owner.streams[0].fail(RemoteProtocolError("it lied"))
+        wire.brings(4, b"\xff" * 100)  # told by the engine before it was stopped
+        assert wire.engine.closed is None
+        wire.on_event(StreamReset(4, 1))
+        assert wire.engine.closed is None
+
+    simulated(scenario)
+
+
+def test_what_follows_an_answer_waits_until_the_session_has_taken_over() -> None:
+    async def scenario(owner: Owner) -> None:
+        wire = RecordingWire()
+        connection = Connection(wire, owner.session, is_early=True)
+        wire.connected()
+        wire.brings(4, opened(0) + b"early")
+        assert owner.streams == []
+        connection.hold()
+        wire.brings(0, grease(1) + whole(Ping(9, 1, ())))
+        assert wire.frames() == []
+        owner.session.adopt(connection, 1, {})
+        assert [one.number for one in of(Pong, wire)] == [9]
+        assert [stream.number for stream in owner.streams] == [0]
+        assert owner.take(owner.streams[0]) == b""
+
+    simulated(scenario)
+
+
+def test_what_closes_a_session_is_told_once() -> None:
+    async def scenario(owner: Owner) -> None:
+        wire = owner.meet()
+        wire.brings(0, whole(Goaway(int(Code.GOING_AWAY), 0, 0)))
+        owner.session.close()
+        wire.ends()
+        assert owner.told == ["ended"]
+        assert not isinstance(owner.why, ClosedError)
+        assert repr(owner.session) == "<Session with edge over, epoch 1, 0 streams>"
+
+    simulated(scenario)

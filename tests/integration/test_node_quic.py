@@ -19,6 +19,7 @@ import pytest
 from node_processes import CA, NodeProcess, Process, RunProcess, balance, certificates, flow, free_port, lost
 from pyarrow import parquet
 from quic_certs import CLIENT, SERVER, make_ca, make_node
+from token_keys import public_half, signing_key
 
 from flowbridge import registry
 from flowbridge.addresses import NodeAddress
@@ -342,3 +343,30 @@ def test_something_else_that_listens_there_is_one_line(tmp_path: Path) -> None:
         with RunProcess(tmp_path, deaf.getsockname()[1], as_json=False) as run:
             said = refused(run)
     assert "no answer within 5 s; check that a node listens there, and that UDP passes (firewall)" in said
+
+
+def test_a_host_without_a_certificate_runs_its_part_with_a_token_that_is_good_once(tmp_path: Path) -> None:
+    pytest.importorskip("joserfc", reason="joserfc is not installed")
+    port = free_port()
+    flow(tmp_path, f"id: a, operator: sequence, with: {{count: 50}}, {JSON}, {EDGE}", LINES)
+    (tmp_path / "key.pem").write_bytes(signing_key("EdDSA"))
+    (tmp_path / "keys.pem").write_bytes(public_half(signing_key("EdDSA")))
+    with Process(tmp_path, "certs", "token", "--key", "key.pem", "--node", "host", "--for", "edge-1") as made:
+        assert made.wait() == 0
+        (tmp_path / "token").write_text(made.out.text)
+    (tmp_path / "ca.pem").write_bytes(CA.certificate)
+    shown = ["--ca", "ca.pem", "--token", "token"]
+    with NodeProcess(tmp_path, port, "--token-keys", "keys.pem") as node:
+        with RunProcess(tmp_path, port, options=shown) as run:
+            report = run.report()
+        assert (report["status"], report["errors"]) == ("done", [])
+        balance(report)
+        assert lines(tmp_path) == list(range(50))
+        (connected,) = [event for event in node.events if event["event"] == "host_connected"]
+        assert connected["host"] == "fb://dev/node/host"
+        with RunProcess(tmp_path, port, options=shown) as again:
+            assert again.wait() == 1
+            assert "0x501" in again.err.text
+            assert "used before, for another session" in again.err.text
+        with RunProcess(tmp_path, port) as certified:  # who has a certificate needs no token
+            assert certified.report()["status"] == "done"

@@ -28,7 +28,7 @@ FLOW = "flowbridge: 1\nname: f\nnodes:\n  - {id: a, operator: sequence, with: {c
 def call(capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Call:
     """Run a command line in a folder of its own: exit code, stdout, stderr."""
     monkeypatch.chdir(tmp_path)
-    for name in ("CERT", "KEY", "CA"):
+    for name in ("CERT", "KEY", "CA", "TOKEN", "TOKEN_KEYS"):
         monkeypatch.delenv(f"FLOWBRIDGE_{name}", raising=False)
     (tmp_path / "flow.yaml").write_text(FLOW)
 
@@ -200,3 +200,71 @@ def test_a_node_shows_what_is_wrong_in_its_policy(call: Call, tmp_path: Path) ->
     assert "policy.yaml:2:1: FB201 a policy has no key 'builtin' (did you mean builtins?)" in err
     code, _, err = call(*listen, "--policy", "missing.yaml")
     assert (code, "there is no such file" in err) == (1, True)
+
+
+def test_certs_token_prints_a_token_that_says_who_is_who(call: Call) -> None:
+    pytest.importorskip("joserfc", reason="joserfc is not installed")
+    from flowbridge.transports.quic.tokens import claims_of
+
+    call("certs", "new", "c")
+    code, out, err = call("certs", "token", "--key", "c/ca.key", "--node", "host", "--for", "edge-1", "--minutes", "5")
+    assert (code, err) == (0, "")
+    claims = claims_of(out.strip())
+    assert (claims["iss"], claims["sub"], claims["aud"]) == ("fb://dev", "host", "edge-1")
+    assert claims["exp"] - claims["iat"] == 300
+    assert "cnf" not in claims
+    code, out, _ = call(
+        *("certs", "token", "--key", "c/ca.key", "--node", "host", "--for", "edge-1", "--cert", "c/host.pem")
+    )
+    assert "x5t#S256" in claims_of(out.strip())["cnf"]
+
+
+@pytest.mark.parametrize(
+    ("args", "code", "why"),
+    [
+        (["--key", "nowhere"], 2, "--key nowhere: no such file"),
+        (["--key", "c/ca.pem"], 1, "c/ca.pem: no PEM key"),
+        (["--key", "c/ca.key", "--minutes", "16"], 2, "less than or equal to 15"),
+        (["--key", "c/ca.key", "--fabric", "a b"], 1, "fabric 'a b': a name is"),
+        (["--key", "c/ca.key", "--cert", "nowhere"], 1, "nowhere"),
+    ],
+)
+def test_certs_token_refuses_in_one_line(call: Call, args: list[str], code: int, why: str) -> None:
+    pytest.importorskip("joserfc", reason="joserfc is not installed")
+    call("certs", "new", "c")
+    found, out, err = call("certs", "token", "--node", "host", "--for", "edge-1", *args)
+    assert (found, out) == (code, "")
+    assert why in err
+
+
+@pytest.mark.parametrize(
+    ("content", "why"),
+    [
+        (None, "--token: token: cannot be read"),
+        ("", "--token: token: tokens of one node, not of none"),
+        ("hello", "--token: token: it is no JSON Web Token"),
+        ("é", "--token: token: cannot be read"),
+    ],
+)
+def test_run_refuses_a_file_without_a_token(call: Call, content: str | None, why: str) -> None:
+    pytest.importorskip("joserfc", reason="joserfc is not installed")
+    call("certs", "new", "c")
+    if content is not None:
+        Path("token").write_text(content, encoding="utf-8")
+    code, out, err = call(
+        *("run", "flow.yaml", "--node", "edge-1=quic://localhost:1", "--ca", "c/ca.pem", "--token", "token")
+    )
+    assert (code, out) == (1, "")
+    assert why in err
+
+
+def test_a_node_refuses_keys_that_are_none(call: Call) -> None:
+    pytest.importorskip("joserfc", reason="joserfc is not installed")
+    call("certs", "new", "c")
+    for keys, why in (("c/host.key", "a private key does not belong here"), ("nowhere", "No such file")):
+        code, out, err = call(
+            *("node", "--listen", "quic://127.0.0.1:0", "--name", "edge-1", "--token-keys", keys), *files("edge-1")
+        )
+        assert (code, out) == (1, "")
+        assert "--token-keys" in err
+        assert why in err

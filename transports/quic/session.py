@@ -124,7 +124,6 @@ class Session:
 
     def offered(self, connection: Connection, opened: Open) -> SessionStream | None:
         """The peer opens a stream, or goes on with one."""
-        del connection
         stream = self._streams.get(opened.number)
         if stream is not None:
             if (opened.kind, opened.label, opened.key) != (stream.kind, stream.label, stream.key):

@@ -24,7 +24,7 @@ from flowbridge.codec.session_words import (
 from flowbridge.errors import AuthError, RemoteProtocolError
 from flowbridge.testing.network import SimulatedNetwork
 from flowbridge.testing.virtual_clock import VirtualClock
-from flowbridge.testing.virtual_loop import run_simulated
+from flowbridge.testing.virtual_loop import pause, run_simulated
 from flowbridge.transports.quic.dialing import Dialer
 from flowbridge.transports.quic.endpoint import EngineWire, dial, listen
 from flowbridge.transports.quic.engine import Closed, Connected, StreamData
@@ -235,12 +235,12 @@ class Scene:
     async def _beat(self) -> None:
         while True:
             self.stream.write(b"honest")
-            await asyncio.sleep(0.05)
+            await pause(0.05)
 
     async def finish(self) -> None:
         """The honest session never noticed anything."""
         before = self.echoed
-        await asyncio.sleep(0.5)
+        await pause(0.5)
         assert self.echoed >= before + 6 * 5
         assert self.lost == []
         assert self.session.state is SessionState.CONNECTED

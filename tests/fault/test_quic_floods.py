@@ -1,5 +1,7 @@
 """Peers that keep the rules and mean harm: what they cost is bounded, and the others go on."""
 
+# pyright: reportPrivateUsage=false
+
 from __future__ import annotations
 
 import asyncio

@@ -1,5 +1,7 @@
 """Sessions of a client without a certificate: greeted, resumed, renewed and ended by its tokens, on both engines."""
 
+# pyright: reportUnknownLambdaType=false, reportUnknownArgumentType=false
+
 from __future__ import annotations
 
 import asyncio

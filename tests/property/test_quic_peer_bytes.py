@@ -1,8 +1,9 @@
 """Whatever a peer sends: it is taken, or the connection is closed with a code; nothing is raised and little is kept."""
 
+# pyright: reportUnknownLambdaType=false, reportUnknownArgumentType=false
+
 from __future__ import annotations
 
-import asyncio
 from typing import TYPE_CHECKING, Any
 
 from hypothesis import given, settings
@@ -25,7 +26,7 @@ from flowbridge.codec.session_words import (
     StreamKind,
 )
 from flowbridge.testing.virtual_clock import VirtualClock
-from flowbridge.testing.virtual_loop import run_simulated
+from flowbridge.testing.virtual_loop import pause, run_simulated
 from flowbridge.transports.quic.engine import StreamReset, StreamStopped
 from flowbridge.transports.quic.greeting import Own
 from flowbridge.transports.quic.serving import SessionServer
@@ -102,7 +103,7 @@ async def _step(server: SessionServer, wire: RecordingWire, what: str, value: An
                 if len(list(session.streams)) < LIMITS.streams_max:
                     session.open(StreamKind.ROUTE, "ours").write(b"data")
         case _:
-            await asyncio.sleep(value)
+            await pause(value)
 
 
 @settings(deadline=None, max_examples=300)

@@ -1,5 +1,7 @@
 """Whatever somebody sends as a token: it is believed only when a key holder wrote just that."""
 
+# pyright: reportUnknownVariableType=false, reportUnknownArgumentType=false
+
 from __future__ import annotations
 
 import pytest

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -25,7 +24,7 @@ from flowbridge.codec.session_words import (
 from flowbridge.errors import BrokenError, ClosedError, RemoteProtocolError, ResourceError
 from flowbridge.limits import ACK_BYTES, ACK_DELAY_S, CONTROL_UNSENT_BYTES_HIGH, CONTROL_UNSENT_BYTES_MAX
 from flowbridge.testing.virtual_clock import VirtualClock
-from flowbridge.testing.virtual_loop import run_simulated
+from flowbridge.testing.virtual_loop import pause, run_simulated
 from flowbridge.transports.quic.connection import Connection
 from flowbridge.transports.quic.engine import StreamReset, StreamsLeft
 from flowbridge.transports.quic.session import Session
@@ -98,7 +97,7 @@ def test_counts_are_told_after_a_while_or_when_much_has_come() -> None:
         owner.take(owner.streams[0])
         wire.brings(4, b"abc")
         assert of(Ack, wire) == []
-        await asyncio.sleep(ACK_DELAY_S * 2.2)
+        await pause(ACK_DELAY_S * 2.2)
         assert of(Ack, wire)[-1] == Ack(((0, 3),))
         wire.brings(4, bytes(ACK_BYTES))
         assert of(Ack, wire)[-1] == Ack(((0, 3 + ACK_BYTES),))
@@ -113,14 +112,14 @@ def test_a_stream_that_is_over_is_remembered_until_a_later_ping_is_answered() ->
         stream = owner.streams[0]
         owner.take(stream)
         stream.end()
-        await asyncio.sleep(0)
+        await pause(0)
         wire.brings(0, whole(Ack(((0, 1),))))
         assert list(owner.session.streams) == []
         assert owner.session.received() == ((0, 4),)
         first = of(Ping, wire)[-1]
         wire.brings(0, whole(Pong(first.number, first.t1_ns, 1, 1, ())))
         assert owner.session.received() == ((0, 4),)  # that ping left before
-        await asyncio.sleep(0.3)
+        await pause(0.3)
         second = of(Ping, wire)[-1]
         assert second.number > first.number
         wire.brings(0, whole(Pong(second.number, second.t1_ns, 1, 1, ())))
@@ -154,7 +153,7 @@ def test_a_newer_connection_takes_over_and_what_the_older_brings_counts_for_noth
         old = owner.meet()
         old.brings(4, opened(0) + b"abc")
         brought = owner.take(owner.streams[0])
-        await asyncio.sleep(0)
+        await pause(0)
         new = owner.meet(2)
         assert old.engine.closed == (Code.SUPERSEDED, "another connection has taken over")
         old.brings(4, b"zombie")
@@ -184,7 +183,7 @@ def test_a_connection_that_was_closed_on_purpose_ends_the_session(code: int) -> 
         owner.take(owner.streams[0])
         wire.ends(code)
         assert owner.told == ["ended"]
-        await asyncio.sleep(0)
+        await pause(0)
         assert len(owner.lost) == 1
         with pytest.raises(BrokenError, match="the session is over"):
             owner.session.open(StreamKind.ROUTE, "more")
@@ -195,12 +194,12 @@ def test_a_connection_that_was_closed_on_purpose_ends_the_session(code: int) -> 
 def test_silence_makes_suspicious_once_and_a_packet_trusts_again() -> None:
     async def scenario(owner: Owner) -> None:
         wire = owner.meet()
-        await asyncio.sleep(2.0)
+        await pause(2.0)
         assert (owner.told, owner.session.state) == (["suspicious"], SessionState.SUSPECT)
         wire.brings(0, whole(Ack(())))
-        await asyncio.sleep(0.3)
+        await pause(0.3)
         assert owner.session.state is SessionState.CONNECTED
-        await asyncio.sleep(2.0)
+        await pause(2.0)
         assert owner.told == ["suspicious"] * 2
 
     simulated(scenario)
@@ -209,16 +208,16 @@ def test_silence_makes_suspicious_once_and_a_packet_trusts_again() -> None:
 def test_silence_for_the_lease_ends_the_session_with_or_without_a_connection() -> None:
     async def scenario(owner: Owner) -> None:
         wire = owner.meet()
-        await asyncio.sleep(5.6)
+        await pause(5.6)
         assert owner.told == ["suspicious", "ended"]
         assert isinstance(owner.why, BrokenError)
         assert wire.engine.closed is not None
         assert wire.engine.closed[0] == Code.PEER_GONE
         other = Owner()
         other.meet().ends(by_application=False)
-        await asyncio.sleep(4.5)
+        await pause(4.5)
         assert other.told == ["apart"]
-        await asyncio.sleep(1.0)
+        await pause(1.0)
         assert other.told == ["apart", "ended"]
 
     simulated(scenario)
@@ -241,7 +240,7 @@ def test_streams_wait_for_room_and_go_in_order() -> None:
         assert found[3] == b"data"
         wire.brings(1, whole(Accept(1, 0)) + b"answer")
         assert owner.take(streams[0]) == b""
-        await asyncio.sleep(0)
+        await pause(0)
 
     simulated(scenario)
 
@@ -284,10 +283,10 @@ def test_nothing_is_added_for_a_peer_that_takes_nothing_and_a_peer_that_provokes
         wire.engine.unsent = CONTROL_UNSENT_BYTES_HIGH + 1
         wire.brings(0, whole(Ping(1, 1, ())))
         wire.brings(4, bytes(10))
-        await asyncio.sleep(0.5)
+        await pause(0.5)
         assert len(wire.frames()) == said
         wire.engine.unsent = 0
-        await asyncio.sleep(ACK_DELAY_S * 2.2)
+        await pause(ACK_DELAY_S * 2.2)
         assert of(Ack, wire)[-1] == Ack(((0, 10),))
         wire.engine.unsent = CONTROL_UNSENT_BYTES_MAX + 1
         owner.streams[0].fail(RemoteProtocolError("it lied"))

@@ -1,5 +1,7 @@
 """Who is believed because of a token, and who is not."""
 
+# pyright: reportPrivateUsage=false
+
 from __future__ import annotations
 
 import base64

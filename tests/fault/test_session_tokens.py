@@ -139,7 +139,7 @@ def test_a_client_is_who_its_token_says_and_its_bytes_arrive_over_cuts(engine: E
         assert identity is not None
         assert (identity.fabric, identity.node, identity.fingerprint) == ("test", "edge", "")
         stream = session.open(StreamKind.ROUTE, "a")
-        stream.connect(on_data=lambda *_: None, on_lost=lambda _: None)
+        stream.connect(on_data=lambda data, _: None, on_lost=lambda _: None)
         sent = bytearray()
         for number in range(5):
             piece = Random(number).randbytes(30_000)

@@ -1,5 +1,7 @@
 """The peers of `quic.py`: aioquic as it comes, and TLS over TCP, both with the least that the workload needs."""
 
+# pyright: reportPrivateUsage=false, reportUnknownVariableType=false, reportUnknownMemberType=false
+
 from __future__ import annotations
 
 import asyncio
@@ -160,7 +162,7 @@ async def _dial(name: str, files: Files, datagram_bytes: int | None, port: int) 
         context: AbstractAsyncContextManager[Any] = connect(
             HOST, port, configuration=configuration, create_protocol=_Quic
         )
-        protocol = await context.__aenter__()
+        protocol: Any = await context.__aenter__()
         protocol.stream = protocol._quic.get_next_available_stream_id()
         return protocol, context
     options = ssl.create_default_context(cafile=str(files.ca))
@@ -266,8 +268,11 @@ def bulk(name: str, files: Files, datagram_bytes: int | None, size_bytes: int, t
                 protocol.write(payload)
                 protocol.flush()
 
+        def all_came(_: bytes) -> None:
+            done.set_result(None)
+
         protocol.on_room = fill
-        protocol.on_bytes = lambda data: done.set_result(None)
+        protocol.on_bytes = all_came
         for part in (warm, count):
             done = loop.create_future()
             left = part

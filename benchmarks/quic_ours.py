@@ -1,5 +1,7 @@
 """The ends of flowbridge for `quic.py`: a node that listens and a host that dials it, as in a flow."""
 
+# pyright: reportPrivateUsage=false
+
 from __future__ import annotations
 
 import asyncio

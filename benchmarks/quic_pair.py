@@ -69,7 +69,7 @@ class Talk:
             if not byte:
                 raise TrialError("the other process ended first")
             line += byte
-        if line == _FAILED:
+        if bytes(line) == _FAILED:
             raise TrialError("the other process failed")
         return json.loads(line)
 

@@ -164,10 +164,10 @@ DURATION_NS_MAX: Final = 366 * 24 * 3600 * 10**9
 DRAIN_NS_DEFAULT: Final = 10 * 10**9  # a drain that takes longer becomes an abort, and the report says so
 
 # --- QUIC ---------------------------------------------------------------------------------------------------------
-QUIC_STREAM_WINDOW_BYTES: Final = 1024 * 1024  # unconsumed bytes of one stream; beyond it the peer is cut off
-QUIC_CONNECTION_WINDOW_BYTES: Final = 4 * 1024 * 1024  # ... and of all streams of a connection together
+QUIC_STREAM_WINDOW_BYTES: Final = 512 * 1024  # unconsumed bytes of one stream; beyond it the peer is cut off
+QUIC_CONNECTION_WINDOW_BYTES: Final = 32 * 1024 * 1024  # ... of all; few consumers that stand still stop no other
 QUIC_WINDOW_BYTES_MAX: Final = 1024**3  # of either; LocalProtocolError
-QUIC_STREAMS_MAX: Final = 128  # of each kind that the peer has open at once; beyond it the peer is cut off
+QUIC_STREAMS_MAX: Final = 1_024  # of each kind that the peer has open at once; beyond it the peer is cut off
 QUIC_DATAGRAM_BYTES: Final = 1_232  # a UDP payload that every IPv6 path carries
 QUIC_DATAGRAM_BYTES_LOCAL: Final = 16_300  # ... within a machine, where its interface takes so many
 QUIC_DATAGRAM_BYTES_MIN: Final = 1_200  # RFC 9000, section 14; LocalProtocolError

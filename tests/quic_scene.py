@@ -18,17 +18,19 @@ from quic_certs import make_ca, make_node
 
 from flowbridge.addresses import NodeAddress
 from flowbridge.envelope import NO_DEADLINE, Envelope, Priority
-from flowbridge.errors import EndOfStream, ResourceError
+from flowbridge.errors import AuthError, EndOfStream, ResourceError
 from flowbridge.plan import ContentType, Placement, Plane, Policy, Qos, Route
 from flowbridge.testing.network import SimulatedNetwork
 from flowbridge.testing.virtual_clock import VirtualClock
-from flowbridge.testing.virtual_loop import run_simulated
+from flowbridge.testing.virtual_loop import pause, run_simulated
 from flowbridge.transports.quic.settings import QuicSettings
 from flowbridge.transports.quic.transport import QuicTransport
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Sequence
 
+    from flowbridge.addresses import PeerIdentity
+    from flowbridge.placing import PartLink
     from flowbridge.testing.network import SimulatedHost
     from flowbridge.transports.link_port import LinkSink, LinkSource
 
@@ -69,6 +71,10 @@ def message(
     return Envelope(payload, lane, deadline_ns, origin_ns, 0, size_bytes, seq)
 
 
+def _no_host(link: PartLink, identity: PeerIdentity) -> None:
+    raise AuthError(f"{identity} may run nothing here: {link.peer}")
+
+
 class Machine:
     """A host with a clock of its own and a transport; its name is that in its certificate."""
 
@@ -97,7 +103,7 @@ class Machine:
         async def begin() -> None:
             self.transport = QuicTransport(self.clock, nodes=self.addresses, settings=given)
             if listens:
-                await self.transport.serve_node(NodeAddress("0.0.0.0", PORT), self.name, lambda *_: None)
+                await self.transport.serve_node(NodeAddress("0.0.0.0", PORT), self.name, _no_host)
 
         await self.run(begin())
 
@@ -126,7 +132,7 @@ class Pair:
                     if keeps:
                         self.came.append((envelope, self.far.clock.now_ns()))
                     if pause_s:
-                        await asyncio.sleep(pause_s)
+                        await pause(pause_s)
         except (EndOfStream, ResourceError):
             return
 
@@ -227,8 +233,8 @@ async def until(condition: Callable[[], bool], within_s: float) -> float:
     """Look every ten virtual milliseconds whether something holds, for so long; returns how long that took."""
     loop = asyncio.get_running_loop()
     began = loop.time()
-    while not condition() and loop.time() - began < within_s:  # noqa: ASYNC110 - nobody tells
-        await asyncio.sleep(0.01)
+    while not condition() and loop.time() - began < within_s:
+        await pause(0.01)
     return loop.time() - began
 
 

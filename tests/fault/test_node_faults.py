@@ -306,24 +306,13 @@ class Wire:
 
     def lossy(self, percent: int) -> str:
         """Lose packets both ways; why that cannot be, else empty."""
+        if shutil.which("tc") is None:
+            return "no netem: needs tc(8)"
         for name, end in ((self.near, self.near_end), (self.far, self.far_end)):
-            netem = (
-                "tc",
-                "-n",
-                name,
-                "qdisc",
-                "add",
-                "dev",
-                end,
-                "root",
-                "netem",
-                "loss",
-                f"{percent}%",
-                "delay",
-                "10ms",
-            )
-            if shutil.which("tc") is None or (done := self.run(*netem)).returncode:
-                return "no netem: " + ("needs tc(8)" if shutil.which("tc") is None else done.stderr.strip())
+            made = ("tc", "-n", name, "qdisc", "add", "dev", end, "root", "netem")
+            done = self.run(*made, "loss", f"{percent}%", "delay", "10ms")
+            if done.returncode:
+                return f"no netem: {done.stderr.strip()}"
         return ""
 
     def within(self, name: str) -> tuple[str, ...]:

@@ -22,8 +22,9 @@ from quic_scene import HOME, MBIT, Pair, Scene, message, route_of, simulate, unt
 from flowbridge.envelope import Envelope
 from flowbridge.errors import ResourceError
 from flowbridge.plan import Placement, Policy, Qos
+from flowbridge.testing.virtual_loop import pause
 from flowbridge.transports.bus import LocalEventBus
-from flowbridge.transports.quic.session import SessionState
+from flowbridge.transports.quic.session_state import SessionState
 
 if TYPE_CHECKING:
     from quic_scene import Machine
@@ -69,12 +70,12 @@ async def slow_consumer(seed: int, seconds: float) -> tuple[int, int, int, int]:
                 await pair.sink.send(message(seq, bytes(10_000)))
                 seq += 1
                 most = max(most, pair.sink.books.in_flight, pair.source.books.in_flight)
-                await asyncio.sleep(0.1)
+                await pause(0.1)
 
         producer = pair.send(produce())
-        await asyncio.sleep(seconds / 4)
+        await pause(seconds / 4)
         before = objects(), resident_bytes()
-        await asyncio.sleep(seconds * 3 / 4)
+        await pause(seconds * 3 / 4)
         grown = objects() - before[0], resident_bytes() - before[1]
         producer.cancel()
         books, far = pair.sink.books, pair.source.books
@@ -122,19 +123,18 @@ def test_a_deadline_means_the_same_instant_to_clocks_that_disagree(ahead_s: int,
                     deadline_ns = pair.near.clock.now_ns() + (200 * MS if seq % 2 else 4_000 * MS)
                     due[pair.route.id, seq] = pair.near.clock.loop_time_of(deadline_ns)
                     await pair.sink.send(message(seq, SMALL, deadline_ns=deadline_ns))
-                    await asyncio.sleep(0.1)
+                    await pause(0.1)
 
             producers = [pair.send(produce(pair)) for pair in pairs]
-            await asyncio.sleep(12)
+            await pause(12)
             scene.network.cut(HOME, "edge")
-            await asyncio.sleep(3)
+            await pause(3)
             scene.network.heal(HOME, "edge")
             await asyncio.gather(*producers)
             for pair in pairs:
                 await pair.finish()
             await asyncio.gather(*eaters)
             session = session_of(scene.home, "edge")
-            scene.home.clock.now_ns()
             sample = session.offset.best()
             assert sample is not None
             errors = [
@@ -200,15 +200,15 @@ def test_what_a_restarted_node_has_lost_is_told_and_counted(seed: int) -> None:
             async def produce() -> None:
                 for seq in range(count):
                     await pair.sink.send(message(seq, bytes(2_000)))
-                    await asyncio.sleep(0.005)
+                    await pause(0.005)
 
             producer = pair.send(produce())
             restarts = 3
             for _ in range(restarts):
-                await asyncio.sleep(chance.uniform(0.2, 0.8))
+                await pause(chance.uniform(0.2, 0.8))
                 edge = scene.node("edge")
                 edge.host.kill()
-                await asyncio.sleep(chance.uniform(0.0, 2.0))
+                await pause(chance.uniform(0.0, 2.0))
                 edge.host.restart()
                 await edge.start(listens=True)
                 # A peer that was never heard again would be waited for until the lease is over.
@@ -262,23 +262,23 @@ def test_after_a_partition_one_connection_is_left_and_older_epochs_count_for_not
                 while not stop.is_set():
                     await pair.sink.send(message(seq, bytes(5_000)))
                     seq += 1
-                    await asyncio.sleep(0.01)
+                    await pause(0.01)
 
             producers = [there.send(produce(there, stops[0])), back.send(produce(back, stops[1]))]
-            await asyncio.sleep(1)
+            await pause(1)
             session = session_of(home, "edge")
             first = live(edge)[0]
             scene.network.cut(HOME, "edge")
-            await asyncio.sleep(chance.uniform(1.5, 10))
+            await pause(chance.uniform(1.5, 10))
             scene.network.heal(HOME, "edge")
             took_s = await until(lambda: is_one(scene, session), 5.0)
-            await asyncio.sleep(2)
+            await pause(2)
             assert is_one(scene, session), "and it stays one"
             if session.epoch > 1:
                 assert first.is_over
                 assert first is not live(edge)[0]
             await home.run(must_be_fenced(home))
-            await asyncio.sleep(1)
+            await pause(1)
             assert is_one(scene, session)
             for stop in stops:
                 stop.set()
@@ -347,7 +347,7 @@ def test_a_bus_is_used_from_another_machine_across_a_cut() -> None:
             await edge.run(use(client))
             scene.network.cut(HOME, "edge")
             task = edge.host.start(use(client))
-            await asyncio.sleep(5)
+            await pause(5)
             assert not task.done()
             scene.network.heal(HOME, "edge")
             await task

@@ -23,12 +23,13 @@ from flowbridge.transports.quic.endpoint import EngineListener, EngineWire, list
 from flowbridge.transports.quic.engines import make_acceptor, make_client
 from flowbridge.transports.quic.greeting import Own
 from flowbridge.transports.quic.serving import SessionServer
-from flowbridge.transports.quic.session import Session, SessionState
+from flowbridge.transports.quic.session_state import SessionState
 from flowbridge.transports.quic.settings import QuicSettings
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from flowbridge.transports.quic.session import Session
     from flowbridge.transports.quic.stream import SessionStream
 
 PORT = 4433

@@ -1,8 +1,10 @@
 """What a message is on a path that many routes share: its urgency, and whether it is sent at all."""
 
+# pyright: reportUnknownMemberType=false
+
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 import pytest
@@ -46,11 +48,11 @@ class Stream:
 def test_urgency_comes_from_the_priority_and_arrow_data_is_bulk_unless_that_is_high(
     priority: Priority, plain: int, bulk: int
 ) -> None:
-    batch = pa.record_batch({"x": pa.array([1, 2], pa.int64())})
+    batch: Any = pa.record_batch({"x": pa.array([1, 2], pa.int64())})
     for payload in (b"bytes", {"a": 1}, "text"):
         assert urgency_of(prepared(payload, priority)) == plain
-    for payload in (batch, pa.Table.from_batches([batch])):
-        assert urgency_of(prepared(payload, priority)) == bulk
+    for arrow in (batch, pa.Table.from_batches([batch])):
+        assert urgency_of(prepared(arrow, priority)) == bulk
 
 
 def test_what_has_no_deadline_or_no_known_path_always_goes() -> None:

@@ -28,7 +28,8 @@ from flowbridge.testing.virtual_clock import VirtualClock
 from flowbridge.testing.virtual_loop import run_simulated
 from flowbridge.transports.quic.connection import Connection
 from flowbridge.transports.quic.engine import StreamReset, StreamsLeft
-from flowbridge.transports.quic.session import Session, SessionState
+from flowbridge.transports.quic.session import Session
+from flowbridge.transports.quic.session_state import SessionState
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
@@ -96,8 +97,8 @@ def test_counts_are_told_after_a_while_or_when_much_has_come() -> None:
         wire.brings(4, opened(0))
         owner.take(owner.streams[0])
         wire.brings(4, b"abc")
-        assert of(Ack, wire) == [Ack(())] or not of(Ack, wire)
-        await asyncio.sleep(ACK_DELAY_S * 1.1)
+        assert of(Ack, wire) == []
+        await asyncio.sleep(ACK_DELAY_S * 2.2)
         assert of(Ack, wire)[-1] == Ack(((0, 3),))
         wire.brings(4, bytes(ACK_BYTES))
         assert of(Ack, wire)[-1] == Ack(((0, 3 + ACK_BYTES),))
@@ -286,7 +287,7 @@ def test_nothing_is_added_for_a_peer_that_takes_nothing_and_a_peer_that_provokes
         await asyncio.sleep(0.5)
         assert len(wire.frames()) == said
         wire.engine.unsent = 0
-        await asyncio.sleep(ACK_DELAY_S * 1.1)
+        await asyncio.sleep(ACK_DELAY_S * 2.2)
         assert of(Ack, wire)[-1] == Ack(((0, 10),))
         wire.engine.unsent = CONTROL_UNSENT_BYTES_MAX + 1
         owner.streams[0].fail(RemoteProtocolError("it lied"))

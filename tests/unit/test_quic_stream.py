@@ -47,11 +47,11 @@ class Recorder:
         assert number == 8
         return self.unsent
 
-    def prioritize(self, number: int, urgency: int, deadline: float | None) -> None:
-        assert number == 8
-
     def before(self, stream: SessionStream, rank: Rank) -> Before | None:
         return None
+
+    def prioritize(self, number: int, urgency: int, deadline: float | None) -> None:
+        """Everything leaves at once."""
 
     def owes_count(self, stream: SessionStream, size_bytes: int) -> None:
         self.counts.append(size_bytes)

@@ -17,7 +17,8 @@ from flowbridge.limits import DIAL_S, REDIAL_PAUSE_S, REDIAL_ROUND_TRIPS, REDIAL
 from flowbridge.transports.quic.connection import Connection, why_closed
 from flowbridge.transports.quic.endpoint import dial
 from flowbridge.transports.quic.greeting import new_session_id
-from flowbridge.transports.quic.session import Session, SessionState
+from flowbridge.transports.quic.session import Session
+from flowbridge.transports.quic.session_state import SessionState
 
 if TYPE_CHECKING:
     from collections.abc import Callable

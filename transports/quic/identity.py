@@ -9,6 +9,7 @@ from __future__ import annotations
 import datetime as dt
 import ipaddress
 import re
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Literal, NamedTuple, TypeAlias
 
@@ -60,9 +61,15 @@ def read_certificates(source: Source, what: str) -> tuple[x509.Certificate, ...]
     """
     pem = _pem(source, what)
     try:
-        return tuple(x509.load_pem_x509_certificates(pem))
+        return _parsed(pem)
     except ValueError as error:
         raise LocalProtocolError(f"{what} {_where(source)}: no PEM certificate: {error}") from error
+
+
+@lru_cache(maxsize=16)
+def _parsed(pem: bytes) -> tuple[x509.Certificate, ...]:
+    """Read once, and shared: a process with many connections has the same few certificates for all of them."""
+    return tuple(x509.load_pem_x509_certificates(pem))
 
 
 def read_key(source: Source, what: str = "key") -> PrivateKey:

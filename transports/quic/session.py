@@ -7,9 +7,8 @@ when either side closes it, when the peer has lost its state, or when nothing wa
 from __future__ import annotations
 
 import asyncio
-import enum
 import logging
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, Final
 
 from flowbridge.codec.codes import Code, code_of, cut, error_of
 from flowbridge.codec.session_words import Ack, Auth, Error, Goaway, Open, Ping, Pong, Scope, StreamKind
@@ -25,6 +24,7 @@ from flowbridge.limits import (
 )
 from flowbridge.time.offset import ClockOffset
 from flowbridge.transports.quic.connection import refused, why_closed
+from flowbridge.transports.quic.session_state import Grave, SessionState
 from flowbridge.transports.quic.stream import Before, SessionStream
 
 if TYPE_CHECKING:
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from flowbridge.machines.admission import Rank
     from flowbridge.transports.quic.connection import Connection
     from flowbridge.transports.quic.engine import Closed, Identity
+    from flowbridge.transports.quic.session_state import SessionOwner
 
 
 _log: Final = logging.getLogger("flowbridge.session")
@@ -46,48 +47,12 @@ _GRAVES_PINGED: Final = 64
 """With so many streams that are over the peer is asked at once, and not with the next heartbeat, whether it knows."""
 
 
-class SessionState(enum.Enum):
-    """Where a session stands."""
-
-    APART = "apart"  # no connection now
-    CONNECTED = "connected"
-    SUSPECT = "suspect"  # a connection, and nothing was heard for some heartbeats
-    OVER = "over"
-
-
-class SessionOwner(Protocol):
-    """Who keeps a session connected, or waits for the peer to."""
-
-    def apart(self, session: Session, why: Exception) -> None:
-        """The connection is gone, the session is not."""
-        ...
-
-    def suspicious(self, session: Session) -> None:
-        """The peer is silent; it may be heard again."""
-        ...
-
-    def ended(self, session: Session, why: Exception) -> None:
-        """The session is over. Told once."""
-        ...
-
-
 def _unwanted(stream: SessionStream) -> None:
     stream.fail(RemoteProtocolError(f"{stream.peer}: nobody takes streams here"))
 
 
 def _unproved(connection: Connection, frame: Auth) -> None:
     raise RemoteProtocolError("a new proof of identity came, and none was needed")
-
-
-class _Grave:
-    """What is still to be known of a stream that is over, until the peer knows it."""
-
-    __slots__ = ("count", "error", "ping")
-
-    def __init__(self, count: int, error: Error | None, ping: int) -> None:
-        self.count = count
-        self.error = error
-        self.ping = ping  # once this one is answered, everything sent before it has arrived
 
 
 class Session:
@@ -125,7 +90,7 @@ class Session:
         self._loop = asyncio.get_running_loop()
         self._is_client = is_client
         self._streams: dict[int, SessionStream] = {}
-        self._graves: dict[int, _Grave] = {}
+        self._graves: dict[int, Grave] = {}
         self._next = 0 if is_client else 1
         self._waiting: list[SessionStream] = []  # for a QUIC stream
         self._counts: dict[int, SessionStream | None] = {}  # streams whose count the peer is to be told
@@ -219,7 +184,7 @@ class Session:
         self._streams.pop(stream.number, None)
         if stream in self._waiting:
             self._waiting.remove(stream)
-        self._graves[stream.number] = _Grave(stream.come.count, error, self._pings)
+        self._graves[stream.number] = Grave(stream.come.count, error, self._pings)
         if not self._streams:
             self._settled.set()
         if len(self._graves) >= self._ping_at_graves:
@@ -394,11 +359,6 @@ class Session:
         """
         if self._away_since is not None:
             self._lease_ms = min(self._lease_ms, SUCCEEDED_LEASE_MS)
-
-    @property
-    def is_away(self) -> bool:
-        """Whether the peer is silent, or not connected."""
-        return self.state in (SessionState.APART, SessionState.SUSPECT)
 
     def _beat_again(self, now: float) -> None:
         self._next_beat = now + self._beat_ms / 1000

@@ -99,7 +99,7 @@ class Scene:
 
         return take
 
-    def dialer(self, shown: Callable[[], str | None]) -> Dialer:
+    def dialer(self, shown: Callable[[Identity | None], str | None]) -> Dialer:
         settings = QuicSettings(ca=make_ca().certificate, server_name="core", engine=self.engine)
         make = partial(make_client, settings)
         own = Own("edge", VirtualClock(), incarnation=1)
@@ -135,13 +135,13 @@ def play(engine: EngineName, test: Callable[[Scene], Coroutine[Any, Any, None]])
 def test_a_client_is_who_its_token_says_and_its_bytes_arrive_over_cuts(engine: EngineName) -> None:
     async def test(scene: Scene) -> None:
         mine = token()
-        dialer = scene.dialer(lambda: mine)
+        dialer = scene.dialer(lambda _: mine)
         session = await scene.connect(dialer)
         (identity,) = scene.identities
         assert identity is not None
         assert (identity.fabric, identity.node, identity.fingerprint) == ("test", "edge", "")
         stream = session.open(StreamKind.ROUTE, "a")
-        stream.connect(on_data=lambda *_: None, on_lost=lambda _: None)
+        stream.connect(on_data=lambda data, _: None, on_lost=lambda _: None)
         sent = bytearray()
         for number in range(5):
             piece = Random(number).randbytes(30_000)
@@ -174,7 +174,7 @@ def test_a_client_is_told_why_it_is_refused(
 ) -> None:
     async def test(scene: Scene) -> None:
         mine = None if changes is None else token(**changes)
-        dialer = scene.dialer(lambda: mine)
+        dialer = scene.dialer(lambda _: mine)
         with pytest.raises(AuthError, match=why) as caught:
             await scene.connect(dialer)
         assert caught.value.code == code
@@ -189,7 +189,7 @@ def test_a_client_is_told_why_it_is_refused(
 def test_a_token_that_somebody_copied_begins_no_second_session(engine: EngineName) -> None:
     async def test(scene: Scene) -> None:
         mine = token()
-        first, second = scene.dialer(lambda: mine), scene.dialer(lambda: mine)
+        first, second = scene.dialer(lambda _: mine), scene.dialer(lambda _: mine)
         session = await scene.connect(first)
         with pytest.raises(AuthError, match="used before, for another session"):
             await scene.connect(second)
@@ -200,10 +200,31 @@ def test_a_token_that_somebody_copied_begins_no_second_session(engine: EngineNam
 
 
 @each_engine
+def test_a_token_is_not_shown_to_another_node(engine: EngineName) -> None:
+    async def test(scene: Scene) -> None:
+        met: list[str] = []
+
+        def shown(there: Identity | None) -> str:
+            assert there is not None
+            met.append(there.node)
+            raise AuthError("it is another one")
+
+        dialer = scene.dialer(shown)
+        with pytest.raises(AuthError, match="it is another one"):
+            await scene.connect(dialer)
+        assert met == ["core"]
+        await asyncio.sleep(1)
+        assert scene.identities == []
+        await scene.close(dialer)
+
+    play(engine, test)
+
+
+@each_engine
 def test_a_session_ends_with_its_token(engine: EngineName) -> None:
     async def test(scene: Scene) -> None:
         mine = token(lifetime_s=60)
-        dialer = scene.dialer(lambda: mine)
+        dialer = scene.dialer(lambda _: mine)
         session = await scene.connect(dialer)
         await asyncio.sleep(58)
         assert not session.is_over
@@ -222,7 +243,7 @@ def test_a_session_ends_with_its_token(engine: EngineName) -> None:
 def test_a_session_without_a_connection_ends_with_its_token_too(engine: EngineName) -> None:
     async def test(scene: Scene) -> None:
         mine = token(lifetime_s=10)
-        dialer = scene.dialer(lambda: mine)
+        dialer = scene.dialer(lambda _: mine)
         session = await scene.connect(dialer)
         scene.network.cut("edge", "core")
         await asyncio.sleep(12)
@@ -242,7 +263,7 @@ def test_a_token_that_is_renewed_in_the_file_lets_the_session_go_on(engine: Engi
         path.write_text(token(lifetime_s=120) + "\n")
         file = TokenFile(str(path), seconds)
         assert file.node == "edge"
-        dialer = scene.dialer(lambda: file.find("core")[0])
+        dialer = scene.dialer(lambda _: file.find("core")[0])
         session = await scene.connect(dialer)
         Renewal(file, "core", session)
         for _ in range(5):
@@ -265,7 +286,7 @@ def test_a_bad_renewal_ends_the_session() -> None:
         from flowbridge.codec.session_words import Auth
 
         mine = token()
-        dialer = scene.dialer(lambda: mine)
+        dialer = scene.dialer(lambda _: mine)
         session = await scene.connect(dialer)
         assert session.connection is not None
         session.connection.send(Auth(token(node="thief")))

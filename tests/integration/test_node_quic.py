@@ -366,7 +366,7 @@ def test_a_host_without_a_certificate_runs_its_part_with_a_token_that_is_good_on
         assert connected["host"] == "fb://dev/node/host"
         with RunProcess(tmp_path, port, options=shown) as again:
             assert again.wait() == 1
-            assert "0x501" in again.err.text
-            assert "used before, for another session" in again.err.text
+            assert "0x501" in again.out.text
+            assert "used before, for another session" in again.out.text
         with RunProcess(tmp_path, port) as certified:  # who has a certificate needs no token
             assert certified.report()["status"] == "done"

@@ -45,9 +45,12 @@ class _Attempt:
 
     def connected(self, connection: Connection, identity: Identity | None) -> None:
         """Greet."""
-        del identity
         self.has_greeted = True
-        connection.send(self._dialer.hello(self._limits))
+        try:
+            connection.send(self._dialer.hello(self._limits, identity))
+        except AuthError as error:
+            if not self.greeted.done():
+                self.greeted.set_exception(error)
 
     def control(self, connection: Connection, frame: ControlFrame) -> None:
         """The answer, or a refusal."""
@@ -75,7 +78,7 @@ class _Attempt:
             self.greeted.set_exception(why_closed(closed, self.peer))
 
 
-def _no_token() -> None:
+def _no_token(_: Identity | None) -> None:
     """A certificate says who we are."""
 
 
@@ -83,7 +86,7 @@ class Dialer:
     """Keeps one session with one address; see `session.SessionOwner`.
 
     `on_over` is called once when the session is over, with why; the dialer does not begin another one. `token`
-    is asked for each greeting's token.
+    is asked for each greeting's token, and may refuse one to who is there by raising AuthError.
     """
 
     def __init__(
@@ -95,7 +98,7 @@ class Dialer:
         peer: str,
         chance: random.Random | None = None,
         on_over: Callable[[Session, Exception], None] | None = None,
-        token: Callable[[], str | None] = _no_token,
+        token: Callable[[Identity | None], str | None] = _no_token,
     ) -> None:
         self.address: Final = address
         self.peer: Final = peer
@@ -111,8 +114,8 @@ class Dialer:
         self._on_over = on_over
         self._token = token
 
-    def hello(self, limits: SessionLimits) -> Hello:
-        """A greeting for another connection of the session."""
+    def hello(self, limits: SessionLimits, identity: Identity | None = None) -> Hello:
+        """A greeting for another connection of the session, with who says to be there. Raises: AuthError."""
         self._epoch += 1
         own, session = self._own, self._session
         return Hello(
@@ -123,7 +126,7 @@ class Dialer:
             self._epoch,
             (),
             limits,
-            self._token(),
+            self._token(identity),
             session.received() if session is not None else (),
             own.clock.now_ns(),
         )

@@ -153,9 +153,11 @@ class Peers:
         tokens = self._tokens
         shown = tokens.find(node)[0] if tokens is not None else None
 
-        def token() -> str | None:
+        def token(there: Identity | None) -> str | None:
             nonlocal shown
             if tokens is not None:
+                if there is None or there.node != node:  # which could show it to the node that it is for
+                    raise _another(peer, node, there)
                 with contextlib.suppress(LocalProtocolError):  # while it is being written
                     shown = tokens.find(node)[0]
             return shown
@@ -165,8 +167,7 @@ class Peers:
         identity = session.identity
         if identity is None or identity.node != node:
             session.end(AuthError("it is another node"))
-            known = identity.node if identity is not None and identity.node else "without a name"
-            raise AuthError(f"{peer}: the node that answers there is {known}; give the address of {node}")
+            raise _another(peer, node, identity)
         if tokens is not None:
             Renewal(tokens, node, session)
         return dialer, session
@@ -245,6 +246,11 @@ class Peers:
         results: list[Any] = await asyncio.gather(*dialers.values(), return_exceptions=True)
         await asyncio.gather(*(one[0].aclose(settle_s) for one in results if isinstance(one, tuple)))
         await asyncio.gather(*(node.aclose(settle_s) for node in nodes))
+
+
+def _another(peer: str, node: str, identity: Identity | None) -> AuthError:
+    known = identity.node if identity is not None and identity.node else "without a name"
+    return AuthError(f"{peer}: the node that answers there is {known}; give the address of {node}")
 
 
 def _proving(keys: str, identity: Identity) -> Proving:

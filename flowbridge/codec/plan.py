@@ -15,7 +15,7 @@ from flowbridge.limits import PLAN_DEPTH_MAX
 from flowbridge.plan import PLAN_FORMAT, Plan
 
 if TYPE_CHECKING:
-    from collections.abc import Collection
+    from collections.abc import Collection, Iterable
 
     from pydantic import TypeAdapter
 
@@ -46,10 +46,32 @@ def plan_to_json(plan: Plan, *, compact: bool = False) -> str:
 
 
 def plan_to_cbor(plan: Plan) -> bytes:
-    """The same document in CBOR, its maps in the order of the plan: that of columns, say, counts."""
+    """The same document in CBOR, its maps in the order of the plan: that of columns, say, counts.
+
+    Raises: PlanError for a number in a configuration that has more than 64 bits: nobody reads it without tags.
+    """
     import cbor2
 
-    return cbor2.dumps(_document(plan))
+    document = _document(plan)
+    for manifest in document["manifests"]:
+        where = _wide(manifest["config"], "config")
+        if where:
+            raise PlanError(
+                f"plan: node {manifest['node']}: {where} is a number of more than 64 bits; write it as text"
+            )
+    return cbor2.dumps(document)
+
+
+def _wide(value: Any, where: str) -> str:
+    """Where a number needs more than 64 bits; empty when none does."""
+    if isinstance(value, int):
+        return "" if -(2**63) <= value < 2**64 else where
+    parts: Iterable[tuple[object, Any]] = ()
+    if isinstance(value, dict):
+        parts = cast("dict[object, Any]", value).items()
+    elif isinstance(value, list):
+        parts = enumerate(cast("list[Any]", value))
+    return next((found for key, part in parts if (found := _wide(part, f"{where}.{key}"))), "")
 
 
 def digest_of(plan: Plan) -> str:

@@ -149,7 +149,7 @@ def write_open(route: str, descriptors: int) -> bytes:
 def read_open(header: bytes, route: str) -> int:
     """How many descriptors come with an OPEN. Raises: DecodeError when it is for another route or version."""
     version, name, descriptors = read_array(header, 3)
-    if version != VERSION:
+    if version != VERSION or type(version) is not int:
         raise DecodeError(f"the producer speaks version {repr(version)[:24]} of the route protocol, not {VERSION}")
     if name != route:
         raise DecodeError(f"the producer opens route {repr(name)[:80]}, not {route}")

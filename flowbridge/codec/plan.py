@@ -15,7 +15,7 @@ from flowbridge.limits import PLAN_DEPTH_MAX
 from flowbridge.plan import PLAN_FORMAT, Plan
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable
+    from collections.abc import Collection, Iterable, Sequence
 
     from pydantic import TypeAdapter
 
@@ -70,7 +70,7 @@ def _wide(value: Any, where: str) -> str:
     if isinstance(value, dict):
         parts = cast("dict[object, Any]", value).items()
     elif isinstance(value, list):
-        parts = enumerate(cast("list[Any]", value))
+        parts = enumerate(cast("Sequence[Any]", value))
     return next((found for key, part in parts if (found := _wide(part, f"{where}.{key}"))), "")
 
 

@@ -25,7 +25,7 @@ from flowbridge.plan import Plan
 from flowbridge.registry import Catalog
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
 
 _SPECS = (
@@ -317,7 +317,7 @@ def _numbers(value: object) -> Iterator[int]:
         for part in cast("dict[str, Any]", value).values():
             yield from _numbers(part)
     elif isinstance(value, list):
-        for part in cast("list[Any]", value):
+        for part in cast("Sequence[Any]", value):
             yield from _numbers(part)
 
 

@@ -270,6 +270,8 @@ class Session:
         self._back()
         connection.user = self
         self._waiting = []
+        for stream in [stream for stream in self._streams.values() if stream.is_over]:
+            self.settled(stream)  # and not opened again: the peer may have forgotten it by then
         mine = [stream for stream in self._streams.values() if stream.number % 2 != self._is_client]
         for stream in mine:
             if self._waiting or not connection.carry(stream):
@@ -279,8 +281,6 @@ class Session:
         for number in (*self._streams, *self._graves):
             self._counts[number] = None
         self._tell_counts()
-        for stream in [stream for stream in self._streams.values() if stream.is_over]:
-            self.settled(stream)
         self.ping()
         connection.release()
 

@@ -5,7 +5,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 
-.PHONY: demo test bench bench-ipc sanitize model setup check format clean help
+.PHONY: demo test bench bench-ipc bench-quic sanitize model setup check format clean help
 
 help:
 	@echo "make demo    set up and run examples/flights"
@@ -14,6 +14,7 @@ help:
 	@echo "make format  let ruff mend what it can"
 	@echo "make bench   the benchmarks (minutes; keep the machine quiet)"
 	@echo "make bench-ipc  the ring of the ipc tier beside its peers (minutes; two quiet cores)"
+	@echo "make bench-quic the tier between machines beside aioquic alone (minutes; two quiet cores)"
 	@echo "make sanitize   the C core under the sanitizers of gcc, and ten million wake-ups"
 	@echo "make model      the wake-up and the reclaim as models, by spin"
 	@echo "make clean   remove the .venv and what builds and tests leave"
@@ -60,6 +61,9 @@ bench-ipc: $(STAMP)
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[bench-ipc]' \
 	    --config-settings editable_mode=compat
 	@$(BIN)/python benchmarks/ipc.py
+
+bench-quic: $(STAMP)
+	@$(BIN)/python benchmarks/quic.py
 
 sanitize:
 	@$(PYTHON) tests/native/sanitize.py --wake-rounds 10000000

@@ -11,8 +11,9 @@ from typing import Any, Final
 
 from flowbridge.errors import FlowbridgeError
 
-CALM_TURNS: Final = 6
-"""So many turns without a task that can run: a chain of bare callbacks may take some of them."""
+CALM_TURNS: Final = 16
+"""So many turns without a task that can run: a chain of bare callbacks takes some of them, and one that goes over a
+socket of this process and comes back takes a dozen."""
 
 TURNS_MAX: Final = 200_000
 """Beyond this something runs round in circles: FlowbridgeError."""

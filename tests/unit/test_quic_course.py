@@ -75,7 +75,8 @@ def test_the_way_to_the_peer_is_taken_off_what_is_left() -> None:
     assert admits(100, 0, 60_000)
     assert not admits(100, 1, 60_000)
     assert admits(110, 10, 60_000)
-    assert not admits(10, 10, 0)
+    assert not admits(10, 10, 1)
+    assert admits(10, 10, 0)
 
 
 def test_what_was_written_lends_its_rank_to_the_stream() -> None:

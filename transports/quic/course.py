@@ -56,8 +56,11 @@ class RouteCourse:
         before = self._stream.before((urgency_of(envelope), envelope.deadline_ns))
         if before is None:
             return True
+        remaining_ns = envelope.deadline_ns - self._now_ns()
+        if not before.queued_bytes:
+            return remaining_ns > 0  # it takes nobody's place, and how long the way is is known best after it went
+        remaining_ns -= before.way_ns
         prepared: Prepared = envelope.payload
-        remaining_ns = envelope.deadline_ns - self._now_ns() - before.way_ns
         size_bytes = prepared.nbytes + _FRAME_BYTES
         return admit(size_bytes, remaining_ns, before.queued_bytes, before.window_bytes, before.srtt_ns)
 

@@ -10,16 +10,18 @@ import pytest
 import uvloop
 from tiny_engine import TinyAcceptor, TinyEngine
 
+from flowbridge.codec.codes import Code
 from flowbridge.errors import BrokenError, Effect, LocalProtocolError, ResourceError
 from flowbridge.testing.network import SimulatedNetwork
 from flowbridge.testing.quiet import quiet
 from flowbridge.testing.virtual_loop import run_simulated
 from flowbridge.transports.quic.endpoint import EngineListener, EngineWire, dial, listen
 from flowbridge.transports.quic.engine import Address, Closed, Connected, EngineEvent, StreamData
-from flowbridge.transports.quic.wire import CLOSE_DRAINED, CLOSE_INTERNAL, Listener, Wire
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Coroutine
+
+    from flowbridge.transports.quic.wire import Listener, Wire
 
 
 @dataclass
@@ -197,7 +199,7 @@ def test_many_connections_share_one_socket(run: Callable[[Any], None]) -> None:
         await world.on_server(server.listener.aclose())
         for one in told:
             closed = await one.until(Closed)
-            assert (closed.code, closed.is_remote) == (CLOSE_DRAINED, True)
+            assert (closed.code, closed.is_remote) == (Code.DRAINED, True)
         assert all(wire.is_over for wire in wires)
         await world.on_server(server.listener.aclose())
 
@@ -333,7 +335,7 @@ def test_an_exception_of_whoever_is_told_closes_that_connection_only(run: Callab
         wire = await dialled(world, server.listener.address, good)
         failing = await dialled(world, server.listener.address, fails)
         closed = await bad.until(Closed)
-        assert (bad.kinds, closed.code, closed.is_remote) == ([Connected, Closed], CLOSE_INTERNAL, False)
+        assert (bad.kinds, closed.code, closed.is_remote) == ([Connected, Closed], Code.INTERNAL, False)
         assert failing.is_over
         await until(lambda: [told.kinds[-1:] for told in server.told].count([Closed]) == 1)
         await good.until(Connected)
@@ -362,7 +364,7 @@ def test_an_engine_that_fails_takes_nobody_with_it(run: Callable[[Any], None]) -
         wire.engine.write(0, b"x")
         wire.touched()
         closed = await told.until(Closed)
-        assert (closed.code, closed.by_application) == (CLOSE_INTERNAL, True)
+        assert (closed.code, closed.by_application) == (Code.INTERNAL, True)
         assert wire.is_over
         second.engine.write(0, b"y")
         second.touched()
@@ -389,7 +391,7 @@ def test_a_new_connection_that_nobody_takes_is_closed(run: Callable[[Any], None]
         listener = await world.on_server(start())
         told = Told()
         await dialled(world, listener.address, told)
-        assert (await told.until(Closed)).code == CLOSE_INTERNAL
+        assert (await told.until(Closed)).code == Code.INTERNAL
         assert isinstance(world.failures[0]["exception"], LocalProtocolError)
         await world.on_server(listener.aclose())
 

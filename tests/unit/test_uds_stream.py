@@ -115,7 +115,7 @@ def test_a_wait_that_is_cancelled_leaves_nothing_behind(loop: str) -> None:
                 waiting.cancel()
                 with pytest.raises(asyncio.CancelledError):
                     await waiting
-            assert near.stream._waiters == []
+            assert not near.stream._waiters
 
     run(loop, main())
 

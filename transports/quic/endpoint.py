@@ -11,11 +11,11 @@ import logging
 from contextvars import copy_context
 from typing import TYPE_CHECKING, Final
 
+from flowbridge.codec.codes import Code
 from flowbridge.errors import LocalProtocolError, ResourceError
 from flowbridge.limits import QUIC_DRAIN_NS
 from flowbridge.transports.quic.engine import Closed, Connected
 from flowbridge.transports.quic.sockets import open_socket, resolve, said, shown, unreachable
-from flowbridge.transports.quic.wire import CLOSE_DRAINED, CLOSE_INTERNAL
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -221,13 +221,13 @@ class EngineWire:
         self._has_failed = True
         self._report("what was told of an event failed", error)
         if not self._is_over:
-            self._engine.close(CLOSE_INTERNAL, _FAILED)
+            self._engine.close(Code.INTERNAL, _FAILED)
             self.touched()
 
     def _break(self, error: Exception) -> None:
         """The engine failed, which nothing that a peer does should bring about: it cannot be driven any more."""
         self._report("the engine failed", error)
-        self.end(CLOSE_INTERNAL, _FAILED)
+        self.end(Code.INTERNAL, _FAILED)
 
     def _report(self, what: str, error: Exception) -> None:
         message = f"connection to {shown(self._engine.peer_address)}: {what}"
@@ -403,13 +403,13 @@ class EngineListener:
             self._emptied.set_result(None)
 
     async def aclose(self) -> None:
-        """Close every connection with `CLOSE_DRAINED`, then the socket; nobody new is taken meanwhile. Idempotent."""
+        """Close every connection with `Code.DRAINED`, then the socket; nobody new is taken meanwhile. Idempotent."""
         if self._is_closed:
             return
         self._is_closing = True
         try:
             for wire in list(self._wires.values()):
-                wire.engine.close(CLOSE_DRAINED, "drained")
+                wire.engine.close(Code.DRAINED, "drained")
                 wire.touched()
             if self._wires:
                 if self._emptied is None:
@@ -417,7 +417,7 @@ class EngineListener:
                 await asyncio.wait([self._emptied], timeout=QUIC_DRAIN_NS / 1e9)
         finally:
             for wire in list(self._wires.values()):
-                wire.end(CLOSE_DRAINED, "drained")
+                wire.end(Code.DRAINED, "drained")
             self._is_closed = True
             if self._socket is not None:
                 self._socket.close()

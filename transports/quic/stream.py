@@ -14,6 +14,7 @@ from flowbridge.limits import REPLAY_BYTES_MAX, STREAM_BYTES_HIGH, STREAM_BYTES_
 from flowbridge.machines.admission import Pressing
 from flowbridge.machines.replay import Incoming, Outgoing
 from flowbridge.transports.quic.engine import WRITE_BYTES_HIGH
+from flowbridge.transports.waiters import Waiters
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -126,7 +127,7 @@ class SessionStream:
         self._is_closed = False
         self._failure: Exception | None = None
         self._is_lost_told = False
-        self._waiters: list[asyncio.Future[None]] = []
+        self._waiters = Waiters()
 
     def connect(
         self,
@@ -276,33 +277,18 @@ class SessionStream:
     async def drained(self) -> None:
         """Return once little is unsent. Raises: ClosedError, BrokenError."""
         while self.unsent_bytes > STREAM_BYTES_HIGH or (self._waiters and self.unsent_bytes > STREAM_BYTES_LOW):
-            await self._wait()
+            await self._waiters.wait()
         self._check()
 
     async def flushed(self) -> None:
         """Return once a connection has taken everything. Raises: ClosedError, BrokenError."""
         while self.unsent_bytes:
-            await self._wait()
+            await self._waiters.wait()
         self._check()
-
-    async def _wait(self) -> None:
-        future: asyncio.Future[None] = self._loop.create_future()
-        self._waiters.append(future)
-        try:
-            await future
-        finally:
-            if future.cancelled() and future in self._waiters:
-                self._waiters.remove(future)
 
     def _wake_if_low(self) -> None:
         if self._waiters and self.unsent_bytes <= STREAM_BYTES_LOW:
-            self._wake()
-
-    def _wake(self) -> None:
-        waiters, self._waiters = self._waiters, []
-        for waiter in waiters:
-            if not waiter.done():
-                waiter.set_result(None)
+            self._waiters.wake()
 
     def _check(self) -> None:
         if self._is_closed:
@@ -400,7 +386,7 @@ class SessionStream:
             self._inbox.clear()  # nobody takes it, not even once it goes on after a pause
             self.out.finish()
             self.out.give_up()
-            self._wake()
+            self._waiters.wake()
             self._bring_soon()
 
     def _lose(self, error: Exception | None) -> None:
@@ -416,7 +402,7 @@ class SessionStream:
             if self._failure is None:
                 self.out.finish()
                 self.pump()
-            self._wake()
+            self._waiters.wake()
             self._bring_soon()
 
     def __repr__(self) -> str:

@@ -2,18 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from flowbridge.transports.quic.engine import Address, Engine, EngineEvent
-
-
-CLOSE_DRAINED: Final = 0x805
-"""The code with which a listener that closes ends its connections."""
-CLOSE_INTERNAL: Final = 0xF01
-"""The code with which a connection ends when its own side has failed."""
 
 
 class Wire(Protocol):
@@ -26,7 +20,7 @@ class Wire(Protocol):
     on_event: Callable[[EngineEvent], None]
     """Called from the loop for every event, in order; `Closed` is the last, and nothing comes from within a call.
 
-    What it raises goes to the loop's exception handler and closes this connection with `CLOSE_INTERNAL`; it is then
+    What it raises goes to the loop's exception handler and closes this connection with `Code.INTERNAL`; it is then
     told nothing more but `Closed`.
     """
 
@@ -68,7 +62,7 @@ class Listener(Protocol):
         ...
 
     async def aclose(self) -> None:
-        """Close every connection with `CLOSE_DRAINED`, then the socket; nobody new is taken meanwhile. Idempotent.
+        """Close every connection with `Code.DRAINED`, then the socket; nobody new is taken meanwhile. Idempotent.
 
         Waits until every connection has said `Closed`, at most `QUIC_DRAIN_NS`; then those that are left are told so.
         """

@@ -23,6 +23,7 @@ from flowbridge.limits import (
     STREAM_WRITE_BYTES,
 )
 from flowbridge.transports.uds.hangup import HangUps
+from flowbridge.transports.waiters import Waiters
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -68,7 +69,7 @@ class UdsStream:
         self._out_bytes = 0
         self._passing: deque[tuple[int, tuple[int, ...]]] = deque()  # (bytes written before them, our duplicates)
         self._written = 0  # bytes that the kernel took while something waited; only differences matter
-        self._waiters: list[asyncio.Future[None]] = []
+        self._waiters = Waiters()
         self._failure: Exception | None = None
         self._is_closed = False
         self._is_ended = False  # the peer sends no more
@@ -197,7 +198,7 @@ class UdsStream:
             if self._shuts:
                 self._shut()
         if self._out_bytes <= STREAM_BYTES_LOW:
-            self._wake()
+            self._waiters.wake()
 
     def _send_some(self, view: memoryview) -> int:
         if not self._passing:
@@ -214,7 +215,7 @@ class UdsStream:
     async def drained(self) -> None:
         """Return once little is unsent. Raises: ClosedError, BrokenError."""
         while self._out_bytes > STREAM_BYTES_HIGH or (self._waiters and self._out_bytes > STREAM_BYTES_LOW):
-            await self._wait()
+            await self._waiters.wait()
         self._check()
 
     async def flushed(self) -> None:
@@ -223,23 +224,8 @@ class UdsStream:
         Raises: ClosedError, BrokenError; something may be unsent then.
         """
         while self._out_bytes:
-            await self._wait()
+            await self._waiters.wait()
         self._check()
-
-    async def _wait(self) -> None:
-        future: asyncio.Future[None] = self._loop.create_future()
-        self._waiters.append(future)
-        try:
-            await future
-        finally:
-            if future.cancelled() and future in self._waiters:
-                self._waiters.remove(future)
-
-    def _wake(self) -> None:
-        waiters, self._waiters = self._waiters, []
-        for waiter in waiters:
-            if not waiter.done():
-                waiter.set_result(None)
 
     def _check(self) -> None:
         if self._is_closed:
@@ -406,7 +392,7 @@ class UdsStream:
         self._passing.clear()
         self._out.clear()
         self._out_bytes = 0
-        self._wake()
+        self._waiters.wake()
 
     def __repr__(self) -> str:
         state = "closed" if self._is_closed else "broken" if self._failure is not None else "open"

@@ -93,7 +93,7 @@ class Session:
         self._graves: dict[int, Grave] = {}
         self._next = 0 if is_client else 1
         self._waiting: list[SessionStream] = []  # for a QUIC stream
-        self._counts: dict[int, SessionStream | None] = {}  # streams whose count the peer is to be told
+        self._counts: set[int] = set()  # streams whose count the peer is to be told
         self._counts_bytes = 0
         self._counts_timer: asyncio.TimerHandle | None = None
         self._pings = 0
@@ -158,7 +158,7 @@ class Session:
 
     def owes_count(self, stream: SessionStream, size_bytes: int) -> None:
         """The peer is to be told how far a stream has come: with other bytes, or alone after a while or a lot."""
-        self._counts[stream.number] = stream
+        self._counts.add(stream.number)
         self._counts_bytes += size_bytes
         if self._counts_bytes >= ACK_BYTES:
             self._tell_counts()
@@ -216,7 +216,7 @@ class Session:
             self._counts_timer = self._loop.call_later(ACK_DELAY_S, self._tell_counts)
             return
         self._connection.on_written = None
-        counts, self._counts = sorted(self._counts), {}
+        counts, self._counts = sorted(self._counts), set()
         while counts:
             some, counts = counts[:SESSION_ACKS_MAX], counts[SESSION_ACKS_MAX:]
             for number in some:
@@ -278,8 +278,7 @@ class Session:
                 self._waiting.append(stream)
         connection.send(*(grave.error for grave in self._graves.values() if grave.error is not None))
         # What came over the old connection since our greeting was written, the peer does not know.
-        for number in (*self._streams, *self._graves):
-            self._counts[number] = None
+        self._counts.update(self._streams, self._graves)
         self._tell_counts()
         self.ping()
         connection.release()

@@ -60,6 +60,7 @@ class Part:
         self._bus_end: Any = None
         self._given: list[tuple[str, Role, Any]] = []
         self._ends: dict[str, CrossingEnd] = {}
+        self._is_open = False  # every route that leads here has its end
         self._assembly: Assembly | None = None
         self._supervisors: dict[str, Supervisor] = {}
         self._nodes: dict[str, asyncio.Task[None]] = {}
@@ -174,12 +175,15 @@ class Part:
 
     def _end_came(self, content: dict[str, Any], end: Any) -> None:
         route, role = str(content["route"]), Role(content["role"])
-        if self._assembly is None:
-            self._given.append((route, role, end))
-        elif route in self._ends:
+        if route in self._ends:
             self._ends[route].rejoin(end)
-        else:
+        elif self._is_open:
             end.close()
+        else:  # the process at its other end may have been started anew since the last one came
+            for given in [given for given in self._given if given[:2] == (route, role)]:
+                self._given.remove(given)
+                given[2].close()
+            self._given.append((route, role, end))
 
     # --- starting ---------------------------------------------------------------------------------------------------
 
@@ -260,7 +264,11 @@ class Part:
         while self._given:
             route, role, end = self._given.pop(0)
             transport = await self._tiers.placing(choices[route].tier.value)
-            self._ends[route] = await open_end(transport, routes[route], role, end, self._end_lost)
+            if route in self._ends:  # it was joined anew while it was opened
+                self._ends[route].rejoin(end)
+            else:
+                self._ends[route] = await open_end(transport, routes[route], role, end, self._end_lost)
+        self._is_open = True
         ports: dict[Role, dict[str, Any]] = {Role.SINK: {}, Role.SOURCE: {}}
         for route, joined in self._ends.items():
             ports[joined.role][route] = joined.port

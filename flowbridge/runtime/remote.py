@@ -88,6 +88,7 @@ class RemoteParts:
         self._part_of = {node: part for part in self._parts for node in part.nodes}
         self._ends: dict[str, CrossingEnd] = {}
         self._joined: dict[str, int] = {}  # how often a route was joined
+        self._held: dict[tuple[str, Role], Any] = {}  # ends for processes that are about to be started again
         self._edges: Mapping[str, EdgeAccounts] = {}
         self._books: FlowBooks | None = None
         self._trouble: Callable[[str], None] = _log.error
@@ -232,6 +233,9 @@ class RemoteParts:
             elif self._part_of.get(route.target_node) is part:
                 is_whole = Role.WHOLE in account.by_role
                 account.of(Role.WHOLE if is_whole else Role.SOURCE).end(loses=is_whole)
+        for route, _, _ in self._crossing(part):
+            for role in Role:
+                self._hold(route.id, role, None)
         if self._books is not None:
             paths, now = self._books.far_paths, str(part.place)
             past = f"{now} before"
@@ -241,6 +245,14 @@ class RemoteParts:
         """Join the routes of a process that was started again."""
         for route, source, target in self._crossing(part):
             ended = [p.nodes[n].has_ended for p, n in ((source, route.source_node), (target, route.target_node)) if p]
+            if any(ended):
+                self._joined[route.id] += 1  # its loss is no news
+                continue
+            role = Role.SINK if source is part else Role.SOURCE
+            held = self._held.pop((route.id, role), None)
+            if held is not None:  # what the other process has sent since then is on its way
+                part.give(route.id, role, held)
+                continue
             try:
                 near, far = await self._join(route, source, target)
             except ResourceError as error:
@@ -248,16 +260,20 @@ class RemoteParts:
                 continue
             self._joined[route.id] += 1
             for other, role, end in ((source, Role.SINK, near), (target, Role.SOURCE, far)):
-                if other is part and not any(ended):
-                    part.give(route.id, role, end)
-                elif any(ended):
-                    end.close()
-                elif other is None:
+                if other is None:
                     self._ends[route.id].rejoin(end)
-                elif other.stage is Stage.RUNNING:
+                elif other is part or other.stage in (Stage.STARTING, Stage.RUNNING):
                     other.give(route.id, role, end)
-                else:  # it is about to be joined again itself
-                    end.close()
+                else:  # it died too
+                    self._hold(route.id, role, end)
+
+    def _hold(self, route: str, role: Role, end: Any) -> None:
+        """Keep an end for a process that is not there; with None, let go of the one that is kept."""
+        last = self._held.pop((route, role), None)
+        if last is not None:
+            last.close()
+        if end is not None:
+            self._held[route, role] = end
 
     def _own_end_lost(self, end: CrossingEnd, error: Exception) -> None:
         self._await_peer(end.route, error)
@@ -305,4 +321,6 @@ class RemoteParts:
         self._is_leaving = True
         for end in self._ends.values():
             end.close()
+        for route, role in tuple(self._held):
+            self._hold(route, role, None)
         await asyncio.gather(*(part.aclose() for part in self._parts))

@@ -51,6 +51,8 @@ class _Near:
             self._half = RingNearLink(producer, link)
         try:
             link.send(OPEN, write_open(route.id, len(descriptors)), b"", descriptors)
+        except BrokenError:
+            pass  # the consumer's process is gone already, which `_lost` is told
         except BaseException:
             self._half.close()
             raise
@@ -166,7 +168,8 @@ class UdsTransport:
     async def open_sink(self, route: Route, sock: socket.socket) -> LinkSink:
         """The producer's end; the other end of the connected socket is given to `open_source`, here or elsewhere.
 
-        The socket is this object's from here on, also when it raises: ShmFullError, BrokenError, EncodeError.
+        The socket is this object's from here on, also when it raises: BrokenError, ResourceError.
+        That the other end is gone is no error yet: the sink's `on_lost` is told.
         """
         _warm_up(route)
         sink = LinkSink(route, self._clock, self._near(route, sock))

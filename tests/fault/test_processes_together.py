@@ -1,0 +1,127 @@
+"""Worker processes of one flow that die together, in each other's restart, or with subscriptions to the bus."""
+
+from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+from process_scene import Sink, run_placed, until, workers
+
+if TYPE_CHECKING:
+    from flowbridge.report import RunReport
+    from flowbridge.runtime.flow import RunningFlow
+
+JSON = "outputs: {out: {type: json}}"
+KEEP = "id: k, operator: host:keep, inputs: {in: b/out}"
+COUNT = 400
+
+
+def source(delay: str) -> str:
+    """A node in a process of its own."""
+    return (
+        f'id: a, operator: "python:./ops.py:Numbers", {JSON}, with: {{count: {COUNT}, pause_ms: 2}}, '
+        f"place: {{process: one}}, snapshot: 5ms, {again(delay)}"
+    )
+
+
+def doubler(delay: str) -> str:
+    """Its consumer, in another."""
+    return (
+        f'id: b, operator: "python:./ops.py:double", inputs: {{in: a/out}}, {JSON}, '
+        f"place: {{process: two}}, {again(delay)}"
+    )
+
+
+def again(delay: str) -> str:
+    """How a node starts again."""
+    return f"restart: {{when: on-failure, delay: {delay}, max: 9}}"
+
+
+def checked(report: RunReport, sink: Sink, restarts: list[int]) -> None:
+    """Both went on to the end, without a start in vain; a source repeats what came after its snapshot."""
+    assert (report.status, report.errors) == ("done", [])
+    assert [report.nodes[node].restarts for node in "ab"] == restarts
+    assert sink.values[-1] == 2 * (COUNT - 1)
+    assert set(sink.values) <= {2 * number for number in range(COUNT)}
+    assert report.edges["b/out->k/in"].books.delivered == len(sink.values)
+
+
+@pytest.mark.parametrize("delays", [("1ms", "1ms"), ("1ms", "2s"), ("2s", "1ms")])
+def test_two_workers_that_die_at_once_are_joined_again(tmp_path: Path, delays: tuple[str, str]) -> None:
+    sink = Sink()
+
+    async def drive(flow: RunningFlow) -> None:
+        await until(lambda: len(sink.values) > 50, "nothing arrived")
+        for pid in workers():
+            os.kill(pid, signal.SIGKILL)
+
+    report = run_placed(tmp_path, source(delays[0]), doubler(delays[1]), KEEP, operators={"keep": sink}, drive=drive)
+    checked(report, sink, [1, 1])
+
+
+@pytest.mark.parametrize("first", [0, 1])
+def test_a_worker_that_dies_while_another_starts_again_is_joined_again(tmp_path: Path, first: int) -> None:
+    sink = Sink()
+
+    async def drive(flow: RunningFlow) -> None:
+        await until(lambda: len(sink.values) > 50, "nothing arrived")
+        pids = sorted(workers())  # in the order of their start
+        os.kill(pids[first], signal.SIGKILL)
+        await until(lambda: workers() - {*pids}, "it was not started again")
+        os.kill(pids[1 - first], signal.SIGKILL)
+
+    report = run_placed(tmp_path, source("1ms"), doubler("1ms"), KEEP, operators={"keep": sink}, drive=drive)
+    checked(report, sink, [1, 1])
+
+
+def test_a_worker_that_dies_in_its_own_restart_is_joined_to_one_that_waits_for_it(tmp_path: Path) -> None:
+    sink = Sink()
+
+    async def drive(flow: RunningFlow) -> None:
+        await until(lambda: len(sink.values) > 50, "nothing arrived")
+        before = workers()
+        for pid in before:
+            os.kill(pid, signal.SIGKILL)
+        await until(lambda: workers() - before, "none was started again")
+        (pid,) = workers() - before  # of the source: the other one waits
+        os.kill(pid, signal.SIGKILL)
+
+    report = run_placed(tmp_path, source("1ms"), doubler("3s"), KEEP, operators={"keep": sink}, drive=drive)
+    checked(report, sink, [2, 1])
+
+
+def test_subscriptions_of_a_worker_are_made_again_with_it(tmp_path: Path) -> None:
+    heard, count = Sink(), 400
+
+    async def drive(flow: RunningFlow) -> None:
+        for _ in range(2):
+            before = len(heard.values)
+            await until(lambda: len(heard.values) > before + 20, "nothing was heard")
+            (pid,) = workers()
+            os.kill(pid, signal.SIGKILL)
+            await until(lambda: pid not in workers(), "it lives")
+
+    report = run_placed(
+        tmp_path,
+        f'id: a, operator: "python:./ops.py:Numbers", outputs: {{out: {{type: json, topic: numbers}}}}, '
+        f"with: {{count: {count}, pause_ms: 10}}",
+        f'id: b, operator: "python:./ops.py:double", inputs: {{in: bus/numbers}}, {JSON}, '
+        f"place: {{process: two}}, {again('1ms')}",
+        KEEP,
+        operators={"keep": heard},
+        drive=drive,
+    )
+    assert (report.status, report.errors) == ("done", [])
+    assert report.nodes["b"].restarts == 2
+    books = report.edges["bus/numbers->b/in"].books
+    assert heard.values == sorted(set(heard.values)), "nothing twice, nothing out of order"
+    assert heard.values[-1] == 2 * (count - 1)
+    assert books.balances
+    assert books.in_flight == 0
+    # What is published while nobody subscribes counts nowhere; what died with a process is `lost`.
+    assert len(heard.values) <= books.delivered <= books.sent <= count
+    assert set(books.dropped) <= {"lost"}
+    assert report.edges["b/out->k/in"].books.delivered == len(heard.values)

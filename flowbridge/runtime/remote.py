@@ -244,11 +244,10 @@ class RemoteParts:
     async def rejoin(self, part: RemotePart) -> None:
         """Join the routes of a process that was started again."""
         for route, source, target in self._crossing(part):
-            ended = [p.nodes[n].has_ended for p, n in ((source, route.source_node), (target, route.target_node)) if p]
-            if any(ended):
+            role, there = (Role.SINK, route.source_node) if source is part else (Role.SOURCE, route.target_node)
+            if there not in part.runs or route.source_node in part.ended or self._has_ended(route.target_node):
                 self._joined[route.id] += 1  # its loss is no news
                 continue
-            role = Role.SINK if source is part else Role.SOURCE
             held = self._held.pop((route.id, role), None)
             if held is not None:  # what the other process has sent since then is on its way
                 part.give(route.id, role, held)
@@ -262,10 +261,25 @@ class RemoteParts:
             for other, role, end in ((source, Role.SINK, near), (target, Role.SOURCE, far)):
                 if other is None:
                     self._ends[route.id].rejoin(end)
-                elif other is part or other.stage in (Stage.STARTING, Stage.RUNNING):
+                elif other.is_there:
                     other.give(route.id, role, end)
                 else:  # it died too
                     self._hold(route.id, role, end)
+
+    def _has_ended(self, node: str) -> bool:
+        """Whether a node of another process has."""
+        part = self._part_of.get(node)
+        return part is not None and part.nodes[node].has_ended
+
+    def ended_elsewhere(self, part: RemotePart) -> list[str]:
+        """Nodes of other processes that will send nothing more to this one, as the process they ran in is gone."""
+        return [
+            route.source_node
+            for route, source, _ in self._crossing(part)
+            if source not in (None, part)
+            and self._has_ended(route.source_node)
+            and not (source.is_there and route.source_node in source.runs)
+        ]
 
     def _hold(self, route: str, role: Role, end: Any) -> None:
         """Keep an end for a process that is not there; with None, let go of the one that is kept."""
@@ -293,7 +307,8 @@ class RemoteParts:
             comes_back = any(part is not None and part.stage is not Stage.RUNNING and part.unfinished for part in parts)
             if comes_back or self._is_leaving or self._joined[route.id] != joined:
                 return
-            _log.error("%s: %s", route.id, error)
+            if not self._has_ended(route.target_node):
+                _log.error("%s: %s", route.id, error)
             if route.id in self._ends:
                 self._ends[route.id].break_off(error)
             for part in parts:

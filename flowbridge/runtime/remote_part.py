@@ -48,6 +48,7 @@ class Whole(Surroundings, Protocol):
     def died(self, part: RemotePart) -> None: ...
     async def rejoin(self, part: RemotePart) -> None: ...
     def end_lost(self, route: str, peer_of: RemotePart) -> None: ...
+    def ended_elsewhere(self, part: RemotePart) -> list[str]: ...
     def trouble(self, text: str) -> None: ...
     def printed(self, text: str) -> None: ...
     def asked_to_end(self) -> None: ...
@@ -69,6 +70,10 @@ class RemotePart:
         self.place = manifests[0].place
         self.stage = Stage.GONE
         self.nodes = {manifest.node: RemoteNode(manifest, self) for manifest in manifests}
+        self.runs: frozenset[str] = frozenset()
+        """The nodes that the process of now was told to run, some of which may have ended since."""
+        self.ended: frozenset[str] = frozenset()
+        """The nodes of which it was told that they had ended."""
         self._given = {node: state[node] for node in self.nodes if state.get(node) is not None}
         self._plan = plan
         self._whole = whole
@@ -126,6 +131,8 @@ class RemotePart:
         content = part_content(self._plan, self.place, self._whole, same_user=same_user)
         content["nodes"] = [node.node for node in self.unfinished]
         content["ended"] = [node.node for node in self.nodes.values() if node.has_ended]
+        content["ended"] += self._whole.ended_elsewhere(self)
+        self.runs, self.ended = frozenset(content["nodes"]), frozenset(content["ended"])
         content["state"] = self._states(Form.PICKLE if same_user else Form.PLAIN)
         self.tell(PartFrame.PART, content)
         bus = part_bus(self._plan, self.place, self._whole, same_user=same_user)
@@ -140,6 +147,11 @@ class RemotePart:
                 raise EncodeError(f"node {node}: {error}") from error
             del self._given[node]
         return {node.node: node.kept.to_plain() for node in self.unfinished if node.kept is not None}
+
+    @property
+    def is_there(self) -> bool:
+        """Whether its process is."""
+        return self.stage in (Stage.STARTING, Stage.RUNNING)
 
     def give(self, route: str, role: Role, end: Any) -> None:
         """Give it an end of a route."""

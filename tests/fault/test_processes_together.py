@@ -125,3 +125,58 @@ def test_subscriptions_of_a_worker_are_made_again_with_it(tmp_path: Path) -> Non
     assert len(heard.values) <= books.delivered <= books.sent <= count
     assert set(books.dropped) <= {"lost"}
     assert report.edges["b/out->k/in"].books.delivered == len(heard.values)
+
+
+ENDED = f'id: a, operator: "python:./ops.py:Numbers", {JSON}, with: {{count: 100}}, place: {{process: one}}'
+SLOW = f'operator: "python:./ops.py:slowly", {JSON}, place: {{process: two}}, {again("1ms")}'
+
+
+@pytest.mark.parametrize("queue", ["block", "block, size: 4"])
+def test_what_a_producer_sent_before_it_ended_reaches_the_successor_of_its_consumer(
+    tmp_path: Path, queue: str
+) -> None:
+    sink = Sink()
+
+    async def drive(flow: RunningFlow) -> None:
+        await until(lambda: len(sink.values) > 97 - (4 if "size" in queue else 90), "nothing arrived")
+        os.kill(max(workers()), signal.SIGKILL)
+
+    report = run_placed(
+        tmp_path,
+        ENDED,
+        f"id: b, {SLOW}, inputs: {{in: {{from: a/out, queue: {{policy: {queue}}}}}}}",
+        KEEP,
+        operators={"keep": sink},
+        drive=drive,
+    )
+    assert (report.status, report.errors) == ("done", [])
+    assert [report.nodes[node].restarts for node in "ab"] == [0, 1]
+    books = report.edges["a/out->b/in"].books
+    assert books.sent == 100
+    assert books.delivered + books.dropped["lost"] == 100
+    assert sink.values == sorted(set(sink.values))
+
+
+def test_a_consumer_sees_the_end_of_a_producer_whose_process_is_gone_too(tmp_path: Path) -> None:
+    sink = Sink()
+
+    async def drive(flow: RunningFlow) -> None:
+        await until(lambda: flow.report().nodes["a"].state == "done" and len(sink.values) > 9, "nothing arrived")
+        first, second = sorted(workers())
+        os.kill(first, signal.SIGKILL)
+        await until(lambda: first not in workers(), "it lives")
+        os.kill(second, signal.SIGKILL)
+
+    report = run_placed(
+        tmp_path,
+        f"{ENDED}, {again('1ms')}",
+        f"id: b, {SLOW}, inputs: {{in: a/out}}",
+        KEEP,
+        operators={"keep": sink},
+        drive=drive,
+    )
+    assert (report.status, report.errors) == ("done", [])
+    assert [report.nodes[node].restarts for node in "ab"] == [0, 1]
+    books = report.edges["a/out->b/in"].books
+    assert books.sent == 100 == books.delivered + books.dropped["lost"]
+    assert sink.values == list(range(len(sink.values)))

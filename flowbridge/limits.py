@@ -125,6 +125,7 @@ SHM_CLASSES_MAX: Final = 16  # sizes of slots in a pool; LocalProtocolError
 SHM_CLASS_SLOTS_MAX: Final = 2**28 - 1  # LocalProtocolError
 SHM_LISTED_SLOTS_MAX: Final = 65_536  # of one channel, when it is looked at from outside; the listing says "partial"
 SHM_LISTED_RECORDS_MAX: Final = 65_536  # likewise, of the messages that wait
+RING_LOOK_NS: Final = 250_000_000  # a wake-up of an event loop that was lost is found after so long, and counted
 SHM_SLEEP_NS_MAX: Final = 100_000_000  # of one sleep; then the peer is looked at, and the sleep goes on
 
 # --- payloads that leave their process ----------------------------------------------------------------------------

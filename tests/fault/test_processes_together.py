@@ -132,9 +132,7 @@ SLOW = f'operator: "python:./ops.py:slowly", {JSON}, place: {{process: two}}, {a
 
 
 @pytest.mark.parametrize("queue", ["block", "block, size: 4"])
-def test_what_a_producer_sent_before_it_ended_reaches_the_successor_of_its_consumer(
-    tmp_path: Path, queue: str
-) -> None:
+def test_what_a_producer_sent_before_it_ended_reaches_the_successor_of_its_consumer(tmp_path: Path, queue: str) -> None:
     sink = Sink()
 
     async def drive(flow: RunningFlow) -> None:

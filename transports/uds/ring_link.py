@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from contextlib import suppress
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 from flowbridge.codec.arrays import INT_MAX, write_array
@@ -29,6 +30,7 @@ from flowbridge.shm._core import KIND_CTRL, KIND_INLINE, NO_SLOT
 from flowbridge.shm.port import HEADER_BYTES
 from flowbridge.transports.room import Room
 from flowbridge.transports.route_records import RecordReader, RecordWriter
+from flowbridge.transports.uds.late import LateWatch
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -38,6 +40,7 @@ if TYPE_CHECKING:
     from flowbridge.contracts import BytesLike
     from flowbridge.shm._core import SendRecord, TakenRecord
     from flowbridge.shm.port import ShmConsumer, ShmProducer
+    from flowbridge.time.ledger import EdgeBooks
     from flowbridge.transports.framed import FramedLink
     from flowbridge.transports.route_records import Control
 
@@ -56,7 +59,7 @@ def _nothing(*_: Any) -> None:
 class RingNearLink:
     """The producer's half; see `route_link.NearLink`."""
 
-    def __init__(self, producer: ShmProducer, link: FramedLink) -> None:
+    def __init__(self, producer: ShmProducer, link: FramedLink, notes: EdgeBooks) -> None:
         self._producer = producer
         self._link = link
         self._room = Room(link.stream, self._tell)
@@ -70,6 +73,7 @@ class RingNearLink:
         self._loop = asyncio.get_running_loop()
         self._fileno = producer.fileno()
         self._loop.add_reader(self._fileno, self._event)
+        self._watch = LateWatch(self._fileno, self._look, partial(_note_late, notes))
         self.records = RecordWriter()
         self.refused: list[Envelope] = []  # none: the ring has no queue before it
         self.on_news = _nothing
@@ -237,8 +241,17 @@ class RingNearLink:
 
     def _event(self) -> None:
         self._producer.clear()
+        self._watch.woken()
         self._is_armed = False
         self.on_news()
+
+    def _look(self) -> bool:
+        if not self._is_armed or self._producer.closed:
+            return False
+        before = self._counts
+        is_new = self.counts() is not before  # since it was armed: what was there then has been read
+        self.on_news()
+        return is_new
 
     def frame(self, kind: int, header: bytes, body: bytes) -> None:
         """A frame came from the consumer's end, which sends none. Raises: RemoteProtocolError."""
@@ -259,10 +272,15 @@ class RingNearLink:
         if self._fileno >= 0:
             self._loop.remove_reader(self._fileno)
             self._fileno = -1
+            self._watch.close()
             self._room.close()
             self.counts()
             self._producer.close()
             self._link.close()
+
+
+def _note_late(notes: EdgeBooks) -> None:
+    notes.late_wakes += 1
 
 
 def _record(envelope: Envelope, data: Any, codec: int, tag: int, kind: int) -> SendRecord:
@@ -283,7 +301,7 @@ def _record(envelope: Envelope, data: Any, codec: int, tag: int, kind: int) -> S
 class RingFarLink:
     """The consumer's half; see `route_link.FarLink`."""
 
-    def __init__(self, consumer: ShmConsumer, link: FramedLink, trails: TrailReader) -> None:
+    def __init__(self, consumer: ShmConsumer, link: FramedLink, trails: TrailReader, notes: EdgeBooks) -> None:
         self._consumer = consumer
         self._link = link
         self._records = RecordReader(trails)
@@ -292,6 +310,9 @@ class RingFarLink:
         self._awaiting: deque[TakenRecord] = deque()  # records taken, the first of which waits for its body
         self._loop = asyncio.get_running_loop()
         self._fileno = consumer.fileno()
+        self._notes = notes
+        self._watch: LateWatch | None = None
+        self._is_armed = False
         self._is_started = False
         self._has_ended = False
         self._broken: Exception | None = None
@@ -303,11 +324,26 @@ class RingFarLink:
         """Begin to bring messages."""
         self._is_started = True
         self._loop.add_reader(self._fileno, self._event)
+        self._watch = LateWatch(self._fileno, self._look, partial(_note_late, self._notes))
         self._loop.call_soon(self._drain)
 
     def _event(self) -> None:
         self._consumer.clear()
+        self._is_armed = False
+        if self._watch is not None:
+            self._watch.woken()
         self._drain()
+
+    def _look(self) -> bool:
+        if not self._is_armed or self._consumer.closed:
+            return False
+        before = self._consumer.stats().received
+        self._drain()
+        return self._consumer.stats().received != before
+
+    def _arm(self) -> bool:
+        self._is_armed = self._consumer.arm()
+        return self._is_armed
 
     def _drain(self) -> None:
         """Bring what is there, for a bounded time; then ask to be told of more."""
@@ -329,7 +365,7 @@ class RingFarLink:
                 messages = self._consumer.take_plain(_TAKE_MAX, self._records.trails, tree_from_bytes)
                 if messages:
                     self.on_messages(messages)
-                    return self._fileno < 0 or (len(messages) < _TAKE_MAX and self._consumer.arm())
+                    return self._fileno < 0 or (len(messages) < _TAKE_MAX and self._arm())
             self._awaiting.extend(self._consumer.take_records(_TAKE_MAX))
         if self._awaiting:
             self._deliver()
@@ -343,7 +379,7 @@ class RingFarLink:
             return True
         if self._bodies:  # it would have been written before its body was
             raise RemoteProtocolError(f"{self._link.peer}: a payload came without a record of it")
-        return self._consumer.arm()
+        return self._arm()
 
     def _deliver(self) -> None:
         waiting = self._awaiting
@@ -417,6 +453,8 @@ class RingFarLink:
             return  # it vanished, or what it did shows elsewhere: nobody needs to know
 
     def _stop(self) -> None:
+        if self._watch is not None:
+            self._watch.close()
         if self._fileno >= 0:
             self._loop.remove_reader(self._fileno)
             self._fileno = -1

@@ -6,7 +6,7 @@ A Protocol stands here only where two implementations exist or a stranger may wr
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, runtime_checkable
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
@@ -414,4 +414,29 @@ class Instrument(Protocol):
         self, node: str, edge: str, envelope: Envelope, started_ns: int, ended_ns: int, error: BaseException | None
     ) -> TraceContext | None:
         """A traced message was handled; returns the context its children carry."""
+        ...
+
+
+class KeepingInstrument(Instrument, Protocol):
+    """The instrument of a process that exports nothing itself: its host does that for it."""
+
+    lost: int
+    """Spans that were dropped, because too many were kept."""
+
+    def taken(self) -> list[list[Any]]:
+        """What was recorded since the last call, as a host's instrument takes it in."""
+        ...
+
+
+@runtime_checkable
+class GatheringInstrument(Instrument, Protocol):
+    """An instrument that exports also what other processes of the flow recorded; one that is not leaves that out."""
+
+    @property
+    def ratio(self) -> float:
+        """The share of messages that are traced, wherever they start."""
+        ...
+
+    def take_in(self, spans: Sequence[Any]) -> None:
+        """Export what `KeepingInstrument.taken` gave elsewhere. Raises: ValueError, TypeError for what is no span."""
         ...

@@ -146,6 +146,8 @@ PATHS_MAX: Final = 1_000  # further paths are counted under one entry named "(ot
 WORKER_START_NS: Final = 30 * 10**9  # from its start until a worker is ready to run: FlowbridgeError naming it
 WORKER_STOP_NS: Final = 10**9  # a worker told to stop, then one told by SIGTERM, gets this long before the next step
 WORKER_REPORT_NS: Final = 250_000_000  # between two reports of a worker, or more when writing one takes long
+SPANS_KEPT_MAX: Final = 4_096  # of a part until its next report; then they are dropped, and the log says how many
+SPAN_TEXT_CHARACTERS_MAX: Final = 1_024  # of an error; what is beyond is cut
 NODE_HOSTS_MAX: Final = 64  # hosts that a node serves at once; a further one is refused (0x303)
 PART_DEPTH_MAX: Final = (
     16  # containers within containers of what a host and a part tell each other; RemoteProtocolError

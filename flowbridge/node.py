@@ -14,6 +14,7 @@ from flowbridge.runtime.clock import SystemClock
 from flowbridge.runtime.gate import HostGate
 from flowbridge.runtime.part import Part
 from flowbridge.runtime.tier_set import TierSet
+from flowbridge.telemetry.far_spans import FarInstrument
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -129,7 +130,7 @@ class Node:
         gate = HostGate(
             self._policy, who, registry.catalog(), lambda text: self._refused(who, text), self._started(who)
         )
-        part = Part(link, tiers, self._clock, gate)
+        part = Part(link, tiers, self._clock, gate, instrument=FarInstrument)
         self._say("host_connected", f"host {who} connected from {link.peer}", host=who, peer=link.peer)
         task = asyncio.get_running_loop().create_task(part.run(0), name=f"part for {who}")
         self._parts[task] = part

@@ -29,7 +29,7 @@ from flowbridge.tiers import choose_all, nearest
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Sequence
 
-    from flowbridge.contracts import Clock
+    from flowbridge.contracts import Clock, KeepingInstrument
     from flowbridge.placing import PartLink
     from flowbridge.plan import Plan
     from flowbridge.runtime.gate import PartGate
@@ -38,14 +38,23 @@ if TYPE_CHECKING:
 
 _log: Final = logging.getLogger("flowbridge.process")
 _IN_ORDER: Final = (PartFrame.PART, PartFrame.PREPARE, PartFrame.GO)
+_SPANS_PER_FRAME: Final = 512
 _REPORT_SHARE: Final = 20  # a report may take one part of so many of the time
 
 
 class Part:
     """Does what its host tells it; see `codec.part_frames`. `run` returns when the host let it go, or is gone."""
 
-    def __init__(self, link: PartLink, tiers: TierSet, clock: Clock, gate: PartGate | None = None) -> None:
-        """A host that is not of this user needs a gate."""
+    def __init__(
+        self,
+        link: PartLink,
+        tiers: TierSet,
+        clock: Clock,
+        gate: PartGate | None = None,
+        *,
+        instrument: Callable[[float, Clock], KeepingInstrument] | None = None,
+    ) -> None:
+        """A host that is not of this user needs a gate; `instrument` makes what records spans, for a host that asks."""
         assert link.is_same_user or gate is not None, f"{link.peer}: nothing says what it may do"
         self._link = link
         self._tiers = tiers
@@ -70,6 +79,8 @@ class Part:
         self._unkept: dict[str, str] = {}  # why the last snapshot of a node could not be kept
         self._form = Form.PICKLE if link.is_same_user else Form.PLAIN
         self._stdout: FarStdout | None = None
+        self._make_instrument = instrument
+        self._instrument: KeepingInstrument | None = None
         self._lost = asyncio.get_running_loop().create_future()
         self.is_stopping = False
         """Whether the host told a node to stop at once."""
@@ -244,6 +255,9 @@ class Part:
             is_terminal=bool(told["is_terminal"]),
             encoding=str(told["encoding"]),
         )
+        ratio = told.get("trace_ratio")
+        if ratio is not None and self._make_instrument is not None:
+            self._instrument = self._make_instrument(min(max(float(ratio), 0.0), 1.0), self._clock)
         assembly = self._assembly = Assembly(
             self._plan,
             nodes,
@@ -253,6 +267,7 @@ class Part:
             transport=self._tiers.get,
             operators={},
             turns=Turns(),
+            instrument=self._instrument,
             resources=self._resources,
             serial=int(told["serial"]),
             has_bus=False,
@@ -352,6 +367,9 @@ class Part:
         paths = [path_to_plain(report) for report in self._assembly.paths.reports()]
         content = {"nodes": nodes, "edges": edges, "paths": paths, "kept": kept, "unkept": unkept}
         self._tell(PartFrame.REPORT, content)
+        spans = [] if self._instrument is None else self._instrument.taken()
+        for first in range(0, len(spans), _SPANS_PER_FRAME):
+            self._tell(PartFrame.SPANS, {"spans": spans[first : first + _SPANS_PER_FRAME]})
         if self._stdout is not None:
             self._stdout.flush()
         with contextlib.suppress(OSError, ValueError):
@@ -382,6 +400,8 @@ class Part:
             if end.role is Role.SINK:
                 end.close()
         self._report()
+        if self._instrument is not None and self._instrument.lost:
+            _log.warning("%d spans were dropped: more were recorded than reports could carry", self._instrument.lost)
         self.has_left = True
         self._tell(PartFrame.LEFT, {})
 

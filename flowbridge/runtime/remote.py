@@ -8,6 +8,7 @@ import sys
 from typing import TYPE_CHECKING, Any, Final, TextIO
 
 from flowbridge.codec.part_frames import PartFrame
+from flowbridge.contracts import GatheringInstrument
 from flowbridge.errors import BrokenError, ResourceError
 from flowbridge.limits import SETTLE_NS
 from flowbridge.plan import Placement, Plane
@@ -21,7 +22,7 @@ from flowbridge.time.ledger import EdgeBooks
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
-    from flowbridge.contracts import Clock, EventBus
+    from flowbridge.contracts import Clock, EventBus, Instrument
     from flowbridge.placing import CrossingSink, CrossingSource, PlacingTransport
     from flowbridge.plan import Plan, Route
     from flowbridge.report import PathReport
@@ -66,12 +67,14 @@ class RemoteParts:
         bus: EventBus,
         serial: int,
         options: Mapping[str, Mapping[str, Any]],
+        instrument: Instrument | None = None,
     ) -> None:
         self._plan = plan
         self.bus = bus
         self.serial = serial
         self.options = options
         """By tier, what processes of this user make their transports with."""
+        self._instrument = instrument if isinstance(instrument, GatheringInstrument) else None
         self.stdout: TextIO = sys.stdout if stdout is None else stdout
         """Where operators print, in whatever process they run."""
         self._tiers = tiers  # those that `placing_tiers` names
@@ -95,6 +98,11 @@ class RemoteParts:
         self._drain: Callable[[], None] | None = None
         self._is_leaving = False
         self._fed: dict[str, list[EdgeAccounts]] = {}  # the edges of the bus, by the node that they lead to
+
+    @property
+    def trace_ratio(self) -> float | None:
+        """The share of messages that processes trace; None when nobody takes in what they record."""
+        return None if self._instrument is None else self._instrument.ratio
 
     @property
     def nodes(self) -> dict[str, RemoteNode]:
@@ -214,6 +222,11 @@ class RemoteParts:
             self.stdout.flush()
         except (OSError, ValueError) as error:
             _log.debug("what an operator printed went nowhere: %s", error)
+
+    def recorded(self, spans: Sequence[Any]) -> None:
+        """A process recorded these spans. Raises: ValueError, TypeError for what is none."""
+        if self._instrument is not None:
+            self._instrument.take_in(spans)
 
     def asked_to_end(self) -> None:
         """Somebody sent SIGTERM to a process: the flow cannot go on without it."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import enum
 import logging
-from typing import TYPE_CHECKING, Any, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final
 
 from flowbridge.codec.part_frames import DAMAGE, PartFrame, read_error, read_part, write_part
 from flowbridge.errors import AuthError, BrokenError, EncodeError, FlowbridgeError, RemoteProtocolError, ResourceError
@@ -14,7 +14,7 @@ from flowbridge.machines.node import NodeState
 from flowbridge.placing import Ticket
 from flowbridge.runtime.books import Role, node_from_plain, path_from_plain
 from flowbridge.runtime.kept import Form, PackedState, packed, packed_from_plain
-from flowbridge.runtime.part_told import Surroundings, part_bus, part_content
+from flowbridge.runtime.part_told import part_bus, part_content
 from flowbridge.runtime.problem import Problem
 from flowbridge.runtime.remote_node import RemoteNode
 from flowbridge.time.ledger import EdgeBooks
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from flowbridge.contracts import Alarm, Clock
     from flowbridge.placing import PartLink, PlacingTransport, Worker
     from flowbridge.plan import Plan, PluginManifest
-    from flowbridge.report import PathReport
+    from flowbridge.runtime.part_told import Whole
 
 _log: Final = logging.getLogger("flowbridge.process")
 
@@ -37,21 +37,6 @@ class Stage(enum.Enum):
     RUNNING = "running"
     RESTARTING = "restarting"
     GONE = "gone"
-
-
-class Whole(Surroundings, Protocol):
-    """The flow that a part is of."""
-
-    def is_fed(self, node: RemoteNode) -> bool: ...
-    def counted(self, route: str, role: Role, books: EdgeBooks) -> None: ...
-    def went(self, part: RemotePart, paths: Sequence[PathReport]) -> None: ...
-    def died(self, part: RemotePart) -> None: ...
-    async def rejoin(self, part: RemotePart) -> None: ...
-    def end_lost(self, route: str, peer_of: RemotePart) -> None: ...
-    def ended_elsewhere(self, part: RemotePart) -> list[str]: ...
-    def trouble(self, text: str) -> None: ...
-    def printed(self, text: str) -> None: ...
-    def asked_to_end(self) -> None: ...
 
 
 class RemotePart:
@@ -291,6 +276,7 @@ class RemotePart:
             PartFrame.LOST: lambda found: self._whole.end_lost(str(found["route"]), self),
             PartFrame.TERMINATED: lambda _: None if self._is_stopping else self._whole.asked_to_end(),
             PartFrame.TEXT: lambda found: self._whole.printed(str(found["text"])),
+            PartFrame.SPANS: self._recorded,
             PartFrame.CLOSED: lambda _: self._answered(frame),
             PartFrame.LEFT: lambda _: self._answered(frame),
         }
@@ -336,6 +322,12 @@ class RemotePart:
         for route, (role, plain) in content["edges"].items():
             self._whole.counted(route, Role(role), EdgeBooks.from_plain(plain))
         self._whole.went(self, [path_from_plain(plain) for plain in content["paths"]])
+
+    def _recorded(self, content: dict[str, Any]) -> None:
+        spans = content["spans"]
+        if any(span[0] not in self.nodes for span in spans):
+            raise ValueError("a span is of a node that does not run there")
+        self._whole.recorded(spans)
 
     def _packed(self, plain: Any) -> PackedState:
         return packed_from_plain(plain, same_user=self._worker is not None and self._worker.link.is_same_user)

@@ -68,7 +68,7 @@ class EdgeBooks:
     late_wakes: int = 0
     """How often an end was not woken for what was there, and found it by itself a little later."""
     without_ring: int = 0
-    """How often a connection of the tier `ipc` was made over a socket alone, for want of memory or the native module."""
+    """How often a connection of tier `ipc` was made over a socket alone, for want of memory or the native module."""
 
     def drop(self, policy: str, count: int = 1) -> None:
         """Count messages dropped by a named policy."""

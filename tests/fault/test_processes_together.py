@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 import signal
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 from process_scene import Sink, run_placed, until, workers
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from flowbridge.report import RunReport
     from flowbridge.runtime.flow import RunningFlow
 
@@ -98,11 +99,11 @@ def test_subscriptions_of_a_worker_are_made_again_with_it(tmp_path: Path) -> Non
 
     async def drive(flow: RunningFlow) -> None:
         for _ in range(2):
-            before = len(heard.values)
-            await until(lambda: len(heard.values) > before + 20, "nothing was heard")
+            more = len(heard.values) + 20
+            await until(lambda more=more: len(heard.values) > more, "nothing was heard")  # type: ignore[misc]
             (pid,) = workers()
             os.kill(pid, signal.SIGKILL)
-            await until(lambda: pid not in workers(), "it lives")
+            await until(lambda pid=pid: pid not in workers(), "it lives")  # type: ignore[misc]
 
     report = run_placed(
         tmp_path,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-import socket
 from contextlib import suppress
 from importlib import import_module
 from typing import TYPE_CHECKING, Final, Self
@@ -28,6 +27,8 @@ from flowbridge.transports.uds.stream import UdsStream
 from flowbridge.transports.uds.workers import meet_host, pair, start_worker
 
 if TYPE_CHECKING:
+    import socket
+
     from flowbridge.contracts import Clock, EventBus
     from flowbridge.plan import Placement, Route
     from flowbridge.shm.port import ShmProducer, SlotPool

@@ -285,7 +285,7 @@ class UdsTransport:
                 with suppress(LocalProtocolError):  # its last places wait for slots of rings that are closed
                     users.append(pool.producer(name=route.id))
                     return users[-1]
-        pool = SlotPool(ShmSpec(), name=f"slots for {route.id}")
+        pool = SlotPool(ShmSpec(), name="slots")
         try:
             producer = pool.producer(name=route.id)
         except BaseException:

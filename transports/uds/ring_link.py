@@ -464,6 +464,9 @@ class RingFarLink:
         self._stop()
         self._awaiting.clear()
         self._bodies.clear()
+        with suppress(FlowbridgeError):  # it has ended, or was closed before
+            while self._consumer.take_records(_TAKE_MAX):
+                pass  # so that the slots of what nobody takes go back
         self._consumer.close()
         self._link.close()
 

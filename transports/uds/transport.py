@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import weakref
 from contextlib import suppress
 from importlib import import_module
 from typing import TYPE_CHECKING, Final, Self
@@ -153,6 +154,7 @@ class UdsTransport:
         self._sinks: list[LinkSink] = []
         self._sources: list[tuple[LinkSource, _Far]] = []
         self._pools: list[tuple[SlotPool, list[ShmProducer]]] = []  # with those that use it
+        self._left: list[weakref.ref[ShmProducer]] = []  # closed; those that live have slots out
         self._bus: BusPair | None = None
         self._bus_servers: list[BusServer] = []
 
@@ -279,8 +281,11 @@ class UdsTransport:
         from flowbridge.shm.port import ShmSpec, SlotPool
 
         for pool, users in self._pools:
-            users[:] = [user for user in users if not user.closed]
             _ = pool.free_slots  # which looks after the returns of rings that are closed
+            self._left += [weakref.ref(user) for user in users if user.closed]
+            users[:] = [user for user in users if not user.closed]
+        self._left = [left for left in self._left if (user := left()) is not None and not user.reclaim_from_dead()]
+        for pool, users in self._pools:
             if len(users) < SHM_POOL_PORTS_MAX:
                 with suppress(LocalProtocolError):  # its last places wait for slots of rings that are closed
                     users.append(pool.producer(name=route.id))

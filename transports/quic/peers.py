@@ -18,7 +18,7 @@ from flowbridge.transports.quic.dialing import Dialer
 from flowbridge.transports.quic.endpoint import listen
 from flowbridge.transports.quic.engines import make_acceptor, make_client
 from flowbridge.transports.quic.greeting import Own
-from flowbridge.transports.quic.identity import identify, read_certificates
+from flowbridge.transports.quic.identity import identify, read_certificates, reset_key_of
 from flowbridge.transports.quic.proving import Proving, Renewal, TokenFile
 from flowbridge.transports.quic.serving import SessionServer
 from flowbridge.transports.quic.settings import QuicSettings
@@ -103,6 +103,7 @@ class Peers:
                 key=(tls.key or None) if tls else None,
                 ca=tls.ca if tls else None,
                 client_certificates="ask" if tls and tls.token_keys else "require",
+                reset_key=reset_key_of(tls.key) if tls and tls.key else None,
             )
             if tls and tls.token:
                 self._tokens = TokenFile(tls.token, time.time)

@@ -88,7 +88,8 @@ class Core:
     async def start(self) -> None:
         own = Own("core", VirtualClock(), incarnation=asyncio.get_running_loop().time_ns())  # type: ignore[attr-defined]
         self.server = SessionServer(own, self._on_session, lambda _, why: self.ended.append(why))
-        self.listener = await listen(("0.0.0.0", PORT), make_acceptor(settings_of("core", self.reset_key)), on_wire=self._on_wire)
+        acceptor = make_acceptor(settings_of("core", self.reset_key))
+        self.listener = await listen(("0.0.0.0", PORT), acceptor, on_wire=self._on_wire)
 
     def _on_wire(self, wire: EngineWire) -> None:
         self.wires.append(wire)

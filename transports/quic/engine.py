@@ -147,7 +147,7 @@ class Engine(Protocol):
 
     @property
     def heard_at(self) -> float:
-        """The `now` at which the peer was heard last, -inf before that: what only looks as if it came from it is not it.
+        """The `now` at which the peer was heard last, -inf before that. What only looks as if it spoke is not it.
 
         A stateless reset with a token that nobody knows comes from whoever listens now where the peer was.
         """

@@ -52,6 +52,11 @@ class Node:
         """Where it listens."""
         return NodeAddress(self._host, self._listener.address[1])
 
+    @property
+    def sessions(self) -> tuple[Session, ...]:
+        """With those who have come."""
+        return self._server.sessions
+
     def refuse_new(self) -> None:
         """Accept no further host; those that are connected stay. Idempotent."""
         self._server.refuses = True
@@ -181,6 +186,13 @@ class Peers:
                 if not session.is_over:
                     return session
         raise BrokenError(f"host {node}: there is no session with it")
+
+    @property
+    def sessions(self) -> list[Session]:
+        """Those that this process has, of both sides."""
+        done = [one for one in self._dialers.values() if one.done() and not one.cancelled()]
+        dialled = [one.result()[1] for one in done if not one.exception()]
+        return dialled + [session for node in self._nodes for session in node.sessions]
 
     # --- being a node -----------------------------------------------------------------------------------------------
 

@@ -13,6 +13,7 @@ from flowbridge.codec.route_frames import OPEN, TrailReader, read_open, write_op
 from flowbridge.errors import (
     BrokenError,
     CodecError,
+    FlowbridgeError,
     LocalProtocolError,
     RemoteProtocolError,
     ResourceError,
@@ -128,8 +129,10 @@ class _Far:
             self._half.lost(error)
         else:
             self._link.close()
-            why = error or BrokenError(f"route {self._route.id}: the producer vanished before it opened the route")
-            self._source.on_lost(why)
+            if not isinstance(error, FlowbridgeError):  # such as for want of descriptors
+                what = error or "the producer vanished before it opened the route"
+                error = BrokenError(f"route {self._route.id}: {what}")
+            self._source.on_lost(error)
 
     def close(self) -> None:
         """Close the socket of a route that was never opened."""

@@ -87,7 +87,7 @@ def test_a_fork_takes_nothing_from_the_routes_of_its_parent(kind: str) -> None:
             for number, payload in enumerate(payloads):
                 await pair.sink.send(message(number, payload))
             await calm()
-            lent = pair.source.take(2)
+            lent = list(pair.source.take(2))
             child = os.fork()
             if child == 0:
                 code = 1
@@ -102,7 +102,7 @@ def test_a_fork_takes_nothing_from_the_routes_of_its_parent(kind: str) -> None:
                     code = 0  # it may be told that this is not its route
                 finally:
                     os._exit(code)
-            _, status = os.waitpid(child, 0)
+            _, status = os.waitpid(child, 0)  # noqa: ASYNC222 - it ends at once
             assert os.waitstatus_to_exitcode(status) == 0
             found = [bytes(envelope.payload) for envelope in lent]
             pair.source.settle(lent)

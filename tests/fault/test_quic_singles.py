@@ -120,20 +120,20 @@ def test_what_expires_on_its_way_is_given_up_and_counted_once() -> None:
         async with scene:
             pair = await scene.join(route_of(qos=Qos(policy=Policy.DROP_OLDEST, deadline_ns=250 * MS)), HOME, "edge")
             eater = pair.consume()
-            producer = pair.send(produce(pair, 120, bytes(40_000), 1 / 30, 250 * MS))
-            for rate in (1, 8, 1, 8):
+            producer = pair.send(produce(pair, 75, bytes(40_000), 1 / 30, 250 * MS))
+            for rate in (1, 8, 8):
                 await pause(0.8)
                 scene.network.condition(HOME, "edge", rate_bytes_s=rate * MBIT)
             await producer
             await pair.finish()
             await eater
-            return ended(pair, 120), pair.source.books, len(pair.came), pair.latencies_ms()[-1]
+            return ended(pair, 75), pair.source.books, len(pair.came), pair.latencies_ms()[-1]
 
     books, far, came, slowest_ms = simulate(scenario)
-    print(f"overload: {came} of 120 in time, {books.expired} expired, {far.missed.transport} of them on their way")
-    assert books.delivered + books.expired + books.dropped_total == 120
+    print(f"overload: {came} of 75 in time, {books.expired} expired, {far.missed.transport} of them on their way")
+    assert books.delivered + books.expired + books.dropped_total == 75
     assert far.missed.transport > 0
-    assert came >= 30
+    assert came >= 25
     assert slowest_ms <= 250
 
 
@@ -144,15 +144,15 @@ def test_at_120_percent_of_what_a_path_carries_most_of_that_is_in_time() -> None
         async with Scene(seed, "edge", rate_bytes_s=8 * MBIT) as scene:
             pair = await scene.join(route_of(qos=Qos(policy=Policy.DROP_OLDEST, deadline_ns=250 * MS)), HOME, "edge")
             eater = pair.consume()
-            await pair.send(produce(pair, 90, bytes(40_000), 1 / 30, 250 * MS))
+            await pair.send(produce(pair, 60, bytes(40_000), 1 / 30, 250 * MS))
             await pair.finish()
             await eater
             assert pair.latencies_ms()[-1] <= 250
-            return ended(pair, 90)
+            return ended(pair, 60)
 
     books = simulate(scenario)
-    print(f"A12, singly: {books.delivered} in time of 75, {books.expired} expired")
-    assert books.delivered >= 0.75 * 75
+    print(f"A12, singly: {books.delivered} in time of 50, {books.expired} expired")
+    assert books.delivered >= 0.75 * 50
 
 
 def test_a_path_that_is_too_slow_for_all_brings_the_newest_and_not_the_oldest() -> None:
@@ -180,7 +180,8 @@ def test_a_path_that_is_too_slow_for_all_brings_the_newest_and_not_the_oldest() 
 @pytest.mark.parametrize("cut_s", [0.3, 2.0])
 @pytest.mark.parametrize("kind", ["latest", "patient", "timely"])
 def test_a_cut_costs_what_expires_in_it_and_nothing_else(kind: str, cut_s: float) -> None:
-    """30 kB are many packets: some are always under way. A long cut makes another connection."""
+    """12 kB are ten packets: some are always under way. After a long cut the connection needs a second to recover."""
+    count = 40 if cut_s < 1 else 80
     ttl_ns = {"latest": 0, "patient": 60_000 * MS, "timely": 200 * MS}[kind]
     qos = LATEST if kind == "latest" else Qos(policy=Policy.DROP_OLDEST, deadline_ns=ttl_ns)
 
@@ -188,7 +189,7 @@ def test_a_cut_costs_what_expires_in_it_and_nothing_else(kind: str, cut_s: float
         async with Scene(seed, "edge", rate_bytes_s=20 * MBIT, loss=0.01) as scene:
             pair = await scene.join(route_of(qos=qos), HOME, "edge")
             eater = pair.consume()
-            producer = pair.send(produce(pair, 60, bytes(30_000), 0.02, ttl_ns))
+            producer = pair.send(produce(pair, count, bytes(12_000), 0.05, ttl_ns))
             await pause(0.405)
             scene.network.cut(HOME, "edge")
             await pause(cut_s)
@@ -196,18 +197,18 @@ def test_a_cut_costs_what_expires_in_it_and_nothing_else(kind: str, cut_s: float
             await producer
             await pair.finish()
             await eater
-            return ended(pair, 60), pair.seqs, pair.source.books.missed.transport
+            return ended(pair, count), pair.seqs, pair.source.books.missed.transport
 
     books, seqs, late = simulate(scenario)
-    print(f"{kind}, cut for {cut_s} s: {len(seqs)} of 60 came, {books.expired} expired ({late} on the way)")
-    assert seqs[-1] == 59
+    print(f"{kind}, cut for {cut_s} s: {len(seqs)} of {count} came, {books.expired} expired ({late} on the way)")
+    assert seqs[-1] == count - 1
     if kind == "latest":
         assert books.expired == 0
-        assert books.delivered + books.dropped[Policy.LATEST.value] == 60
+        assert books.delivered + books.dropped[Policy.LATEST.value] == count
     elif kind == "patient":
-        assert seqs == list(range(60))
+        assert seqs == list(range(count))
     else:
-        assert books.delivered + books.expired == 60
+        assert books.delivered + books.expired == count
         assert books.expired > 0
 
 

@@ -70,8 +70,8 @@ def test_the_receiver_remembers_as_many_as_the_sender_may_use() -> None:
 
 def test_what_was_never_sent_cannot_be_settled_nor_twice() -> None:
     out: SinglesOut[str] = SinglesOut()
-    with pytest.raises(RemoteProtocolError, match="message 0 .* is not on its way"):
+    with pytest.raises(RemoteProtocolError, match=r"message 0 .* is not on its way"):
         out.settled(0)
     assert out.settled(out.add("x")) == "x"
-    with pytest.raises(RemoteProtocolError, match="message 0 .* is not on its way"):
+    with pytest.raises(RemoteProtocolError, match=r"message 0 .* is not on its way"):
         out.settled(0)

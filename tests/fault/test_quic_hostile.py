@@ -172,11 +172,10 @@ async def unidirectional_that_ends_within_its_first_frame(evil: Evil, scene: Sce
 
 async def unidirectional_that_are_reset(evil: Evil, scene: Scene) -> None:
     await evil.greet()
-    for _ in range(900):
+    for _ in range(1_000):
         number = evil.open(unidirectional=True)
         evil.write(number, whole(Single(0)))
         evil.wire.engine.reset(number, 5)
-        await asyncio.sleep(0.0005)
 
 
 async def end_within_first_frame(evil: Evil, scene: Scene) -> None:

@@ -3,6 +3,8 @@
 Scenario A10 of the fault matrix as a route can have it that says so. Each prints what it found (`pytest -s`).
 """
 
+# pyright: reportUnknownMemberType=false
+
 from __future__ import annotations
 
 import asyncio

@@ -75,6 +75,14 @@ CAPABILITIES_MAX: Final = 64  # told in a greeting: EncodeError here, DecodeErro
 REPLAY_BYTES_MAX: Final = 4 * 1024 * 1024  # of one direction of a stream, sent and not acknowledged: it waits
 ACK_BYTES: Final = 256 * 1024  # received without telling the peer; then it is told at once
 ACK_DELAY_S: Final = 0.025  # ... or after this with other bytes, and after twice as long without
+SINGLES_MAX: Final = (
+    128  # of one connection and direction, of messages on streams of their own; then their routes carry them
+)
+SINGLE_BYTES_MAX: Final = 64 * 1024  # of one with its frame; a larger one goes over its route, 0x603 from a peer
+SINGLES_WINDOW: Final = 1_024  # numbers of a lane from the first unsettled one: the next waits, 0x606 from a peer
+SETTLED_MAX: Final = 256  # told by one frame; the others by the next one
+SINGLES_KEPT_BYTES_MAX: Final = 1024 * 1024  # of one route, until they are settled: the next one waits
+SINGLES_UNSENT_BYTES_MAX: Final = 16 * 1024  # of a route with `latest`: then the newest waits where it can be replaced
 HEARTBEAT_NS: Final = 250_000_000  # between two pings of a session
 SUSPECT_BEATS: Final = 3.5  # heartbeats without any packet; then another connection is dialled (ITU-T G.8013)
 LEASE_NS: Final = 30 * 10**9  # without any packet; then the session is over, and its streams are lost

@@ -136,7 +136,7 @@ class Pair:
         except (EndOfStream, ResourceError):
             return
 
-    def send(self, coroutine: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+    def send(self, coroutine: Coroutine[Any, Any, object]) -> asyncio.Task[object]:
         """Run a producer where the producer is."""
         return self.near.host.start(coroutine)
 

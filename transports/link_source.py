@@ -44,6 +44,7 @@ class LinkSource(QueueSource):
         self._is_started = False
         link.on_messages = self._arrived
         link.on_end = self._finished
+        link.on_missed = self._missed
         link.on_lost = partial(self._lost, link)
         self._start()
 
@@ -82,6 +83,11 @@ class LinkSource(QueueSource):
                 if queue.drops and queue.books.dropped_total != dropped:
                     self._report_soon()
                 self._tell()
+
+    def _missed(self, priority: int, size_bytes: int, is_stale: bool) -> None:
+        self._queue.miss(is_stale)
+        self._arrivals.arrived(priority, size_bytes)
+        self._report_soon()
 
     def _tell(self) -> None:
         try:

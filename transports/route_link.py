@@ -69,6 +69,8 @@ class FarLink(Protocol):
 
     on_messages: Callable[[Sequence[Envelope]], None]
     on_end: Callable[[], None]
+    on_missed: Callable[[int, int, bool], None]
+    """Of a message that was sent and will not be brought: its lane, its `size_bytes`, and whether it was stale."""
     on_lost: Callable[[Exception], None]
 
     def start(self) -> None:

@@ -113,6 +113,20 @@ ROUTE_HEADERS: Final[dict[str, tuple[Callable[[bytes], Any], st.SearchStrategy[b
         route_frames.read_item,
         st.builds(route_frames.write_item, ENVELOPES, st.integers(0, 2**16 - 1), st.integers(0, 2**32 - 1)),
     ),
+    "single": (
+        route_frames.read_single,
+        st.builds(route_frames.write_single, UINT, ENVELOPES, st.integers(0, 2**16 - 1), st.integers(0, 2**32 - 1)),
+    ),
+    "gone": (
+        route_frames.read_gone,
+        st.builds(route_frames.write_gone, st.sampled_from(Priority), UINT, UINT, st.booleans()),
+    ),
+    "settled": (
+        route_frames.read_settled,
+        st.lists(st.tuples(st.sampled_from(Priority).map(int), UINT), min_size=1, max_size=256).map(
+            route_frames.write_settled
+        ),
+    ),
     "counts": (route_frames.read_counts, st.lists(UINT, min_size=16, max_size=16).map(route_frames.write_counts)),
     "trail": (
         lambda header: route_frames.TrailReader().read(header),

@@ -68,6 +68,10 @@ class _Attempt:
         """None: an early connection keeps streams that overtake the answer, until the session has taken it over."""
         raise RemoteProtocolError(f"{self.peer}: stream {opened.number} before HELLO_ACK")
 
+    def single(self, number: int, data: bytes) -> None:
+        """As `offered`."""
+        raise RemoteProtocolError(f"{self.peer}: {len(data)} bytes beside stream {number} before HELLO_ACK")
+
     def streams_left(self, connection: Connection) -> None:
         """The session asks for all it needs."""
 

@@ -50,6 +50,10 @@ class _Greeting:
         """Nothing is opened before the greeting is answered."""
         raise RemoteProtocolError(f"stream {opened.number} before HELLO")
 
+    def single(self, number: int, data: bytes) -> None:
+        """As `offered`."""
+        raise RemoteProtocolError(f"a message of {len(data)} bytes beside stream {number} before HELLO")
+
     def streams_left(self, connection: Connection) -> None:
         """Nothing waits for a stream."""
 

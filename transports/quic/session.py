@@ -23,7 +23,8 @@ from flowbridge.limits import (
     SUSPECT_BEATS,
 )
 from flowbridge.time.offset import ClockOffset
-from flowbridge.transports.quic.connection import refused, why_closed
+from flowbridge.transports.quic.connection import why_closed
+from flowbridge.transports.quic.refusing import refused
 from flowbridge.transports.quic.session_state import Grave, SessionState
 from flowbridge.transports.quic.stream import Before, SessionStream
 
@@ -144,6 +145,12 @@ class Session:
         self.on_stream(stream)
         return self._streams.get(stream.number)  # it may have been refused
 
+    def single(self, number: int, data: bytes) -> None:
+        """A message came beside a stream, which may be over by now."""
+        stream = self._streams.get(number)
+        if stream is not None:
+            stream.single(data)
+
     def streams_left(self, connection: Connection) -> None:
         """There may be room for QUIC streams."""
         while self._waiting and connection.carry(self._waiting[0]):
@@ -154,6 +161,7 @@ class Session:
         if self._connection is None:
             return None
         queued = sum([one.waiting_bytes for one in self._streams.values() if one is stream or one.rank <= rank])
+        queued += sum([one.aside.before(rank) for one in self._streams.values() if one.aside is not None])
         return Before(queued, *self._connection.path())
 
     def owes_count(self, stream: SessionStream, size_bytes: int) -> None:

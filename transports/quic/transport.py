@@ -126,7 +126,7 @@ class QuicTransport:
                 entry[1].close()
             else:
                 kept.append(entry)
-        kept.append((source, FarEnd(route, stream.connect, source, self._trails, times)))
+        kept.append((source, FarEnd(route, stream, source, self._trails, times)))
         self._sources = kept
 
     def rejoin_sink(self, sink: LinkSink, route: Route, end: Any) -> None:

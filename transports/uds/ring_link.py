@@ -318,6 +318,7 @@ class RingFarLink:
         self._broken: Exception | None = None
         self.on_messages = _nothing
         self.on_end = _nothing
+        self.on_missed = _nothing
         self.on_lost = _nothing
 
     def start(self) -> None:

@@ -50,9 +50,10 @@ _REPLIES = "(replies)"
 class BusPeer:
     """Made by `BusServer.attach`; lives until the client leaves or breaks the rules."""
 
-    def __init__(self, server: BusServer, connect: Callable[..., ByteStream], times: Times) -> None:
+    def __init__(self, server: BusServer, connect: Callable[..., ByteStream], times: Times, who: str) -> None:
         self._server = server
         self._bus = server.bus
+        self._who = who
         self._loop = asyncio.get_running_loop()
         self._subs: dict[int, PeerSubscription] = {}
         self._entries: dict[int, TopicEntry[PeerSubscription]] = {}
@@ -74,6 +75,7 @@ class BusPeer:
             frames.PUB: self._pub,
             frames.REQ: self._req,
             frames.REPLY: self._reply,
+            frames.REFUSE: self._refuse,
             frames.SETTLE: self._settle,
             frames.SUB: self._sub,
             frames.UNSUB: self._unsub,
@@ -236,7 +238,8 @@ class BusPeer:
         self._count(call)
         answer = AskedCall(self, call, len(body))
         try:
-            pending = asked.ask(topic, envelope, envelope.deadline_ns - self._server.clock.now_ns(), answer)
+            timeout_ns = envelope.deadline_ns - self._server.clock.now_ns()
+            pending = asked.ask(topic, envelope, timeout_ns, answer, self._who)
         except Exception as error:
             self.send(frames.ERROR, self.envelopes.write_error(call, error))
             return
@@ -271,10 +274,16 @@ class BusPeer:
             self._answer(values[0], request, self.envelopes.read(values, frames.REQUEST_POSITIONS, body)),
         )
 
-    async def _answer(self, call: int, request: Envelope, envelope: Envelope) -> None:
-        """ACK says what became of the reply: 0 delivered, 1 expired, 2 expired because the request was late."""
+    def _refuse(self, values: list[Any], _: bytes) -> None:
+        self._run(values[0], 0, self._answer(values[0], *self.envelopes.read_refusal(values)))
+
+    async def _answer(self, call: int, request: Envelope, answer: Envelope | FlowbridgeError) -> None:
+        """ACK says what became of the answer: 0 delivered, 1 expired, 2 expired because the request was late."""
         before = self._reply_counts()
-        await self._bus.reply(request, envelope)
+        if isinstance(answer, FlowbridgeError):
+            await self._bus.refuse(request, answer)
+        else:
+            await self._bus.reply(request, answer)
         expired, late = self._reply_counts()
         self.send(frames.ACK, frames.ack(call, (expired > before[0]) + (late > before[1])))
 

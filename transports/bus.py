@@ -260,6 +260,10 @@ class LocalEventBus:
         self._check_open()
         self._replies.refuse(request, coded(error), self._clock.now_ns())
 
+    def unanswered(self, request: Envelope, error: FlowbridgeError) -> None:
+        """A responder left, and will not answer; once all did who accepted the request, it fails with this error."""
+        self._replies.unanswered(request, error)
+
     # --- subscriptions ---------------------------------------------------------------------------------------------
 
     def subscribe(self, pattern: str, *, group: str | None = None, qos: Qos | None = None, edge: str = "") -> _Opening:
@@ -281,6 +285,7 @@ class LocalEventBus:
             clock=self._clock,
             books=books,
             leave=self._leave,
+            unanswered=self.unanswered,
         )
         self._entries[port] = self._table.add(pattern, port)
         self._own[port] = Gate((port,), self._clock)

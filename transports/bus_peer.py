@@ -11,6 +11,7 @@ import asyncio
 from typing import TYPE_CHECKING, Any
 
 from flowbridge.codec import bus_frames as frames
+from flowbridge.codec.codes import Code, error_of
 from flowbridge.errors import FlowbridgeError, LocalProtocolError, RemoteProtocolError, ResourceError
 from flowbridge.errors import WouldBlock as WouldBlockError
 from flowbridge.limits import (
@@ -29,11 +30,12 @@ from flowbridge.plan import Policy, Qos
 from flowbridge.transports.bus_envelopes import LinkEnvelopes
 from flowbridge.transports.bus_peer_call import AskedCall
 from flowbridge.transports.bus_peer_subscription import PeerSubscription
+from flowbridge.transports.bus_replies import REPLY_TO
 from flowbridge.transports.eager import run_eagerly
 from flowbridge.transports.framed import FramedLink
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine
+    from collections.abc import Callable, Coroutine, Sequence
 
     from flowbridge.contracts import Alarm, BytesLike, DataPort
     from flowbridge.envelope import Envelope
@@ -276,6 +278,15 @@ class BusPeer:
 
     def _refuse(self, values: list[Any], _: bytes) -> None:
         self._run(values[0], 0, self._answer(values[0], *self.envelopes.read_refusal(values)))
+
+    def left_unanswered(self, requests: Sequence[Envelope]) -> None:
+        """The client has dropped these, some of which may be requests, or it is gone and nobody knows."""
+        unanswered: Any = getattr(self._bus, "unanswered", None)
+        if unanswered is not None:
+            code = Code.PEER_GONE if self._is_gone else Code.REFUSED
+            for request in requests:
+                if request.headers and REPLY_TO in request.headers:
+                    unanswered(request, error_of(code, f"{self.name} has left without an answer"))
 
     async def _answer(self, call: int, request: Envelope, answer: Envelope | FlowbridgeError) -> None:
         """ACK says what became of the answer: 0 delivered, 1 expired, 2 expired because the request was late."""

@@ -45,7 +45,7 @@ class Answer(Protocol):
 class PendingReply:
     """One request that is not answered yet."""
 
-    __slots__ = ("_clock", "_table", "alarm", "answer", "deadline_ns", "delivery", "key", "priority", "topic")
+    __slots__ = ("_clock", "_table", "alarm", "answer", "deadline_ns", "delivery", "key", "left", "priority", "topic")
 
     def __init__(
         self, table: ReplyTable, key: str, message: Envelope, topic: str, clock: Clock, answer: Answer
@@ -57,6 +57,7 @@ class PendingReply:
         self.priority: Final = message.priority
         self.delivery: Delivery | None = None  # of the request
         self.alarm: Alarm | None = None
+        self.left: list[FlowbridgeError] = []  # why those do not answer who accepted the request, and left
         self._table = table
         self._clock = clock
 
@@ -185,6 +186,18 @@ class ReplyTable:
             self._memory.forget(key)
         if pending is not None:
             pending.answer.set_result(error)
+
+    def unanswered(self, request: Envelope, error: FlowbridgeError) -> None:
+        """One who accepted a request will not answer it; see `LocalEventBus.unanswered`."""
+        pending = self._pending.get(str((request.headers or {}).get(REPLY_TO)))
+        delivery = None if pending is None else pending.delivery
+        if pending is None or delivery is None or pending.answer.done():
+            return
+        pending.left.append(error)
+        if not delivery.waits and len(pending.left) >= delivery.accepted:
+            # Whoever had it in hand may have done it; nobody waits for the outcome, so the next one may ask again.
+            self._memory.forget(pending.key)
+            pending.fail(next((one for one in pending.left if one.effect is not Effect.NONE), error))
 
     def _take(self, key: str, request: Envelope, now_ns: int) -> PendingReply | None:
         """Who waits for an answer, which is counted; None when nobody does any more."""

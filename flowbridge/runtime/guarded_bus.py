@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from flowbridge.errors import AuthError
 from flowbridge.machines.node_acl import Action, overlap
@@ -36,6 +36,8 @@ class GuardedBus:
             self.watch = self._watch
         if hasattr(bus, "ask"):
             self.ask = self._ask
+        if hasattr(bus, "unanswered"):
+            self.unanswered: Callable[[Envelope, FlowbridgeError], None] = cast(Any, bus).unanswered
 
     async def publish(self, topic: str, envelope: Envelope) -> int:
         """See `EventBus`; needs `pub`."""

@@ -219,6 +219,13 @@ class NeverRepeatsWhatMayBeDone(ReferenceBus):
         return super().again_ns(error, attempt, False)
 
 
+class LeavesRequestsBehind(ReferenceBus):
+    """A request that its responder dropped waits for its deadline."""
+
+    def left(self, request: Envelope) -> None:
+        pass
+
+
 class AsksWithoutBudget(ReferenceBus):
     """Every request is made four times."""
 

@@ -278,6 +278,13 @@ class ReferenceBus:
         books.delivered += 1
         return found
 
+    def left(self, request: Envelope) -> None:
+        """The only one who has a request drops it."""
+        found = self.requests.get(int((request.headers or {}).get("reply_to", 0)))
+        if found is not None and not found[1].done():
+            self.ended(request, error_of(Code.REFUSED))
+            found[1].set_exception(error_of(Code.REFUSED))
+
     def lost(self, books: EdgeBooks) -> None:
         books.expired += 1
 
@@ -303,7 +310,10 @@ class ReferenceBus:
         finally:
             if one in self.open:
                 self.open.remove(one)
+            queued = [envelope for lane in Priority for envelope in one.queue_of(lane)]
             await one.aclose()
+            for envelope in queued:
+                self.left(envelope)
 
     def configure(self, pattern: str, qos: Qos) -> None:
         self.topics.append((pattern, qos))

@@ -225,6 +225,26 @@ async def a_request_with_the_same_id_is_not_done_again(maker: BusMaker) -> None:
 
 
 @clause("bus")
+async def what_a_responder_leaves_undone_is_asked_again(maker: BusMaker) -> None:
+    """A request whose responder closes its subscription before taking it is made again, and another one may answer."""
+    clock = ManualClock()
+    async with maker(clock) as bus:
+        async with bus.subscribe("q", group="g") as leaves:
+            asking = asyncio.create_task(bus.request("q", message(1), timeout_ns=_LONG))
+            await _until(clock, lambda: bool(leaves.waiting), "nobody asks")
+            stays = bus.subscribe("q", group="g")
+            server = await stays.__aenter__()
+        try:
+            request = await _asked(clock, server)
+            equal(_header(request, "attempt"), 2, "the attempt")
+            await bus.reply(request, message(8))
+            equal(number_of(await asking), 8, "the reply")
+        finally:
+            await stays.__aexit__(None, None, None)
+        books_balance(bus)
+
+
+@clause("bus")
 async def closing_the_bus_fails_requests_between_attempts(maker: BusMaker) -> None:
     """`aclose` makes a request that is to be made again fail with ClosedError, and leaves no deadline behind."""
     clock = ManualClock()

@@ -143,12 +143,14 @@ class Session:
             told = f"{self.peer}: a session has at most {self.limits.streams_max} streams"
             raise refused(Code.LIMIT, told)
         if len(self._streams) + len(self._graves) >= SESSION_STREAMS_MAX:
-            told = f"{self.peer}: opens streams and answers no ping: {len(self._graves)} that are over are remembered"
-            raise refused(Code.LIMIT, told)
+            refusal = (
+                f"{self.peer}: opens streams and answers no ping: {len(self._graves)} that are over are remembered"
+            )
+            raise refused(Code.LIMIT, refusal)
         if self._going is not None:
-            told = self._going.refusal(opened.number, self._loop.time())
-            self._graves[opened.number] = Grave(0, told, self._pings)
-            connection.send(told)
+            refusal = self._going.refusal(opened.number, self._loop.time())
+            self._graves[opened.number] = Grave(0, refusal, self._pings)
+            connection.send(refusal)
             return None
         stream = SessionStream(self, opened.number, opened.kind, opened.label, opened.key, peer=self.peer)
         self._streams[opened.number] = stream

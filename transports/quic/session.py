@@ -143,10 +143,8 @@ class Session:
             told = f"{self.peer}: a session has at most {self.limits.streams_max} streams"
             raise refused(Code.LIMIT, told)
         if len(self._streams) + len(self._graves) >= SESSION_STREAMS_MAX:
-            refusal = (
-                f"{self.peer}: opens streams and answers no ping: {len(self._graves)} that are over are remembered"
-            )
-            raise refused(Code.LIMIT, refusal)
+            told = f"{self.peer}: opens streams and answers no ping: {len(self._graves)} that are over are remembered"
+            raise refused(Code.LIMIT, told)
         if self._going is not None:
             refusal = self._going.refusal(opened.number, self._loop.time())
             self._graves[opened.number] = Grave(0, refusal, self._pings)

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from contextlib import AbstractAsyncContextManager
 
     from flowbridge.envelope import Envelope, TraceContext
+    from flowbridge.errors import FlowbridgeError
     from flowbridge.operator_spec import OperatorSpec
     from flowbridge.plan import Plan, PluginManifest, Qos, Route
     from flowbridge.time.ledger import EdgeBooks
@@ -231,16 +232,30 @@ class EventBus(Protocol):
         """As `publish`, but every member of every queue group gets it."""
         ...
 
-    async def request(self, topic: str, envelope: Envelope, *, timeout_ns: int) -> Envelope:
-        """Publish and wait for the first reply. The reply's deadline and priority are the request's.
+    async def request(self, topic: str, envelope: Envelope, *, timeout_ns: int, idempotent: bool = False) -> Envelope:
+        """Publish and wait for the first answer. The reply's deadline and priority are the request's.
+
+        A request that failed with effect NONE is made again where its error's `retry` allows it; with `idempotent` also
+        one of which nobody knows whether it was done. That is inside its deadline, after a pause, and not often: see
+        `machines.retry`. Among the headers of a repetition are its ``attempt`` and its ``request_id``. The caller may
+        give that: what was asked on a topic under an id that was asked before is not done again but gets the outcome
+        that it had, or is a conflict (0x706, effect MAYBE) while there is none; see `machines.request_memory`.
 
         Raises: NoResponderError at once when nobody subscribes; DeadlineExceeded (effect MAYBE) after `timeout_ns` or
-        at the envelope's own deadline, whichever is sooner.
+        at the envelope's own deadline, whichever is sooner; what a responder refused it with.
         """
         ...
 
     async def reply(self, request: Envelope, envelope: Envelope) -> None:
         """Answer a request; a reply that nobody waits for any more is counted as expired."""
+        ...
+
+    async def refuse(self, request: Envelope, error: FlowbridgeError) -> None:
+        """Answer a request with an error: the requester gets one of the same code (`codec.codes`), effect and retry.
+
+        One of effect NONE says that nothing was done; `OverloadError(text, retry_after_ns)` also when to ask again. It
+        is counted as a reply is.
+        """
         ...
 
     def subscribe(

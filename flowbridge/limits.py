@@ -36,6 +36,14 @@ TOPIC_TOKENS_MAX: Final = 16  # LocalProtocolError
 TOPICS_CACHED_MAX: Final = 4_096  # all are forgotten, and looked up again when they come back
 SUBSCRIPTIONS_MAX: Final = 65_536  # LocalProtocolError
 REQUESTS_PENDING_MAX: Final = 65_536  # WouldBlock
+REQUESTS_KEPT_MAX: Final = 4_096  # with an id, of one requester; the one not asked for the longest is forgotten
+REQUESTS_KEPT_BYTES_MAX: Final = 16 * 1024 * 1024  # ... and the bytes of their outcomes
+REQUEST_KEPT_NS: Final = 60 * 10**9  # how long its outcome is known, at least; then the same id is a new request
+REQUEST_ATTEMPTS_MAX: Final = 4  # of one request; then its error is given
+RETRY_BASE_NS: Final = 50_000_000  # before the second attempt, and twice as long before each further one
+RETRY_SHARE: Final = 10  # of so many requests to a peer one may be made again; beyond that the error is given
+RETRY_BURST: Final = 10  # ... and so many at once
+RETRY_AFTER_MS_MAX: Final = 2**32 - 1  # told by a peer: RemoteProtocolError
 
 # --- bus links: one process that uses the bus of another ----------------------------------------------------------
 BUS_LINK_SUBSCRIPTIONS_MAX: Final = 4_096  # of one link; LocalProtocolError, RemoteProtocolError from a peer

@@ -7,6 +7,7 @@ import enum
 import logging
 from typing import TYPE_CHECKING, Any, Final
 
+from flowbridge.codec.codes import Code
 from flowbridge.codec.part_frames import DAMAGE, PartFrame, read_error, read_part, write_part
 from flowbridge.errors import AuthError, BrokenError, EncodeError, FlowbridgeError, RemoteProtocolError, ResourceError
 from flowbridge.limits import SETTLE_NS, SETTLE_PAUSE_NS, WORKER_START_NS, WORKER_STOP_NS
@@ -495,4 +496,5 @@ class RemotePart:
 def _is_worth_a_retry(problem: Problem) -> bool:
     """Whether a start that failed may succeed later: not where it was refused, or its state cannot be written."""
     refused = isinstance(problem.cause, AuthError | RemoteProtocolError | EncodeError)
-    return problem.part == "process" and not refused
+    is_leaving = isinstance(problem.cause, FlowbridgeError) and problem.cause.code == Code.GOING_AWAY
+    return problem.part == "process" and not refused and not is_leaving

@@ -92,7 +92,7 @@ async def stale_epoch(evil: Evil, scene: Scene) -> None:
     closed = await again.closed()
     assert closed.code == Code.SUPERSEDED
     assert scene.core.session_of("evil").epoch == 1
-    evil.control(whole(Goaway(Code.UNEXPECTED, 0, 0)), frame(0x0, 1))
+    evil.control(whole(Goaway(Code.UNEXPECTED, 0, 0)), frame(0x0, 1))  # the first ends nothing
 
 
 async def impossible_counts(evil: Evil, scene: Scene) -> None:
@@ -313,7 +313,7 @@ ENDS: list[tuple[Callable[[Evil, Scene], Coroutine[Any, Any, None]], Code]] = [
     (greeting_of_another_node, Code.FORBIDDEN),
     (session_of_another_node, Code.STATE_LOST),
     (unknown_session, Code.STATE_LOST),
-    (stale_epoch, Code.DRAINED),
+    (stale_epoch, Code.UNEXPECTED),
     (impossible_counts, Code.DRAINED),
     (counts_of_a_stream_that_was_never_opened, Code.UNEXPECTED),
     (ping_as_greeting, Code.UNEXPECTED),

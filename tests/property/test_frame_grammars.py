@@ -86,6 +86,12 @@ BUS_HEADERS: Final[dict[str, tuple[int, st.SearchStrategy[bytes]]]] = {
     "retract": (bus_frames.RETRACT, st.builds(bus_frames.numbers, UINT)),
     "limit": (bus_frames.LIMIT, st.builds(bus_frames.numbers, UINT, UINT, UINT, UINT, UINT)),
     "pub": (bus_frames.PUB, st.builds(bus_frames.pub, UINT, st.integers(0, 2), TEXT, FIELDS)),
+    "refuse": (
+        bus_frames.REFUSE,
+        st.builds(
+            bus_frames.refuse, UINT, ENVELOPES, st.integers(0, 2**62 - 1), TEXT, st.none() | st.integers(0, 2**32 - 1)
+        ),
+    ),
     "req": (bus_frames.REQ, st.builds(bus_frames.req, UINT, TEXT, FIELDS)),
     "resp": (bus_frames.RESP, st.builds(bus_frames.resp, UINT, FIELDS)),
     "reply": (bus_frames.REPLY, st.builds(bus_frames.reply, UINT, ENVELOPES, FIELDS)),

@@ -244,7 +244,9 @@ class QuicTransport:
         key = os.urandom(_KEY_BYTES)
         session = self._peers.met(place.host)
         stream = session.open(StreamKind.BUS, "bus", key)
-        self._server(bus).attach(stream.connect, FarTimes(self._clock, session.offset))
+        identity = session.identity
+        who = str(PeerIdentity(identity.fabric, identity.node)) if identity is not None else place.host
+        self._server(bus).attach(stream.connect, FarTimes(self._clock, session.offset), who)
         return _awaiting(key)
 
     async def open_far_bus(self, end: Any) -> BusClient:

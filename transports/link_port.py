@@ -379,6 +379,12 @@ class LinkSink(QueueSink):
         ends = self._ends
         return self._is_full or self._flushed is not None or bool(ends.writable) or any(ends.waiters)
 
+    @property
+    def needs_loop(self) -> bool:
+        """See `contracts.BlockingSink`."""
+        link = self._link
+        return link is None or self._soon or bool(self._queue.waiting) or self._wants() or link.needs_loop
+
     def _ask(self) -> None:
         """Hear of it when credit or room comes back."""
         link = self._link

@@ -44,12 +44,15 @@ _REPORT_SHARE: Final = 20  # a report may take one part of so many of the time
 class Part:
     """Does what its host tells it; see `codec.part_frames`. `run` returns when the host let it go, or is gone."""
 
-    def __init__(self, link: PartLink, tiers: TierSet, clock: Clock, gate: PartGate | None = None) -> None:
-        """A host that is not of this user needs a gate."""
+    def __init__(
+        self, link: PartLink, tiers: TierSet, clock: Clock, gate: PartGate | None = None, *, owns_loop: bool = False
+    ) -> None:
+        """A host that is not of this user needs a gate. `owns_loop`: this loop serves nothing else."""
         assert link.is_same_user or gate is not None, f"{link.peer}: nothing says what it may do"
         self._link = link
         self._tiers = tiers
         self._gate = gate
+        self._owns_loop = owns_loop
         self._clock = clock
         self._resources = AsyncExitStack()
         self._told: dict[str, Any] = {}
@@ -254,6 +257,7 @@ class Part:
             has_bus=False,
             stdout=stdout.as_text_io(),
             installed_only=self._gate is not None,
+            owns_loop=self._owns_loop,
         )
         problems = assembly.load(lambda node: self._tell(PartFrame.LOADING, {"node": node}))
         routes = {route.id: route for route in self._plan.routes}

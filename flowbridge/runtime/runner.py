@@ -18,6 +18,7 @@ from flowbridge.limits import SLICE_ITEMS_MAX
 from flowbridge.plan import OnError, Policy
 from flowbridge.runtime.call import in_thread, retries, retry_delay_ns, said, until_deadline
 from flowbridge.runtime.inlet import Intake
+from flowbridge.runtime.pump import pump_for
 from flowbridge.runtime.slice import Slice, slice_ns
 from flowbridge.time.manager import Run, TimeManager
 
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from flowbridge.runtime.inlet import Inlet
     from flowbridge.runtime.outlet import Edge
     from flowbridge.runtime.path import PathBook
+    from flowbridge.runtime.pump import Pump
     from flowbridge.runtime.producer import Producer
     from flowbridge.runtime.sender import Sender
     from flowbridge.runtime.turn import Turns
@@ -70,7 +72,9 @@ class NodeRunner:
         paths: PathBook,
         turns: Turns,
         instrument: Instrument | None = None,
+        owns_loop: bool = False,
     ) -> None:
+        """`owns_loop`: nothing else runs on this loop that could not wait for `SLICE_NS_MAX`."""
         self.manifest = manifest
         self.node = manifest.node
         self.report = report
@@ -83,6 +87,8 @@ class NodeRunner:
         self._turns = turns
         self._timers = tuple(timers)
         self._instrument = instrument
+        self._owns_loop = owns_loop
+        self._pump: Pump | None = None
         self._is_last = sender.is_last
         self._manager: TimeManager[Envelope] = TimeManager()
         self._intake = Intake(inlets, self._manager, paths, self._notify)
@@ -185,6 +191,7 @@ class NodeRunner:
         work = self._work_waiting if waiting else self._work
         self._loop = asyncio.get_running_loop()  # kept: asking for it costs a system call in CPython 3.11
         outlet = self._sender.outlets.get("out")
+        pump = self._pump = self._find_pump() if self._owns_loop and not waiting else None
         intake.listen()
         self._start_timers()
         try:
@@ -195,7 +202,8 @@ class NodeRunner:
                 urgency = manager.urgency()
                 if urgency is not None:
                     if not self._has_turn:
-                        await self._turns.take(*urgency)
+                        if pump is None or not pump.keeps():
+                            await self._turns.take(*urgency)
                         intake.gather(clock_ns())
                     self._has_turn = False
                     now_ns = clock_ns()
@@ -215,6 +223,12 @@ class NodeRunner:
                     await self._wait()
         finally:
             intake.return_held()
+            if pump is not None:
+                pump.leave()
+
+    def _find_pump(self) -> Pump | None:
+        """What waits for messages without the loop, where that can be."""
+        return None if self._timers else pump_for(self._clock, self.inlets, self._sender.outlets.values())
 
     def _has_ended(self) -> bool:
         """Nothing waits, and every input has ended that can.
@@ -248,6 +262,9 @@ class NodeRunner:
 
     async def _wait(self) -> None:
         """Sleep until there is news or a timer is due. True in `_has_turn` when it was woken by a turn."""
+        pump = self._pump
+        if not self._news and pump is not None:
+            self._has_turn = await pump.rest(lambda: self._news)
         if not self._news:
             waking = self._waking = self._loop.create_future()
             until_ns = None if self._draining else self._manager.next_wakeup_ns()
@@ -259,6 +276,8 @@ class NodeRunner:
                 self._has_turn, self._has_asked = self._has_asked, False
                 if alarm is not None:
                     alarm.cancel()
+        if pump is not None:
+            pump.resume()
         self._news = False
 
     def _start_timers(self) -> None:

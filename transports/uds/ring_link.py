@@ -23,7 +23,7 @@ from flowbridge.errors import (
     ResourceError,
     ShmFullError,
 )
-from flowbridge.limits import LANES, STREAM_BYTES_HIGH
+from flowbridge.limits import LANES, LOOK_NS_MAX, STREAM_BYTES_HIGH
 from flowbridge.machines.outcome import CLOSED, COUNTS, NOTHING
 from flowbridge.shm._core import KIND_CTRL, KIND_INLINE, NO_SLOT
 from flowbridge.shm.port import HEADER_BYTES
@@ -217,6 +217,11 @@ class RingNearLink:
             self._loop.call_soon(self._fail, error)
             return False
 
+    @property
+    def needs_loop(self) -> bool:
+        """Only payloads that go over the socket wait for the loop."""
+        return self._link.stream.unsent_bytes > 0
+
     def counts(self) -> Sequence[int]:
         """The newest whole report: one that is being written is left for the next call."""
         found = self._producer.newer_report(COUNTS)
@@ -294,6 +299,7 @@ class RingFarLink:
         self._fileno = consumer.fileno()
         self._is_started = False
         self._has_ended = False
+        self._is_armed = False  # the loop is told of what comes
         self._broken: Exception | None = None
         self.on_messages = _nothing
         self.on_end = _nothing
@@ -306,6 +312,7 @@ class RingFarLink:
         self._loop.call_soon(self._drain)
 
     def _event(self) -> None:
+        self._is_armed = False
         self._consumer.clear()
         self._drain()
 
@@ -322,6 +329,36 @@ class RingFarLink:
         else:
             self._loop.call_soon(self._drain)
 
+    def wait(self, timeout_ns: int) -> bool:
+        """Bring what is there without the loop, waiting for it; see `route_link.BlockingLink`."""
+        if self._fileno < 0 or not self._is_started or self._awaiting or self._bodies or self._broken is not None:
+            return False
+        consumer = self._consumer
+        try:
+            if self._is_armed:
+                self._is_armed = False
+                consumer.disarm()  # the producer would go to the kernel for an event that nobody waits for
+            if not consumer.wait_data(timeout_ns, LOOK_NS_MAX):
+                return False
+            if not self._records.is_between:
+                messages = consumer.take_plain(_TAKE_MAX, self._records.trails, tree_from_bytes)
+                if messages:
+                    self.on_messages(messages)
+                    return True
+        except FlowbridgeError:
+            pass  # it is found again, and told, by what follows
+        self._drain()
+        return True
+
+    def leave_to_loop(self) -> None:
+        """Let the loop bring messages again."""
+        if self._fileno >= 0 and self._is_started and not self._is_armed:
+            self._drain()
+
+    def _arm(self) -> bool:
+        self._is_armed = self._consumer.arm()
+        return self._is_armed
+
     def _is_drained(self) -> bool:
         """Bring some of what is there; True when something has to happen first."""
         if not self._awaiting:
@@ -329,7 +366,7 @@ class RingFarLink:
                 messages = self._consumer.take_plain(_TAKE_MAX, self._records.trails, tree_from_bytes)
                 if messages:
                     self.on_messages(messages)
-                    return self._fileno < 0 or (len(messages) < _TAKE_MAX and self._consumer.arm())
+                    return self._fileno < 0 or (len(messages) < _TAKE_MAX and self._arm())
             self._awaiting.extend(self._consumer.take_records(_TAKE_MAX))
         if self._awaiting:
             self._deliver()
@@ -343,7 +380,7 @@ class RingFarLink:
             return True
         if self._bodies:  # it would have been written before its body was
             raise RemoteProtocolError(f"{self._link.peer}: a payload came without a record of it")
-        return self._consumer.arm()
+        return self._arm()
 
     def _deliver(self) -> None:
         waiting = self._awaiting

@@ -382,8 +382,16 @@ class LinkSink(QueueSink):
     @property
     def needs_loop(self) -> bool:
         """See `contracts.BlockingSink`."""
-        link = self._link
-        return link is None or self._soon or bool(self._queue.waiting) or self._wants() or link.needs_loop
+        link, ends = self._link, self._ends
+        return (
+            link is None
+            or self._is_full  # else nothing waits in the queue here
+            or self._soon
+            or self._flushed is not None
+            or ends.guarded
+            or bool(ends.writable)
+            or link.needs_loop
+        )
 
     def _ask(self) -> None:
         """Hear of it when credit or room comes back."""

@@ -15,36 +15,59 @@ from typing import TYPE_CHECKING
 
 from flowbridge.contracts import BlockingSink, BlockingSource
 from flowbridge.limits import PAUSE_NS_MAX, SLICE_NS_MAX
+from flowbridge.time.manager import Run
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Iterable, Sequence
 
     from flowbridge.contracts import Clock
-    from flowbridge.runtime.inlet import Inlet
+    from flowbridge.envelope import Envelope
+    from flowbridge.runtime.inlet import Intake
     from flowbridge.runtime.outlet import Outlet
 
 
 class Pump:
-    """The waiting of one node; made by `pump_for`."""
+    """Takes the messages of one node as long as that needs nobody's decision; made by `pump_for`."""
 
-    def __init__(self, clock: Clock, source: BlockingSource, sinks: Sequence[BlockingSink]) -> None:
+    def __init__(self, clock: Clock, intake: Intake, source: BlockingSource, sinks: Sequence[BlockingSink]) -> None:
         self._now_ns = clock.now_ns
-        self._source = source
+        self._intake = intake
+        self._queue = intake.inlets[0].source
+        self._source = source  # the same
         self._sinks = tuple(sinks)
         self._due_ns = 0  # when the loop has its next turn
-        self._paused_ns = 0  # when the node last had nothing to do
+        self._paused_ns = 0  # when the node went to sleep on the loop
         self._is_brisk = False  # the last pause was short
         self._is_kept = False  # the source was not left to the loop
 
-    def keeps(self) -> bool:
-        """Bring what has arrived and go on without the loop; False when it is to have its turn now."""
-        now_ns = self._now_ns()
-        if not self._is_brisk or now_ns >= self._due_ns or self._needs_loop():
-            self._due_ns = now_ns + SLICE_NS_MAX
-            return False
-        self._is_kept = True
-        self._source.wait_blocking(0)
-        return True
+    async def take(self, outlet: Outlet | None) -> Run[Envelope] | None:
+        """What comes next, waiting for it; gives the loop its turns meanwhile.
+
+        None when the runner has to see to it, and then all is left to the loop: several lanes have work, a message is
+        late, the input has ended, something can come or go through the loop only, or nothing came for a while.
+        """
+        began_ns = now_ns = self._now_ns()
+        source, queue = self._source, self._queue
+        while self._is_brisk and not self._needs_loop():
+            if now_ns >= self._due_ns:
+                await asyncio.sleep(0)
+                now_ns = self._now_ns()
+                self._due_ns = now_ns + SLICE_NS_MAX
+            self._is_kept = True
+            if queue.waiting:
+                source.wait_blocking(0)  # something more urgent may have come
+            elif not source.wait_blocking(self._due_ns - now_ns):
+                now_ns = self._now_ns()
+                self._is_brisk = now_ns - began_ns < PAUSE_NS_MAX
+                if now_ns >= self._due_ns:
+                    continue
+                break  # what comes next needs the loop
+            run = self._run(outlet)
+            if run is not None:
+                return run
+            break
+        self.leave()
+        return None
 
     def _needs_loop(self) -> bool:
         for sink in self._sinks:  # a loop, as a generator would cost more than what it asks
@@ -52,29 +75,29 @@ class Pump:
                 return True
         return False
 
-    async def rest(self, has_news: Callable[[], bool]) -> bool:
-        """Wait here while messages come quickly. False when the node is to sleep on the loop until there is news."""
-        now_ns = self._paused_ns = self._now_ns()
-        until_ns = now_ns + PAUSE_NS_MAX
-        while self._is_brisk and now_ns < until_ns and not self._needs_loop():
-            if now_ns >= self._due_ns:
-                self._due_ns = now_ns + SLICE_NS_MAX
-                await asyncio.sleep(0)
-                if has_news():
-                    return True
-            self._is_kept = True
-            if self._source.wait_blocking(self._due_ns - now_ns):
-                return True
-            now_ns = self._now_ns()
-            if now_ns < self._due_ns:
-                break  # only the loop can bring what comes next
-        self.leave()
-        return has_news()
+    def _run(self, outlet: Outlet | None) -> Run[Envelope] | None:
+        """What waits, if it is of one lane and its head is in time; no more than can be sent on."""
+        queue = self._queue
+        mask = queue.waiting
+        if not mask or mask & (mask - 1):
+            return None
+        lane = mask.bit_length() - 1
+        limit = self._intake.limit
+        if outlet is not None and limit > 1:
+            limit = min(limit, outlet.room(lane))
+        taken = queue.take(limit, lane)
+        if taken[0].deadline_ns > self._now_ns():
+            return Run(0, list(taken))
+        queue.give_back(taken)
+        return None
+
+    def pause(self) -> None:
+        """The node sleeps on the loop from here on."""
+        self._paused_ns = self._now_ns()
 
     def resume(self) -> None:
-        """The node was woken, here or by the loop."""
-        now_ns = self._now_ns()
-        self._is_brisk = now_ns - self._paused_ns < PAUSE_NS_MAX
+        """It was woken."""
+        self._is_brisk = self._now_ns() - self._paused_ns < PAUSE_NS_MAX
 
     def leave(self) -> None:
         """Leave everything to the loop again."""
@@ -83,8 +106,9 @@ class Pump:
             self._source.leave_to_loop()
 
 
-def pump_for(clock: Clock, inlets: Sequence[Inlet], outlets: Iterable[Outlet]) -> Pump | None:
+def pump_for(clock: Clock, intake: Intake, outlets: Iterable[Outlet]) -> Pump | None:
     """A pump for a node of one input, if all its routes can do without the loop for a moment."""
+    inlets = intake.inlets
     if len(inlets) != 1 or not isinstance(source := inlets[0].source, BlockingSource):
         return None
     sinks: list[BlockingSink] = []
@@ -93,4 +117,4 @@ def pump_for(clock: Clock, inlets: Sequence[Inlet], outlets: Iterable[Outlet]) -
             if not isinstance(edge.sink, BlockingSink):
                 return None
             sinks.append(edge.sink)
-    return Pump(clock, source, sinks)
+    return Pump(clock, intake, source, sinks)

@@ -194,16 +194,21 @@ class NodeRunner:
         pump = self._pump = self._find_pump() if self._owns_loop and not waiting else None
         intake.listen()
         self._start_timers()
+        is_held = False  # the manager has work
         try:
             while True:
+                if pump is not None and not is_held and (run := await pump.take(outlet)) is not None:
+                    await work(run)
+                    if self.manifest.snapshot_ns is not None:
+                        await self._keep_snapshot()
+                    continue
                 if self._timers and not self._draining:
                     self._tick(clock_ns())
                 intake.gather(clock_ns())
                 urgency = manager.urgency()
                 if urgency is not None:
                     if not self._has_turn:
-                        if pump is None or not pump.keeps():
-                            await self._turns.take(*urgency)
+                        await self._turns.take(*urgency)
                         intake.gather(clock_ns())
                     self._has_turn = False
                     now_ns = clock_ns()
@@ -216,6 +221,7 @@ class NodeRunner:
                         await work(run)
                         if self.manifest.snapshot_ns is not None:
                             await self._keep_snapshot()
+                    is_held = pump is not None and bool(manager.waiting)
                 elif self._has_ended():
                     return
                 else:
@@ -228,7 +234,7 @@ class NodeRunner:
 
     def _find_pump(self) -> Pump | None:
         """What waits for messages without the loop, where that can be."""
-        return None if self._timers else pump_for(self._clock, self.inlets, self._sender.outlets.values())
+        return None if self._timers else pump_for(self._clock, self._intake, self._sender.outlets.values())
 
     def _has_ended(self) -> bool:
         """Nothing waits, and every input has ended that can.
@@ -263,9 +269,9 @@ class NodeRunner:
     async def _wait(self) -> None:
         """Sleep until there is news or a timer is due. True in `_has_turn` when it was woken by a turn."""
         pump = self._pump
-        if not self._news and pump is not None:
-            self._has_turn = await pump.rest(lambda: self._news)
         if not self._news:
+            if pump is not None:
+                pump.pause()
             waking = self._waking = self._loop.create_future()
             until_ns = None if self._draining else self._manager.next_wakeup_ns()
             alarm = None if until_ns is None else self._clock.call_at(until_ns, self._wake)
@@ -276,8 +282,8 @@ class NodeRunner:
                 self._has_turn, self._has_asked = self._has_asked, False
                 if alarm is not None:
                     alarm.cancel()
-        if pump is not None:
-            pump.resume()
+                if pump is not None:
+                    pump.resume()
         self._news = False
 
     def _start_timers(self) -> None:

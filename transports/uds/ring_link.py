@@ -67,6 +67,7 @@ class RingNearLink:
         self._written = 0  # records of any kind
         self._pushed = 0  # messages
         self._is_armed = False
+        self._has_sent_bodies = False
         self._loop = asyncio.get_running_loop()
         self._fileno = producer.fileno()
         self._loop.add_reader(self._fileno, self._event)
@@ -205,6 +206,7 @@ class RingNearLink:
 
     def _send_body(self, data: BytesLike) -> bool:
         """After its record, so that a consumer that finds a body without one knows that it is lied to."""
+        self._has_sent_bodies = True
         with suppress(ResourceError):  # then `lost` comes, and the message counts as sent until then
             self._link.send(BODY, _NO_HEADER, data)
         return True
@@ -220,7 +222,7 @@ class RingNearLink:
     @property
     def needs_loop(self) -> bool:
         """Only payloads that go over the socket wait for the loop."""
-        return self._link.stream.unsent_bytes > 0
+        return self._has_sent_bodies and self._link.stream.unsent_bytes > 0
 
     def counts(self) -> Sequence[int]:
         """The newest whole report: one that is being written is left for the next call."""

@@ -10,7 +10,6 @@ operator's process per message (getrusage(2)) and what a message waits between t
 from __future__ import annotations
 
 import argparse
-import asyncio
 import json
 import statistics
 import sys

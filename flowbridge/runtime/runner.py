@@ -34,8 +34,8 @@ if TYPE_CHECKING:
     from flowbridge.runtime.inlet import Inlet
     from flowbridge.runtime.outlet import Edge
     from flowbridge.runtime.path import PathBook
-    from flowbridge.runtime.pump import Pump
     from flowbridge.runtime.producer import Producer
+    from flowbridge.runtime.pump import Pump
     from flowbridge.runtime.sender import Sender
     from flowbridge.runtime.turn import Turns
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from flow_scene import compiled, flow_text
 
-from flowbridge.errors import FlowbridgeError
+from flowbridge.errors import BrokenError, FlowbridgeError
 from flowbridge.runtime.assembly import Assembly
 from flowbridge.runtime.clock import SystemClock
 from flowbridge.runtime.turn import Turns
@@ -44,7 +44,11 @@ class Far:
         self.got: list[Envelope] = []
 
     async def take(self) -> None:
-        """Take all that comes, until the end."""
+        """Take all that comes, until the end or the loss of the node."""
+        with contextlib.suppress(BrokenError):
+            await self._take()
+
+    async def _take(self) -> None:
         news = asyncio.Event()
         self.source.on_news(news.set)
         while not self.source.ended:
@@ -98,8 +102,7 @@ class Scene:
                     with contextlib.suppress(FlowbridgeError):
                         await far.sink.finish()
                         await far.sink.flushed()
-                        await taking
-                taking.cancel()
+                    await taking
                 self.values += [envelope.payload for envelope in far.got]
                 self.books["a"], self.books["c"] = far.sink.books, far.source.books
 
@@ -155,6 +158,9 @@ class Scene:
             except asyncio.CancelledError:
                 await self.supervisor.close_inputs()
             finally:
+                if self.report.state != "done":
+                    await asyncio.sleep(0.01)  # a last report of what ended
+                    sink.close()
                 await asyncio.to_thread(thread.join)
             self.books["b"], self.books["b out"] = source.source.books, sink.books
             self.paths = list(assembly.paths.reports())

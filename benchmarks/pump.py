@@ -81,7 +81,11 @@ flowbridge: 1
 name: pump
 nodes:
   - {id: source, operator: "python:./pump_operators.py:SOURCE", with: WITH, place: {process: first}}
-  - {id: same, operator: "python:./pump_operators.py:Measured", with: {to: "TO"}, place: {process: second}, inputs: {in: source/out}}
+  - id: same
+    operator: "python:./pump_operators.py:Measured"
+    with: {to: "TO"}
+    place: {process: second}
+    inputs: {in: source/out}
   - {id: end, operator: "python:./pump_operators.py:end", place: {process: third}, inputs: {in: same/out}}
 """
 NEIGHBOUR = """\

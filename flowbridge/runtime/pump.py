@@ -70,7 +70,7 @@ class Pump:
         return None
 
     def _needs_loop(self) -> bool:
-        for sink in self._sinks:  # a loop, as a generator would cost more than what it asks
+        for sink in self._sinks:  # noqa: SIM110 - a generator would cost more than what it asks
             if sink.needs_loop:
                 return True
         return False

@@ -191,7 +191,9 @@ class NodeRunner:
         work = self._work_waiting if waiting else self._work
         self._loop = asyncio.get_running_loop()  # kept: asking for it costs a system call in CPython 3.11
         outlet = self._sender.outlets.get("out")
-        pump = self._pump = self._find_pump() if self._owns_loop and not waiting else None
+        pump = self._pump = None
+        if self._owns_loop and not waiting and not self._timers:
+            pump = self._pump = pump_for(self._clock, intake, self._sender.outlets.values())
         intake.listen()
         self._start_timers()
         is_held = False  # the manager has work
@@ -199,8 +201,7 @@ class NodeRunner:
             while True:
                 if pump is not None and not is_held and (run := await pump.take(outlet)) is not None:
                     await work(run)
-                    if self.manifest.snapshot_ns is not None:
-                        await self._keep_snapshot()
+                    await self._keep_snapshot()
                     continue
                 if self._timers and not self._draining:
                     self._tick(clock_ns())
@@ -219,8 +220,7 @@ class NodeRunner:
                         intake.expire_held(now_ns)
                     if run is not None:
                         await work(run)
-                        if self.manifest.snapshot_ns is not None:
-                            await self._keep_snapshot()
+                        await self._keep_snapshot()
                     is_held = pump is not None and bool(manager.waiting)
                 elif self._has_ended():
                     return
@@ -231,10 +231,6 @@ class NodeRunner:
             intake.return_held()
             if pump is not None:
                 pump.leave()
-
-    def _find_pump(self) -> Pump | None:
-        """What waits for messages without the loop, where that can be."""
-        return None if self._timers else pump_for(self._clock, self._intake, self._sender.outlets.values())
 
     def _has_ended(self) -> bool:
         """Nothing waits, and every input has ended that can.
@@ -268,10 +264,9 @@ class NodeRunner:
 
     async def _wait(self) -> None:
         """Sleep until there is news or a timer is due. True in `_has_turn` when it was woken by a turn."""
-        pump = self._pump
         if not self._news:
-            if pump is not None:
-                pump.pause()
+            if self._pump is not None:
+                self._pump.pause()
             waking = self._waking = self._loop.create_future()
             until_ns = None if self._draining else self._manager.next_wakeup_ns()
             alarm = None if until_ns is None else self._clock.call_at(until_ns, self._wake)
@@ -282,8 +277,8 @@ class NodeRunner:
                 self._has_turn, self._has_asked = self._has_asked, False
                 if alarm is not None:
                     alarm.cancel()
-                if pump is not None:
-                    pump.resume()
+                if self._pump is not None:
+                    self._pump.resume()
         self._news = False
 
     def _start_timers(self) -> None:

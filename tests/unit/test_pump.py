@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from link_scene import joined, message
+from process_scene import until
 from pump_scene import PATIENCE_S, Scene, ran
 
 from flowbridge.envelope import NO_DEADLINE, Priority
@@ -127,8 +128,7 @@ def test_what_becomes_late_while_the_operator_works_is_counted_as_expired(*, pum
         soon_ns = far.clock.now_ns() + 2 * MS
         for number in range(3, 9):
             await far.sink.send(message(number, number, deadline_ns=soon_ns if number % 2 else NO_DEADLINE))
-        while far.clock.now_ns() <= soon_ns:
-            await asyncio.sleep(0.001)
+        await far.clock.sleep_until(soon_ns + 1)
         operator.goes_on.set()
 
     scene = ran(operator, drive, pumps=pumps)
@@ -222,14 +222,12 @@ def test_a_node_that_is_stopped_gives_back_what_it_has_not_handled(when: str, *,
                 await asyncio.sleep(0.0003)
                 number += 1
             await far.sink.wait_writable()
-            while not scene.node.done():
-                await asyncio.sleep(0.001)
+            await until(scene.node.done, "it is stopped")
         except BrokenError:
             return
 
     async def stop(scene: Scene) -> None:
-        while scene.report.processed < 50:
-            await asyncio.sleep(0)
+        await until(lambda: scene.report.processed >= 50, "it works")
         scene.node.cancel()
         await asyncio.wait({scene.node})
 
@@ -324,8 +322,7 @@ def test_a_source_that_is_waited_for_leaves_nothing_behind(kind: str) -> None:
         async with joined(kind) as pair:
             async with asyncio.timeout(PATIENCE_S):
                 pair.sink.send_nowait(message(0))
-                while not pair.source.waiting:
-                    await asyncio.sleep(0)
+                await until(lambda: pair.source.waiting, "the loop brings it")
                 pair.take_all()
                 pair.sink.send_nowait(message(1))
                 assert pair.source.wait_blocking(MS) is (kind == "ring")
@@ -333,8 +330,7 @@ def test_a_source_that_is_waited_for_leaves_nothing_behind(kind: str) -> None:
                 assert pair.source.wait_blocking(1) is False
                 pair.source.leave_to_loop()
                 pair.sink.send_nowait(message(2))
-                while not pair.source.waiting:  # the loop brings it
-                    await asyncio.sleep(0)
+                await until(lambda: pair.source.waiting, "the loop brings it again")
                 found += [one.seq for one in pair.take_all()]
                 assert found == [1, 2]
                 await pair.sink.finish()

@@ -11,6 +11,7 @@ There is one thread, as before: nothing here needs a lock, and every rule of the
 from __future__ import annotations
 
 import asyncio
+import inspect
 from typing import TYPE_CHECKING
 
 from flowbridge.contracts import BlockingSink, BlockingSource
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 
     from flowbridge.contracts import Clock
     from flowbridge.envelope import Envelope
+    from flowbridge.runtime.binding import Bound
     from flowbridge.runtime.inlet import Intake
     from flowbridge.runtime.outlet import Outlet
 
@@ -106,10 +108,10 @@ class Pump:
             self._source.leave_to_loop()
 
 
-def pump_for(clock: Clock, intake: Intake, outlets: Iterable[Outlet]) -> Pump | None:
-    """A pump for a node of one input, if all its routes can do without the loop for a moment."""
+def pump_for(clock: Clock, bound: Bound, intake: Intake, outlets: Iterable[Outlet]) -> Pump | None:
+    """A pump for a plain operator of one input, if all its routes can do without the loop for a moment."""
     inlets = intake.inlets
-    if len(inlets) != 1 or not isinstance(source := inlets[0].source, BlockingSource):
+    if len(inlets) != 1 or not _is_plain(bound) or not isinstance(source := inlets[0].source, BlockingSource):
         return None
     sinks: list[BlockingSink] = []
     for outlet in outlets:
@@ -118,3 +120,10 @@ def pump_for(clock: Clock, intake: Intake, outlets: Iterable[Outlet]) -> Pump | 
                 return None
             sinks.append(edge.sink)
     return Pump(clock, intake, source, sinks)
+
+
+def _is_plain(bound: Bound) -> bool:
+    """Whether no part of an operator is asynchronous: one that is may have tasks that live on the loop."""
+    hooks = (bound.open, bound.finish, bound.snapshot, bound.restore, bound.close)
+    written = [inspect.unwrap(hook) for hook in hooks if hook is not None]
+    return not bound.is_async and not any(inspect.iscoroutinefunction(hook) for hook in written)

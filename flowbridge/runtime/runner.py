@@ -193,7 +193,7 @@ class NodeRunner:
         outlet = self._sender.outlets.get("out")
         pump = self._pump = None
         if self._owns_loop and not waiting and not self._timers:
-            pump = self._pump = pump_for(self._clock, intake, self._sender.outlets.values())
+            pump = self._pump = pump_for(self._clock, self._bound, intake, self._sender.outlets.values())
         intake.listen()
         self._start_timers()
         is_held = False  # the manager has work

@@ -15,7 +15,7 @@ import inspect
 from typing import TYPE_CHECKING
 
 from flowbridge.contracts import BlockingSink, BlockingSource
-from flowbridge.limits import PAUSE_NS_MAX, SLICE_NS_MAX
+from flowbridge.limits import BULK_ITEMS, PAUSE_NS_MAX, SLICE_NS_MAX
 from flowbridge.time.manager import Run
 
 if TYPE_CHECKING:
@@ -88,6 +88,8 @@ class Pump:
         if outlet is not None and limit > 1:
             limit = min(limit, outlet.room(lane))
         taken = queue.take(limit, lane)
+        if len(taken) >= BULK_ITEMS:  # the loop costs little by so many, and lets as many gather for the next slice
+            self._is_brisk = False
         if taken[0].deadline_ns > self._now_ns():
             return Run(0, list(taken))
         queue.give_back(taken)

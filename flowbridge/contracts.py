@@ -171,6 +171,33 @@ class DataSource(Protocol):
         ...
 
 
+@runtime_checkable
+class BlockingSource(Protocol):
+    """What a `DataSource` may offer besides: to bring what has arrived without its event loop, on the loop's thread."""
+
+    def wait_blocking(self, timeout_ns: int) -> bool:
+        """Bring what has arrived; wait for it at most `timeout_ns`, in which the loop does nothing.
+
+        True when something was brought, as told by `on_news`: messages, the end or a break. False when nothing came,
+        or when it can come through the loop only. From then on the loop may not bring anything until `leave_to_loop`.
+        """
+        ...
+
+    def leave_to_loop(self) -> None:
+        """Let the loop bring what arrives from here on; what has arrived by now is brought within this call or soon."""
+        ...
+
+
+@runtime_checkable
+class BlockingSink(Protocol):
+    """What a `DataSink` may offer besides: to say whether what it was given leaves without its event loop."""
+
+    @property
+    def needs_loop(self) -> bool:
+        """Whether something waits here that only the loop can send on."""
+        ...
+
+
 class Lease(Protocol):
     """One borrowed message; also a context manager. Its credit returns on release, and only then."""
 

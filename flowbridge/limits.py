@@ -27,6 +27,9 @@ STARVATION_TURNS_MAX: Final = 16  # a lane passed over this often while it had w
 SLICE_ITEMS_MAX: Final = 128
 SLICE_NS_MAX: Final = 1_000_000  # ... and at most about this long: the cooperative quantum
 SLICES_PER_DEADLINE: Final = 8  # a slice takes at most this part of what its first message has left
+BULK_ITEMS: Final = 8  # of one slice that a node took without the loop; after so many it waits on the loop once
+PAUSE_NS_MAX: Final = 2_000_000  # after a longer pause between messages a node waits on the loop, not for its ring
+LOOK_NS_MAX: Final = 20_000  # of a wait for a ring that is spent looking; the rest of it sleeps
 VIRTUAL_DEADLINE_NS: Final = 1_000_000_000  # work without a deadline is ordered as if it had this much time
 OUTBOX_ITEMS_MAX: Final = 100_000  # what one synchronous call may emit before OperatorError
 

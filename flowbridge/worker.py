@@ -56,7 +56,7 @@ async def _serve(address: str) -> int:
     clock = SystemClock()
     tiers = TierSet(clock)  # the host says with what options
     link = await (await tiers.placing("ipc")).meet_host(address)
-    part = Part(link, tiers, clock, instrument=FarInstrument)
+    part = Part(link, tiers, clock, instrument=FarInstrument, owns_loop=True)
     loop = asyncio.get_running_loop()
     threading.Thread(target=_watch, args=(int(address), part), name="host watch", daemon=True).start()
 

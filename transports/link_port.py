@@ -385,6 +385,20 @@ class LinkSink(QueueSink):
         ends = self._ends
         return self._is_full or self._flushed is not None or bool(ends.writable) or any(ends.waiters)
 
+    @property
+    def needs_loop(self) -> bool:
+        """See `contracts.BlockingSink`."""
+        link, ends = self._link, self._ends
+        return (
+            link is None
+            or self._is_full  # else nothing waits in the queue here
+            or self._soon
+            or self._flushed is not None
+            or ends.guarded
+            or bool(ends.writable)
+            or link.needs_loop
+        )
+
     def _ask(self) -> None:
         """Hear of it when credit or room comes back."""
         link = self._link

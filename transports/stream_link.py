@@ -152,6 +152,11 @@ class StreamNearLink:
         """The consumer's end is gone."""
         self.on_lost(error or BrokenError(f"{self._link.peer}: the consumer vanished"))
 
+    @property
+    def needs_loop(self) -> bool:
+        """A stream is written by the loop."""
+        return True
+
     def close(self) -> None:
         """Close this half; what is unsent is lost."""
         self._room.close()

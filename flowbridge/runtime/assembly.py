@@ -65,7 +65,9 @@ class Assembly:
         ended: Collection[str] = (),
         has_bus: bool = True,
         installed_only: bool = False,
+        owns_loop: bool = False,
     ) -> None:
+        """`owns_loop`: nothing but these nodes needs the loop at once."""
         self._plan = plan
         self._here = frozenset(here)
         self._ended = frozenset(ended)
@@ -78,6 +80,7 @@ class Assembly:
         self._loader = Loader(registry.catalog(), operators, plan.base_dir, installed_only=installed_only)
         self._turns = turns
         self._instrument = instrument
+        self._owns_loop = owns_loop and len(self._manifests) == 1
         self._stdout = stdout
         self._resources = resources
         self._tiers = {route: choice.tier.value for route, choice in choose_all(plan).items()}
@@ -219,6 +222,7 @@ class Assembly:
             paths=self.paths,
             turns=self._turns,
             instrument=self._instrument,
+            owns_loop=self._owns_loop,
         )
         context = Context(manifest, self._clock, self._bus, self._plan.base_dir, self._stdout)
         where = self._plan.where(f"{node}.operator", node)

@@ -53,12 +53,17 @@ class Part:
         gate: PartGate | None = None,
         *,
         instrument: Callable[[float, Clock], KeepingInstrument] | None = None,
+        owns_loop: bool = False,
     ) -> None:
-        """A host that is not of this user needs a gate; `instrument` makes what records spans, for a host that asks."""
+        """A host that is not of this user needs a gate; `instrument` makes what records spans, for a host that asks.
+
+        `owns_loop`: this loop serves nothing else.
+        """
         assert link.is_same_user or gate is not None, f"{link.peer}: nothing says what it may do"
         self._link = link
         self._tiers = tiers
         self._gate = gate
+        self._owns_loop = owns_loop
         self._clock = clock
         self._resources = AsyncExitStack()
         self._told: dict[str, Any] = {}
@@ -273,6 +278,7 @@ class Part:
             has_bus=False,
             stdout=stdout.as_text_io(),
             installed_only=self._gate is not None,
+            owns_loop=self._owns_loop,
         )
         problems = assembly.load(lambda node: self._tell(PartFrame.LOADING, {"node": node}))
         routes = {route.id: route for route in self._plan.routes}

@@ -76,6 +76,24 @@ def test_a_worker_that_dies_is_started_again_and_joined_again(tmp_path: Path, pl
     assert 0 < lost(report) < 300
 
 
+def test_a_worker_that_waits_for_its_ring_dies_and_is_started_again(tmp_path: Path) -> None:
+    """Messages follow each other quickly, so its node takes them without its loop; see runtime/pump.py."""
+    sink = Sink()
+    report = run_placed(
+        tmp_path,
+        f"{SOURCE}, with: {{count: 600, pause_ms: 1}}, place: {{process: one}}",
+        work("DiesOnce", f"with: {{mark: '{tmp_path}/mark', at: 200}}", "place: {process: two}", AGAIN),
+        KEEP,
+        operators={"keep": sink},
+    )
+    assert (report.status, report.errors) == ("done", [])
+    assert report.nodes["b"].restarts == 1
+    assert sink.values == sorted(set(sink.values)), "nothing twice, nothing out of order"
+    assert sink.values[-1] == 599
+    assert lost(report) == 600 - len(sink.values)
+    assert 0 < lost(report) < 400
+
+
 def test_a_source_that_dies_goes_on_from_its_last_snapshot(tmp_path: Path) -> None:
     sink = Sink()
 

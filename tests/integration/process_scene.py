@@ -235,10 +235,10 @@ def nothing_left() -> Any:
     assert not mine
 
 
-async def until(condition: Callable[[], object], what: str) -> None:
+async def until(condition: Callable[[], object], what: str, patience_s: float = PATIENCE_S) -> None:
     """Return once something is so."""
     loop = asyncio.get_running_loop()
-    end_s = loop.time() + PATIENCE_S
+    end_s = loop.time() + patience_s
     while not condition():
         assert loop.time() < end_s, what
         await asyncio.sleep(0.005)

@@ -24,7 +24,7 @@ from flowbridge.errors import (
     ResourceError,
     ShmFullError,
 )
-from flowbridge.limits import LANES, STREAM_BYTES_HIGH
+from flowbridge.limits import LANES, LOOK_NS_MAX, STREAM_BYTES_HIGH
 from flowbridge.machines.outcome import CLOSED, COUNTS, NOTHING
 from flowbridge.shm._core import KIND_CTRL, KIND_INLINE, NO_SLOT
 from flowbridge.shm.port import HEADER_BYTES
@@ -70,6 +70,7 @@ class RingNearLink:
         self._written = 0  # records of any kind
         self._pushed = 0  # messages
         self._is_armed = False
+        self._has_sent_bodies = False
         self._loop = asyncio.get_running_loop()
         self._fileno = producer.fileno()
         self._loop.add_reader(self._fileno, self._event)
@@ -209,6 +210,7 @@ class RingNearLink:
 
     def _send_body(self, data: BytesLike) -> bool:
         """After its record, so that a consumer that finds a body without one knows that it is lied to."""
+        self._has_sent_bodies = True
         with suppress(ResourceError):  # then `lost` comes, and the message counts as sent until then
             self._link.send(BODY, _NO_HEADER, data)
         return True
@@ -220,6 +222,11 @@ class RingNearLink:
         except FlowbridgeError as error:
             self._loop.call_soon(self._fail, error)
             return False
+
+    @property
+    def needs_loop(self) -> bool:
+        """Only payloads that go over the socket wait for the loop."""
+        return self._has_sent_bodies and self._link.stream.unsent_bytes > 0
 
     def counts(self) -> Sequence[int]:
         """The newest whole report: one that is being written is left for the next call."""
@@ -315,6 +322,7 @@ class RingFarLink:
         self._is_armed = False
         self._is_started = False
         self._has_ended = False
+        self._is_armed = False  # the loop is told of what comes
         self._broken: Exception | None = None
         self.on_messages = _nothing
         self.on_end = _nothing
@@ -329,6 +337,7 @@ class RingFarLink:
         self._loop.call_soon(self._drain)
 
     def _event(self) -> None:
+        self._is_armed = False
         self._consumer.clear()
         self._is_armed = False
         if self._watch is not None:
@@ -358,6 +367,36 @@ class RingFarLink:
             self._lose(error)
         else:
             self._loop.call_soon(self._drain)
+
+    def wait(self, timeout_ns: int) -> bool:
+        """Bring what is there without the loop, waiting for it; see `route_link.BlockingLink`."""
+        if self._fileno < 0 or not self._is_started or self._awaiting or self._bodies or self._broken is not None:
+            return False
+        consumer = self._consumer
+        try:
+            if self._is_armed:
+                self._is_armed = False
+                consumer.disarm()  # the producer would go to the kernel for an event that nobody waits for
+            if not consumer.wait_data(timeout_ns, LOOK_NS_MAX):
+                return False
+            if not self._records.is_between:
+                messages = consumer.take_plain(_TAKE_MAX, self._records.trails, tree_from_bytes)
+                if messages:
+                    self.on_messages(messages)
+                    return True
+        except FlowbridgeError:
+            pass  # it is found again, and told, by what follows
+        self._drain()
+        return True
+
+    def leave_to_loop(self) -> None:
+        """Let the loop bring messages again."""
+        if self._fileno >= 0 and self._is_started and not self._is_armed:
+            self._drain()
+
+    def _arm(self) -> bool:
+        self._is_armed = self._consumer.arm()
+        return self._is_armed
 
     def _is_drained(self) -> bool:
         """Bring some of what is there; True when something has to happen first."""

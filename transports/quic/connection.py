@@ -127,6 +127,7 @@ class Connection:
         self._reset_at = self._loop.time()
         self._has_control = False
         wire.on_event = self._event
+        self._engine.on_left = self._left
 
     # --- out --------------------------------------------------------------------------------------------------------
 
@@ -182,6 +183,12 @@ class Connection:
     def prioritize(self, number: int, urgency: int, deadline: float | None) -> None:
         """Change the place of a QUIC stream in the order of streams."""
         self._engine.prioritize(number, urgency, deadline)
+
+    def _left(self, number: int) -> None:
+        """Less of a QUIC stream is unsent."""
+        stream = self._streams.get(number) or self._awaited.get(number)
+        if stream is not None:
+            stream.keeper.moved(stream)
 
     def path(self) -> tuple[int, int, int]:
         """As the last three of `stream.Before`; 0 if unknown."""

@@ -22,6 +22,7 @@ from flowbridge.limits import (
     SUCCEEDED_LEASE_MS,
     SUSPECT_BEATS,
 )
+from flowbridge.machines.queued import Queued
 from flowbridge.time.offset import ClockOffset
 from flowbridge.transports.quic.connection import refused, why_closed
 from flowbridge.transports.quic.session_state import Grave, SessionState
@@ -93,6 +94,8 @@ class Session:
         self._graves: dict[int, Grave] = {}
         self._next = 0 if is_client else 1
         self._waiting: list[SessionStream] = []  # for a QUIC stream
+        self._queued = Queued()
+        self._moved: set[SessionStream] = set()  # those of which it may not be true any more
         self._counts: set[int] = set()  # streams whose count the peer is to be told
         self._counts_bytes = 0
         self._counts_timer: asyncio.TimerHandle | None = None
@@ -153,8 +156,16 @@ class Session:
         """What lies before bytes of this rank now: what waits on their stream, and on those that go first."""
         if self._connection is None:
             return None
-        queued = sum([one.waiting_bytes for one in self._streams.values() if one is stream or one.rank <= rank])
-        return Before(queued, *self._connection.path())
+        moved, queued = self._moved, self._queued
+        while moved:
+            one = moved.pop()
+            queued.put(one.number, one.rank, one.waiting_bytes)
+        return Before(queued.before(stream.number, rank), *self._connection.path())
+
+    def moved(self, stream: SessionStream) -> None:
+        """What waits on a stream, or its rank, may have changed."""
+        if stream.number in self._streams:
+            self._moved.add(stream)
 
     def owes_count(self, stream: SessionStream, size_bytes: int) -> None:
         """The peer is to be told how far a stream has come: with other bytes, or alone after a while or a lot."""
@@ -182,6 +193,8 @@ class Session:
 
     def _bury(self, stream: SessionStream, error: Error | None) -> None:
         self._streams.pop(stream.number, None)
+        self._moved.discard(stream)
+        self._queued.put(stream.number, stream.rank, 0)
         if stream in self._waiting:
             self._waiting.remove(stream)
         self._graves[stream.number] = Grave(stream.come.count, error, self._pings)

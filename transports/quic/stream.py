@@ -75,6 +75,10 @@ class Keeper(Protocol):
         """What lies before bytes of this rank on a stream now; None without a connection, when nobody knows."""
         ...
 
+    def moved(self, stream: SessionStream) -> None:
+        """What waits on it, or its rank, may have changed: `before` asks the stream again."""
+        ...
+
     def owes_count(self, stream: SessionStream, size_bytes: int) -> None:
         """The peer is to be told how far the stream has come; so much came since it was asked last."""
         ...
@@ -171,6 +175,7 @@ class SessionStream:
         self._carrier = None
         self._inbox.clear()
         self._is_last_here = False
+        self.keeper.moved(self)
 
     @property
     def is_behind(self) -> bool:
@@ -197,6 +202,7 @@ class SessionStream:
         carrier, out = self._carrier, self.out
         if carrier is None:
             return
+        self.keeper.moved(self)
         while not self._is_full and out.kept_bytes < REPLAY_BYTES_MAX:
             data = out.take(_PIECE_BYTES)
             if not data:
@@ -235,6 +241,7 @@ class SessionStream:
         rank = pressing.rank
         if rank is not None and rank != self.rank:
             self.rank = rank
+            self.keeper.moved(self)
             self._prioritize()
 
     def _prioritize(self) -> None:
@@ -263,6 +270,7 @@ class SessionStream:
         if descriptors:
             raise LocalProtocolError(f"{self.peer}: descriptors do not leave their machine")
         carrier = self._carrier
+        self.keeper.moved(self)
         for part in parts:
             data = part if type(part) is bytes else bytes(part)  # it is kept until the peer has it
             is_idle = not out.unsent_bytes and not self._is_full and out.kept_bytes < REPLAY_BYTES_MAX
@@ -383,6 +391,7 @@ class SessionStream:
         """The session or the peer gave it up: nothing more can be sent or will come."""
         if self._failure is None:
             self._failure = error
+            self.keeper.moved(self)
             self._inbox.clear()  # nobody takes it, not even once it goes on after a pause
             self.out.finish()
             self.out.give_up()

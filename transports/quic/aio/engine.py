@@ -87,6 +87,7 @@ class AioquicEngine:
         self.faults = 0
         self.dropped = 0
         self.on_connection_id: Callable[[bytes, bool], None] | None = None
+        self._on_left: Callable[[int], None] | None = None
 
     # --- what an acceptor asks ------------------------------------------------------------------------------------
 
@@ -116,6 +117,16 @@ class AioquicEngine:
     def caps(self) -> EngineCaps:
         """What this engine can do; `datagram_bytes_max` is for a peer with connection ids like ours."""
         return self._caps
+
+    @property
+    def on_left(self) -> Callable[[int], None] | None:
+        """Who is told of streams whose backlog has become smaller."""
+        return self._on_left
+
+    @on_left.setter
+    def on_left(self, told: Callable[[int], None] | None) -> None:
+        self._on_left = told
+        self._connection.tell_sent(told)
 
     @property
     def is_client(self) -> bool:
@@ -259,7 +270,7 @@ class AioquicEngine:
         """Give up sending a stream."""
         if self._closed is None and self._connection.writable(stream):
             self._connection.reset_stream(stream, code)
-            self._full.discard(stream)
+            self._dropped(stream)
 
     def stop(self, stream: int, code: int) -> None:
         """Want no more of a stream."""
@@ -328,7 +339,7 @@ class AioquicEngine:
                 events.append(StreamReset(event.stream_id, event.error_code))
         elif isinstance(event, aio.StopSendingReceived):
             if connection.first_stop(event.stream_id):
-                self._full.discard(event.stream_id)
+                self._dropped(event.stream_id)
                 events.append(StreamStopped(event.stream_id, event.error_code))
         elif isinstance(event, aio.HandshakeCompleted):
             self._complete()
@@ -354,6 +365,12 @@ class AioquicEngine:
         if not data or data[0] & 0x80 or connection.knows(data[1 : 1 + CONNECTION_ID_BYTES]):
             return False
         return is_reset(data, connection.reset_tokens(address))
+
+    def _dropped(self, stream: int) -> None:
+        """What was unsent of a stream is not sent."""
+        self._full.discard(stream)
+        if self._on_left is not None:
+            self._on_left(stream)
 
     def _find_room(self) -> None:
         for stream in sorted(self._full):

@@ -17,6 +17,7 @@ from flowbridge.testing.virtual_loop import pause, run_simulated
 
 if TYPE_CHECKING:
     from flowbridge.machines.admission import Rank
+    from flowbridge.transports.quic.session import Session
     from flowbridge.transports.quic.stream import SessionStream
 
 RANKS = st.tuples(st.integers(0, 4), st.integers(0, 30) | st.just(NO_DEADLINE))
@@ -58,59 +59,71 @@ def test_many_streams_are_cut_into_blocks_that_go_when_they_are_empty() -> None:
     assert (len(queued), queued.before(0, (4, NO_DEADLINE))) == (0, 0)
 
 
+class Busy:
+    """Streams of a session to which something happens all the time."""
+
+    def __init__(self, session: Session, seed: int) -> None:
+        self.asked = 0
+        self._session = session
+        self._chance = Random(seed)
+        self._streams: list[SessionStream] = []
+
+    def do_something(self) -> None:
+        """Write to a stream, or end it in one of the ways there are."""
+        chance = self._chance
+        if len(self._streams) < 20 or chance.random() < 0.03:
+            stream = self._session.open(StreamKind.ROUTE, f"route {len(self._streams)}")
+            stream.connect(on_data=lambda data, _: None, on_lost=lambda error: None)
+            self._streams.append(stream)
+        stream = chance.choice(self._streams)
+        if stream.is_lost or stream.out.is_finished:
+            return
+        what = chance.random()
+        if what < 0.9:
+            stream.write(bytes(chance.choice((10, 1_000, 10_000, 40_000))))
+            stream.press((chance.randrange(5), chance.choice((10**9, 2 * 10**9, NO_DEADLINE))))
+        elif what < 0.93:
+            stream.write(b"lie")  # for which the peer gives it up, if it is the first
+        elif what < 0.97:
+            stream.end()
+        else:
+            stream.fail(ValueError("given up"))
+
+    def look(self) -> None:
+        """Compare what the session says with adding it up."""
+        for _ in range(3):
+            stream = self._chance.choice(self._streams)
+            rank = self._chance.randrange(5), self._chance.choice((10**9, 3 * 10**9, NO_DEADLINE))
+            before = self._session.before(stream, rank)
+            if before is not None:
+                every = list(self._session.streams)
+                total = sum(one.waiting_bytes for one in every if one is stream or one.rank <= rank)
+                assert before.queued_bytes == total
+                self.asked += total > 0
+
+
 @pytest.mark.parametrize("seed", range(2))
 def test_a_session_knows_what_waits_whatever_was_written_sent_acknowledged_or_given_up(seed: int) -> None:
     """Over real connections, of which one breaks in between."""
-    asked = 0
 
     async def scenario(seed: int) -> None:
-        nonlocal asked
         scene = Scene(seed)
         scene.network.condition("edge", "core", delay_s=0.02, rate_bytes_s=500_000)
         await scene.start()
-        session, chance = scene.session, Random(seed)
-        streams: list[SessionStream] = []
-
-        def look() -> None:
-            nonlocal asked
-            for _ in range(3):
-                stream = chance.choice(streams)
-                rank = chance.randrange(5), chance.choice((10**9, 3 * 10**9, NO_DEADLINE))
-                before = session.before(stream, rank)
-                if before is not None:
-                    every = list(session.streams)
-                    total = sum(one.waiting_bytes for one in every if one is stream or one.rank <= rank)
-                    assert before.queued_bytes == total
-                    asked += total > 0
-
+        busy, chance = Busy(scene.session, seed), Random(seed + 1)
         for step in range(120):
-            if len(streams) < 20 or chance.random() < 0.03:
-                stream = session.open(StreamKind.ROUTE, f"route {step}")
-                stream.connect(on_data=lambda data, _: None, on_lost=lambda error: None)
-                streams.append(stream)
-            stream = chance.choice(streams)
-            if not stream.is_lost and not stream.out.is_finished:
-                what = chance.random()
-                if what < 0.8:
-                    stream.write(bytes(chance.choice((10, 1_000, 10_000, 40_000))))
-                    stream.press((chance.randrange(5), chance.choice((10**9, 2 * 10**9, NO_DEADLINE))))
-                elif what < 0.83:
-                    stream.write(b"lie")  # for which the peer gives it up, if it is the first
-                elif what < 0.86:
-                    stream.end()
-                elif what < 0.88:
-                    stream.fail(ValueError("given up"))
+            busy.do_something()
             if step == 60:
                 scene.core.wires[0].abandon()
-                scene.dialer.suspicious(session)
-            look()
+                scene.dialer.suspicious(scene.session)
+            busy.look()
             if chance.random() < 0.3:
                 await pause(chance.choice((0.001, 0.02, 0.2)))
         scene.beats.cancel()
         await scene.edge_host.start(scene.dialer.aclose(0))
         await scene.core_host.start(scene.core.server.aclose(0))
         await scene.core_host.start(scene.core.listener.aclose())
-        assert session.replays == 1
+        assert scene.session.replays == 1
+        assert busy.asked > 30
 
     run_simulated(scenario, seed=seed, until_s=1000)
-    assert asked > 30

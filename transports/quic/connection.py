@@ -7,7 +7,7 @@ from collections import deque
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from flowbridge.codec.codes import Code, from_transport
-from flowbridge.codec.session_frames import control_reader, first_frame, read_control, read_first, whole
+from flowbridge.codec.session_frames import control_reader, first_frame, grease, read_control, read_first, whole
 from flowbridge.codec.session_words import Accept, Open, StreamKind
 from flowbridge.errors import RemoteProtocolError
 from flowbridge.limits import (
@@ -133,6 +133,13 @@ class Connection:
 
     def send(self, *frames: ControlFrame) -> None:
         """Send frames on the control stream; never waits."""
+        self._send(b"".join([whole(frame) for frame in frames]))
+
+    def send_grease(self, number: int, body: bytes) -> None:
+        """Send a frame that the peer skips; see `session_frames.grease`."""
+        self._send(grease(number, body))
+
+    def _send(self, data: bytes) -> None:
         if self.is_over or self._is_closing:
             return
         if not self._has_control:
@@ -142,7 +149,7 @@ class Connection:
                 assert number == CONTROL, f"the control stream is {number}"
             else:
                 self._engine.prioritize(CONTROL, 0)
-        unsent = self._engine.write(CONTROL, b"".join([whole(frame) for frame in frames]))
+        unsent = self._engine.write(CONTROL, data)
         self.wire.touched()
         if unsent > CONTROL_UNSENT_BYTES_MAX:
             self.close(Code.LIMIT, f"more than {CONTROL_UNSENT_BYTES_MAX} bytes of control frames were not taken")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from random import Random
 from typing import TYPE_CHECKING, Final
 
 from flowbridge.codec.codes import Code, code_of, cut, error_of
@@ -16,6 +17,8 @@ from flowbridge.errors import BrokenError, ClosedError, RemoteProtocolError, Res
 from flowbridge.limits import (
     ACK_BYTES,
     ACK_DELAY_S,
+    GREASE_BEATS,
+    GREASE_BYTES_MAX,
     HEARTBEAT_MS_MIN,
     SESSION_ACKS_MAX,
     SESSION_STREAMS_MAX,
@@ -88,6 +91,7 @@ class Session:
         """How many times streams went on over another connection."""
         self._owner = owner
         self._clock = clock
+        self._chance = Random(identifier + bytes((is_client,)))  # noqa: S311  (picks frames that mean nothing)
         self._loop = asyncio.get_running_loop()
         self._is_client = is_client
         self._streams: dict[int, SessionStream] = {}
@@ -395,6 +399,9 @@ class Session:
         if connection is None:
             return
         self.ping()
+        if self._chance.randrange(GREASE_BEATS) == 0 and not connection.is_clogged:
+            body = self._chance.randbytes(self._chance.randrange(GREASE_BYTES_MAX + 1))
+            connection.send_grease(self._chance.getrandbits(32), body)
         is_refused = connection.wire.is_refused
         if is_refused or silent_ms > SUSPECT_BEATS * self._beat_ms:
             if self.state is SessionState.CONNECTED:

@@ -124,6 +124,7 @@ class StreamOrder(list["QuicStream"]):
             return
         if self.on_sent is not None:
             for stream in streams:
+                assert stream.stream_id is not None, "only that of the handshake has no number, and is not in the list"
                 self.on_sent(stream.stream_id)
         if not self and len(streams) == 1:
             list.extend(self, streams)  # the only stream: there is no order, and nobody was passed over

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from flowbridge.transports.quic.engine import Address, Engine, Identity
     from flowbridge.transports.quic.meeting import Meeting
     from flowbridge.transports.quic.session import Session
+    from flowbridge.transports.quic.settings import ClientCertificates, EngineName
     from flowbridge.transports.quic.stream import SessionStream
     from flowbridge.transports.quic.wire import Listener
 
@@ -68,11 +69,20 @@ class Node:
 class Peers:
     """The sessions of a process, one for each node that it reaches. Streams that come go to the meeting."""
 
-    def __init__(self, clock: Clock, meeting: Meeting, *, tls: TlsFiles | None, settings: QuicSettings | None) -> None:
+    def __init__(
+        self,
+        clock: Clock,
+        meeting: Meeting,
+        *,
+        tls: TlsFiles | None,
+        settings: QuicSettings | None,
+        engine: EngineName = "auto",
+    ) -> None:
         self._clock = clock
         self._meeting = meeting
         self._tls = tls
         self._given = settings
+        self._engine: EngineName = engine
         self._chooses_size = settings is None  # of datagrams, by where they go
         self._settings: QuicSettings | None = None
         self._own: Own | None = None
@@ -102,7 +112,8 @@ class Peers:
                 certificate=(tls.certificate or None) if tls else None,
                 key=(tls.key or None) if tls else None,
                 ca=tls.ca if tls else None,
-                client_certificates="ask" if tls and tls.token_keys else "require",
+                client_certificates=_asks(tls, self._engine),
+                engine=self._engine,
             )
             if tls and tls.token:
                 self._tokens = TokenFile(tls.token, time.time)
@@ -246,6 +257,13 @@ class Peers:
         results: list[Any] = await asyncio.gather(*dialers.values(), return_exceptions=True)
         await asyncio.gather(*(one[0].aclose(settle_s) for one in results if isinstance(one, tuple)))
         await asyncio.gather(*(node.aclose(settle_s) for node in nodes))
+
+
+def _asks(tls: TlsFiles | None, engine: EngineName) -> ClientCertificates:
+    """How a node asks for certificates of hosts: where tokens do, the engine qh3 need not, which cannot."""
+    if tls is None or not tls.token_keys:
+        return "require"
+    return "none" if engine == "qh3" else "ask"
 
 
 def _another(peer: str, node: str, identity: Identity | None) -> AuthError:

@@ -8,6 +8,7 @@ import logging
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from flowbridge.codec.part_frames import DAMAGE, PartFrame, read_error, read_part, write_part
+from flowbridge.codec.terminal_text import harmless_plain
 from flowbridge.errors import AuthError, BrokenError, EncodeError, FlowbridgeError, RemoteProtocolError, ResourceError
 from flowbridge.limits import SETTLE_NS, SETTLE_PAUSE_NS, WORKER_START_NS, WORKER_STOP_NS
 from flowbridge.machines.node import NodeState
@@ -263,6 +264,8 @@ class RemotePart:
         for end in ends:
             end.close()  # a worker sends none
         frame, content = read_part(self.name, kind, body)
+        if self._worker is None or not self._worker.link.is_same_user:
+            content = harmless_plain(content)  # all of it may come to be shown to somebody
         try:
             self._said(frame, content)
         except DAMAGE as error:

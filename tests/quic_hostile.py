@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import gc
+import tracemalloc
 from dataclasses import replace
 from functools import partial
 from random import Random
@@ -86,6 +88,8 @@ class Core:
         self.echoes: dict[tuple[str, int], Echo] = {}
         self.wires: list[EngineWire] = []
         self.takes = True
+        self.takers: dict[StreamKind, Callable[[SessionStream], object]] = {}
+        """Who takes the streams of a kind, instead of an echo."""
 
     async def start(self) -> None:
         own = Own("core", VirtualClock(), incarnation=7)
@@ -102,6 +106,8 @@ class Core:
         def take(stream: SessionStream) -> None:
             if stream.kind is StreamKind.PART:
                 stream.fail(AuthError(f"{identity.node} may run nothing here"))
+            elif stream.kind in self.takers:
+                self.takers[stream.kind](stream)
             elif self.takes:
                 self.echoes[identity.node, stream.number] = Echo(stream)
 
@@ -115,15 +121,16 @@ class Core:
 class Evil:
     """A client of the engine, driven by hand: it says what it likes."""
 
-    def __init__(self, node: str = "evil", **settings: Any) -> None:
+    def __init__(self, node: str = "evil", *, port: int = PORT, **settings: Any) -> None:
         self.node = node
+        self._port = port
         self._settings = replace(settings_of(node), **settings)
         self.events: list[EngineEvent] = []
         self.wire: EngineWire
         self._changed = asyncio.Event()
 
     async def connect(self) -> Evil:
-        self.wire = await dial(("core", PORT), partial(make_client, self._settings), on_event=self._on_event)
+        self.wire = await dial(("core", self._port), partial(make_client, self._settings), on_event=self._on_event)
         await self.until(lambda: any(isinstance(event, Connected) for event in self.events))
         return self
 
@@ -266,3 +273,18 @@ def attacked(attack: Callable[[Evil, Scene], Awaitable[None]], seed: int = 1) ->
         await scene.finish()
 
     run_simulated(scenario, seed=seed, until_s=1000)
+
+
+class Growth:
+    """How much more memory is in use; `measured` looks away from what the attacker itself keeps."""
+
+    def __init__(self) -> None:
+        gc.collect()
+        tracemalloc.start()
+        self.before = tracemalloc.get_traced_memory()[0]
+
+    def assert_small(self) -> None:
+        gc.collect()
+        now = tracemalloc.get_traced_memory()[0]
+        tracemalloc.stop()
+        assert now - self.before < GROWTH_BYTES_MAX

@@ -108,6 +108,12 @@ class LinkSink(QueueSink):
         link.close()
         return self._outcomes.lose()
 
+    def _disbelieved(self, link: NearLink, error: Exception) -> None:
+        """The consumer's end reported what cannot be."""
+        if link is self._link:
+            link.fail(error)
+            self._lost(link, error)
+
     def _lost(self, link: NearLink, error: Exception) -> None:
         if link is not self._link:
             return
@@ -407,7 +413,7 @@ class LinkSink(QueueSink):
         try:
             accepting = self._outcomes.apply(counts)
         except RemoteProtocolError as error:
-            self._loop.call_soon(self._lost, link, error)
+            self._loop.call_soon(self._disbelieved, link, error)
             return
         if self._outcomes.is_finished:
             self._tell_flushed()

@@ -59,6 +59,10 @@ class NearLink(Protocol):
         """
         ...
 
+    def fail(self, error: Exception) -> None:
+        """The other end broke the rules: tell it, where the link can, and close this half."""
+        ...
+
     def close(self) -> None:
         """Close this half. Idempotent; `on_lost` is not called any more."""
         ...

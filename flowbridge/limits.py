@@ -33,6 +33,7 @@ OUTBOX_ITEMS_MAX: Final = 100_000  # what one synchronous call may emit before O
 # --- the event bus ------------------------------------------------------------------------------------------------
 TOPIC_CHARACTERS_MAX: Final = 256  # LocalProtocolError
 TOPIC_TOKENS_MAX: Final = 16  # LocalProtocolError
+TOPICS_REACH_MAX: Final = 65_536  # subscriptions of all cached topics together; likewise
 TOPICS_CACHED_MAX: Final = 4_096  # all are forgotten, and looked up again when they come back
 SUBSCRIPTIONS_MAX: Final = 65_536  # LocalProtocolError
 REQUESTS_PENDING_MAX: Final = 65_536  # WouldBlock
@@ -95,6 +96,7 @@ REDIAL_ROUND_TRIPS: Final = 6  # ... or so many round trips, when that is longer
 REDIAL_PAUSE_S: Final = (0.2, 0.4)  # between two tries, at random: many who lost the same peer must not come at once
 SESSIONS_MAX: Final = 1_024  # of one node: OverloadError
 SESSIONS_PER_PEER_MAX: Final = 64  # ... with one peer: OverloadError
+DIALERS_MAX: Final = 256  # nodes that one process has sessions with, or dials: OverloadError
 MEETINGS_MAX: Final = 4_096  # streams that came before anybody expected them: the next one is refused
 MEETINGS_PER_PEER_MAX: Final = 512  # ... of one session
 MEETING_NS: Final = 30 * 10**9  # of waiting for the other end of a stream: BrokenError

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from quic_certs import make_ca, make_node
 
 from flowbridge.codec.arrays import write_array
+from flowbridge.codec.codes import Code
 from flowbridge.codec.framing import prefix
 from flowbridge.codec.session_frames import control_reader, read_control, whole
 from flowbridge.codec.session_words import (
@@ -20,6 +21,9 @@ from flowbridge.codec.session_words import (
     Hello,
     HelloAck,
     Open,
+    Ping,
+    Pong,
+    Scope,
     SessionLimits,
     StreamKind,
 )
@@ -288,3 +292,14 @@ class Growth:
         now = tracemalloc.get_traced_memory()[0]
         tracemalloc.stop()
         assert now - self.before < GROWTH_BYTES_MAX
+
+
+async def stream_ends(evil: Evil, code: Code = Code.FRAME) -> str:
+    """The stream was given up with a code, and nothing else was; returns what was said."""
+    await evil.until(lambda: bool(evil.errors()))
+    (error,) = evil.errors()
+    assert (Code(error.code), error.scope, error.ref) == (code, Scope.STREAM, 0), error
+    evil.control(whole(Ping(10**6, 1, ())))
+    await evil.until(lambda: any(isinstance(one, Pong) and one.number == 10**6 for one in evil.frames()))
+    assert not any(isinstance(event, Closed) for event in evil.events)
+    return error.reason

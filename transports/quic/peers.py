@@ -14,11 +14,12 @@ from typing import TYPE_CHECKING, Any, Final
 from flowbridge.addresses import NodeAddress, PeerIdentity
 from flowbridge.codec.session_words import StreamKind
 from flowbridge.errors import AuthError, BrokenError, LocalProtocolError, OverloadError
+from flowbridge.limits import DIALERS_MAX
 from flowbridge.transports.quic.dialing import Dialer
 from flowbridge.transports.quic.endpoint import listen
 from flowbridge.transports.quic.engines import make_acceptor, make_client
 from flowbridge.transports.quic.greeting import Own
-from flowbridge.transports.quic.identity import identify, read_certificates
+from flowbridge.transports.quic.identity import identify, read_certificates, reset_key_of
 from flowbridge.transports.quic.proving import Proving, Renewal, TokenFile
 from flowbridge.transports.quic.serving import SessionServer
 from flowbridge.transports.quic.settings import QuicSettings
@@ -52,6 +53,11 @@ class Node:
     def address(self) -> NodeAddress:
         """Where it listens."""
         return NodeAddress(self._host, self._listener.address[1])
+
+    @property
+    def sessions(self) -> tuple[Session, ...]:
+        """With those who have come."""
+        return self._server.sessions
 
     def refuse_new(self) -> None:
         """Accept no further host; those that are connected stay. Idempotent."""
@@ -114,6 +120,7 @@ class Peers:
                 ca=tls.ca if tls else None,
                 client_certificates=_asks(tls, self._engine),
                 engine=self._engine,
+                reset_key=reset_key_of(tls.key) if tls and tls.key else None,
             )
             if tls and tls.token:
                 self._tokens = TokenFile(tls.token, time.time)
@@ -147,9 +154,20 @@ class Peers:
         if found is not None and found.done() and (found.exception() or found.result()[1].is_over):
             found = None
         if found is None:
+            self._forget_dialers()
+            if len(self._dialers) >= DIALERS_MAX:
+                raise OverloadError(
+                    f"node {node} ({address}): there are sessions with {DIALERS_MAX} nodes already", None
+                )
             found = asyncio.ensure_future(self._dial(node, address))
             self._dialers[name] = found
         return (await asyncio.shield(found))[1]
+
+    def _forget_dialers(self) -> None:
+        """Those that met nobody, and whose sessions are over: a host may name any address."""
+        for name, found in tuple(self._dialers.items()):
+            if found.done() and (found.cancelled() or found.exception() or found.result()[1].is_over):
+                del self._dialers[name]
 
     async def _dial(self, node: str, address: NodeAddress) -> tuple[Dialer, Session]:
         own, settings = self._me(), self._set()
@@ -191,6 +209,13 @@ class Peers:
                 if not session.is_over:
                     return session
         raise BrokenError(f"host {node}: there is no session with it")
+
+    @property
+    def sessions(self) -> list[Session]:
+        """Those that this process has, of both sides."""
+        done = [one for one in self._dialers.values() if one.done() and not one.cancelled()]
+        dialled = [one.result()[1] for one in done if not one.exception()]
+        return dialled + [session for node in self._nodes for session in node.sessions]
 
     # --- being a node -----------------------------------------------------------------------------------------------
 

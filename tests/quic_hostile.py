@@ -111,7 +111,7 @@ class Core:
             if stream.kind is StreamKind.PART:
                 stream.fail(AuthError(f"{identity.node} may run nothing here"))
             elif stream.kind in self.takers:
-                self.takers[stream.kind](stream)
+                self.takers[StreamKind(stream.kind)](stream)
             elif self.takes:
                 self.echoes[identity.node, stream.number] = Echo(stream)
 

@@ -13,7 +13,7 @@ import pytest
 from link_scene import message, route_of
 from quic_hostile import Evil, Growth, Scene, attacked, frame, stream_ends
 
-from flowbridge.codec import route_frames
+from flowbridge.codec.arrays import write_array
 from flowbridge.codec.framing import prefix
 from flowbridge.codec.payload import MESSAGE, RAW
 from flowbridge.codec.route_frames import CODEC_TRAIL, CONTROL, COUNTS, END, ITEM, OPEN, TrailReader, write_open
@@ -55,7 +55,7 @@ def schema(number: int) -> bytes:
 
 
 def trail(number: int, *nodes: str) -> bytes:
-    return control(CODEC_TRAIL, number, route_frames.write_array(nodes))
+    return control(CODEC_TRAIL, number, write_array(nodes))
 
 
 OPENED = prefix(OPEN, len(write_open(ROUTE.id, 0)), 0) + write_open(ROUTE.id, 0)

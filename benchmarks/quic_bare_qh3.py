@@ -57,3 +57,7 @@ class Qh3Protocol(QuicConnectionProtocol):
     def datagram_received(self, data: Any, addr: Any) -> None:
         super().datagram_received(data, addr)
         self.on_room()
+
+    def datagrams_received(self, data: Any, addr: Any) -> None:
+        super().datagrams_received(data, addr)
+        self.on_room()

@@ -49,7 +49,7 @@ _ASK_BYTES: Final = 64
 def _configuration(files: Files, name: str, datagram_bytes: int | None, *, is_client: bool) -> Any:
     """With the windows, the size of packets and the congestion control of ours."""
     size_bytes = datagram_bytes or QUIC_DATAGRAM_BYTES
-    windows = {"max_data": QUIC_CONNECTION_WINDOW_BYTES, "max_stream_data": QUIC_STREAM_WINDOW_BYTES}
+    windows: dict[str, Any] = {"max_data": QUIC_CONNECTION_WINDOW_BYTES, "max_stream_data": QUIC_STREAM_WINDOW_BYTES}
     configuration: Any
     if ENGINE[0] == "qh3":
         from flowbridge.transports.quic.qh3.configuration import PACKET_BYTES_MAX

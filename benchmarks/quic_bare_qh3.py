@@ -52,7 +52,7 @@ class Qh3Protocol(QuicConnectionProtocol):
     def is_full(self) -> bool:
         """Whether to stop writing until `on_room`."""
         connection: Any = self._quic
-        return connection.get_send_buffer_size(self.stream) > WRITE_BYTES_HIGH
+        return bool(connection.get_send_buffer_size(self.stream) > WRITE_BYTES_HIGH)
 
     def datagram_received(self, data: Any, addr: Any) -> None:
         super().datagram_received(data, addr)

@@ -7,7 +7,7 @@ the direction of writing make a line look like another one (Unicode Technical Re
 from __future__ import annotations
 
 import re
-from typing import Any, Final
+from typing import Any, Final, cast
 
 _COMMANDS: Final = re.compile(
     "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]"  # all but tabs and line ends
@@ -24,9 +24,8 @@ def harmless_plain(value: Any) -> Any:
     if type(value) is str:
         return harmless(value)
     if type(value) is dict:
-        found: dict[Any, Any] = value
-        return {harmless_plain(key): harmless_plain(one) for key, one in found.items()}
+        items = cast("dict[object, object]", value).items()
+        return {harmless_plain(key): harmless_plain(one) for key, one in items}
     if type(value) is list:
-        items: list[Any] = value
-        return [harmless_plain(one) for one in items]
+        return [harmless_plain(one) for one in cast("list[object]", value)]
     return value

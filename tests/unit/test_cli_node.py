@@ -105,6 +105,14 @@ def test_a_wrong_use_is_one_line(call: Call, args: list[str], code: int, why: st
     assert "Traceback" not in err
 
 
+def installed(_: str) -> object:
+    return object()
+
+
+def missing(_: str) -> None:
+    return None
+
+
 @pytest.mark.parametrize(
     ("args", "why"),
     [
@@ -118,7 +126,7 @@ def test_a_wrong_use_is_one_line(call: Call, args: list[str], code: int, why: st
 def test_an_engine_that_cannot_be_chosen_is_a_wrong_use(
     call: Call, args: list[str], why: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: object())
+    monkeypatch.setattr("importlib.util.find_spec", installed)
     code, out, err = call(*args)
     assert (code, out) == (2, "")
     assert why in " ".join(err.replace("│", " ").split())
@@ -128,7 +136,7 @@ def test_an_engine_that_cannot_be_chosen_is_a_wrong_use(
 def test_an_engine_that_is_not_installed_is_one_line_that_says_how_to_get_it(
     call: Call, monkeypatch: pytest.MonkeyPatch, by_environment: bool
 ) -> None:
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    monkeypatch.setattr("importlib.util.find_spec", missing)
     if by_environment:
         monkeypatch.setenv("FLOWBRIDGE_ENGINE", "qh3")
     args = ("run", "flow.yaml", "--node", "edge-1=quic://h:1")

@@ -238,7 +238,7 @@ class BoundedConnection(QuicConnection):
         """... of all streams."""
         return sum(self.backlog(stream_id) for stream_id in self._streams)
 
-    def tell_sent(self, told: Callable[[int], None] | None) -> None:
+    def tell_sent(self, told: Callable[[int], None]) -> None:
         """Tell of each stream that has something new in a packet."""
         self._order.on_sent = told
 

@@ -89,7 +89,8 @@ class AioquicEngine:
         self.faults = 0
         self.dropped = 0
         self.on_connection_id: Callable[[bytes, bool], None] | None = None
-        self._on_left: Callable[[int], None] | None = None
+        self.on_left: Callable[[int], None] | None = None
+        connection.tell_sent(self._left)
 
     # --- what an acceptor asks ------------------------------------------------------------------------------------
 
@@ -119,16 +120,6 @@ class AioquicEngine:
     def caps(self) -> EngineCaps:
         """What this engine can do; `datagram_bytes_max` is for a peer with connection ids like ours."""
         return self._caps
-
-    @property
-    def on_left(self) -> Callable[[int], None] | None:
-        """Who is told of streams whose backlog has become smaller."""
-        return self._on_left
-
-    @on_left.setter
-    def on_left(self, told: Callable[[int], None] | None) -> None:
-        self._on_left = told
-        self._connection.tell_sent(told)
 
     @property
     def is_client(self) -> bool:
@@ -379,8 +370,12 @@ class AioquicEngine:
     def _dropped(self, stream: int) -> None:
         """What was unsent of a stream is not sent."""
         self._full.discard(stream)
-        if self._on_left is not None:
-            self._on_left(stream)
+        self._left(stream)
+
+    def _left(self, stream: int) -> None:
+        """Less of a stream is unsent."""
+        if self.on_left is not None:
+            self.on_left(stream)
 
     def _find_room(self) -> None:
         for stream in sorted(self._full):

@@ -191,8 +191,11 @@ class NodeListener(Protocol):
         """Where it listens; the port is the one that was taken."""
         ...
 
-    def refuse_new(self) -> None:
-        """Accept no further host; those that are connected stay (`fb/1`: GOAWAY). Idempotent."""
+    def go_away(self, grace_ns: int) -> None:
+        """Accept no further host, and no further part or route of those that are connected.
+
+        They are told so (`fb/1`: GOAWAY), and that the node ends within `grace_ns`. What runs goes on.
+        """
         ...
 
     async def aclose(self) -> None:

@@ -73,8 +73,11 @@ class LinkSink(QueueSink):
         self._is_left = False
         self._soon = False
         self._flushed: asyncio.Future[None] | None = None
-        self.on_lost: Callable[[Exception], None] = self.break_off
-        """What to do when the link is lost; by default the route is broken. Another may `attach` a new link later."""
+        self.on_lost: Callable[[Exception], None] = self._break_unless_finished
+        """What to do when the link is lost; by default the route is broken, unless the consumer had seen its end.
+
+        Another may `attach` a new link later.
+        """
         if link is not None:
             self.attach(link)
 
@@ -123,12 +126,15 @@ class LinkSink(QueueSink):
         if lost:
             _log.warning("%s: %d messages were lost with the consumer: %s", self._ends.edge, lost, error)
         elif was_finished:
-            self._outcomes.is_finished = True
-            return  # everything was sent and how it ended is known: what happens to the other end does not matter
+            self._outcomes.is_finished = True  # a successor of the consumer is sent the end once more
         try:
             self.on_lost(error)
         finally:
             self._admit()
+
+    def _break_unless_finished(self, error: Exception) -> None:
+        if not self._outcomes.is_finished:
+            self.break_off(error)
 
     def break_off(self, why: Exception) -> None:
         """The consumer will not come back: what waits here is counted as dropped by `lost`, senders get BrokenError."""
@@ -384,6 +390,20 @@ class LinkSink(QueueSink):
         """Whether somebody waits for credit or room."""
         ends = self._ends
         return self._is_full or self._flushed is not None or bool(ends.writable) or any(ends.waiters)
+
+    @property
+    def needs_loop(self) -> bool:
+        """See `contracts.BlockingSink`."""
+        link, ends = self._link, self._ends
+        return (
+            link is None
+            or self._is_full  # else nothing waits in the queue here
+            or self._soon
+            or self._flushed is not None
+            or ends.guarded
+            or bool(ends.writable)
+            or link.needs_loop
+        )
 
     def _ask(self) -> None:
         """Hear of it when credit or room comes back."""

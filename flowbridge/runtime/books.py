@@ -100,6 +100,8 @@ class EdgeAccounts:
             dropped=dict(sent.dropped),
             missed=Missed(sent.missed.late, sent.missed.transport, sent.missed.queued, taken.missed.executing),
             latency=taken.latency.copy(),
+            late_wakes=sent.late_wakes + taken.late_wakes,
+            without_ring=sent.without_ring,
         )
 
 
@@ -118,6 +120,8 @@ def _without_producer(sink: Account, source: Account) -> EdgeBooks:
         dropped=dropped,
         missed=Missed(sent.missed.late, sent.missed.transport, taken.missed.queued, taken.missed.executing),
         latency=taken.latency.copy(),
+        late_wakes=sent.late_wakes + taken.late_wakes,
+        without_ring=sent.without_ring,
     )
     known = books.delivered + books.expired + books.refused + books.in_flight + books.dropped_total
     books.sent = max(sent.sent, known)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Any, cast
 
-from flowbridge.errors import ClosedError
+from flowbridge.errors import ClosedError, FlowbridgeError
 from flowbridge.limits import SETTLE_NS, SETTLE_PAUSE_NS
 from flowbridge.runtime.books import Role
 
@@ -57,10 +57,13 @@ class CrossingEnd:
         if end is None:
             return
         self.is_lost = False
-        if self.role is Role.SINK:
-            self._transport.rejoin_sink(cast("CrossingSink", self.port), self.route, end)
-        else:
-            self._transport.rejoin_source(cast("CrossingSource", self.port), self.route, end)
+        try:
+            if self.role is Role.SINK:
+                self._transport.rejoin_sink(cast("CrossingSink", self.port), self.route, end)
+            else:
+                self._transport.rejoin_source(cast("CrossingSource", self.port), self.route, end)
+        except FlowbridgeError as error:  # such as for want of descriptors: nobody else would tell
+            self._lost(error)
 
     def break_off(self, why: Exception) -> None:
         """Nobody will come back to the other end."""

@@ -18,6 +18,7 @@ from flowbridge.limits import SLICE_ITEMS_MAX
 from flowbridge.plan import OnError, Policy
 from flowbridge.runtime.call import in_thread, retries, retry_delay_ns, said, until_deadline
 from flowbridge.runtime.inlet import Intake
+from flowbridge.runtime.pump import pump_for
 from flowbridge.runtime.slice import Slice, slice_ns
 from flowbridge.time.manager import Run, TimeManager
 
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     from flowbridge.runtime.outlet import Edge
     from flowbridge.runtime.path import PathBook
     from flowbridge.runtime.producer import Producer
+    from flowbridge.runtime.pump import Pump
     from flowbridge.runtime.sender import Sender
     from flowbridge.runtime.turn import Turns
 
@@ -70,7 +72,9 @@ class NodeRunner:
         paths: PathBook,
         turns: Turns,
         instrument: Instrument | None = None,
+        owns_loop: bool = False,
     ) -> None:
+        """`owns_loop`: nothing else runs on this loop that could not wait for `SLICE_NS_MAX`."""
         self.manifest = manifest
         self.node = manifest.node
         self.report = report
@@ -83,6 +87,8 @@ class NodeRunner:
         self._turns = turns
         self._timers = tuple(timers)
         self._instrument = instrument
+        self._owns_loop = owns_loop
+        self._pump: Pump | None = None
         self._is_last = sender.is_last
         self._manager: TimeManager[Envelope] = TimeManager()
         self._intake = Intake(inlets, self._manager, paths, self._notify)
@@ -185,10 +191,18 @@ class NodeRunner:
         work = self._work_waiting if waiting else self._work
         self._loop = asyncio.get_running_loop()  # kept: asking for it costs a system call in CPython 3.11
         outlet = self._sender.outlets.get("out")
+        pump = self._pump = None
+        if self._owns_loop and not waiting and not self._timers:
+            pump = self._pump = pump_for(self._clock, self._bound, intake, self._sender.outlets.values())
         intake.listen()
         self._start_timers()
+        is_held = False  # the manager has work
         try:
             while True:
+                if pump is not None and not is_held and (run := await pump.take(outlet)) is not None:
+                    await work(run)
+                    await self._keep_snapshot()
+                    continue
                 if self._timers and not self._draining:
                     self._tick(clock_ns())
                 intake.gather(clock_ns())
@@ -206,8 +220,8 @@ class NodeRunner:
                         intake.expire_held(now_ns)
                     if run is not None:
                         await work(run)
-                        if self.manifest.snapshot_ns is not None:
-                            await self._keep_snapshot()
+                        await self._keep_snapshot()
+                    is_held = pump is not None and bool(manager.waiting)
                 elif self._has_ended():
                     return
                 else:
@@ -215,6 +229,8 @@ class NodeRunner:
                     await self._wait()
         finally:
             intake.return_held()
+            if pump is not None:
+                pump.leave()
 
     def _has_ended(self) -> bool:
         """Nothing waits, and every input has ended that can.
@@ -249,6 +265,8 @@ class NodeRunner:
     async def _wait(self) -> None:
         """Sleep until there is news or a timer is due. True in `_has_turn` when it was woken by a turn."""
         if not self._news:
+            if self._pump is not None:
+                self._pump.pause()
             waking = self._waking = self._loop.create_future()
             until_ns = None if self._draining else self._manager.next_wakeup_ns()
             alarm = None if until_ns is None else self._clock.call_at(until_ns, self._wake)
@@ -259,6 +277,8 @@ class NodeRunner:
                 self._has_turn, self._has_asked = self._has_asked, False
                 if alarm is not None:
                     alarm.cancel()
+                if self._pump is not None:
+                    self._pump.resume()
         self._news = False
 
     def _start_timers(self) -> None:

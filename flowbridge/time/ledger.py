@@ -11,12 +11,15 @@ from __future__ import annotations
 
 import enum
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from flowbridge.time.histogram import Histogram
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+
+_COUNTS: Final = 5  # that every account has
 
 
 class Stage(enum.Enum):
@@ -62,6 +65,10 @@ class EdgeBooks:
     dropped: dict[str, int] = field(default_factory=dict[str, int])  # by policy, `abort` and `lost`
     missed: Missed = field(default_factory=Missed)
     latency: Histogram = field(default_factory=Histogram)
+    late_wakes: int = 0
+    """How often an end was not woken for what was there, and found it by itself a little later."""
+    without_ring: int = 0
+    """How often a connection of tier `ipc` was made over a socket alone, for want of memory or the native module."""
 
     def drop(self, policy: str, count: int = 1) -> None:
         """Count messages dropped by a named policy."""
@@ -89,6 +96,8 @@ class EdgeBooks:
             self.drop(cause, count)
         self.missed.merge(other.missed)
         self.latency.merge(other.latency)
+        self.late_wakes += other.late_wakes
+        self.without_ring += other.without_ring
 
     def lose(self) -> int:
         """Count what is in flight as dropped by `lost`, because its process is gone; returns how many."""
@@ -98,10 +107,12 @@ class EdgeBooks:
         return count
 
     def to_plain(self) -> list[Any]:
-        """What travels between processes: the counts by position, then drops, misses and latency."""
+        """What travels between processes: the counts by position, two more if any, then drops, misses and latency."""
         missed = self.missed
+        more = (self.late_wakes, self.without_ring)
         return [
             *(self.sent, self.delivered, self.expired, self.refused, self.in_flight),
+            *(more if any(more) else ()),
             dict(self.dropped),
             [missed.late, missed.transport, missed.queued, missed.executing],
             self.latency.to_plain(),
@@ -111,7 +122,9 @@ class EdgeBooks:
     def from_plain(cls, plain: Sequence[Any]) -> EdgeBooks:
         """What `to_plain` gave. Raises: ValueError, TypeError when it did not."""
         *counts, dropped, missed, latency = plain
-        sent, delivered, expired, refused, in_flight = map(int, counts)
+        if len(counts) == _COUNTS:
+            counts += [0, 0]
+        sent, delivered, expired, refused, in_flight, late_wakes, without_ring = map(int, counts)
         return cls(
             sent=sent,
             delivered=delivered,
@@ -121,4 +134,6 @@ class EdgeBooks:
             dropped={str(cause): int(count) for cause, count in dropped.items()},
             missed=Missed(*map(int, missed)),
             latency=Histogram.from_plain(latency),
+            late_wakes=late_wakes,
+            without_ring=without_ring,
         )

@@ -105,7 +105,7 @@ class Consumer:
         scene.core.takers[StreamKind.ROUTE] = self._take
 
     def _take(self, stream: SessionStream) -> None:
-        FarEnd(ROUTE, stream.connect, self.source, TrailReader(), FarTimes(self.clock, stream.offset))
+        FarEnd(ROUTE, stream, self.source, TrailReader(), FarTimes(self.clock, stream.offset))
 
 
 @pytest.mark.parametrize(("said", "why"), PRODUCER.values(), ids=list(PRODUCER))

@@ -312,7 +312,7 @@ def test_no_record_of_a_producer_does_more_than_break_its_route() -> None:
 
         producer = ShmProducer(ShmSpec(classes=(), ring_bytes=4096))
         link = FramedLink(connect, on_frame=frame, on_lost=gone)
-        half = RingFarLink(ShmConsumer.attach(producer.descriptors()), link, TrailReader())
+        half = RingFarLink(ShmConsumer.attach(producer.descriptors()), link, TrailReader(), EdgeBooks())
         source = LinkSource(route_of(small_qos(random)), ManualClock(), half)
         lost: list[Exception] = []
         source.on_lost = lost.append

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from contextlib import suppress
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 from flowbridge.codec.arrays import INT_MAX, write_array
@@ -23,12 +24,13 @@ from flowbridge.errors import (
     ResourceError,
     ShmFullError,
 )
-from flowbridge.limits import LANES, STREAM_BYTES_HIGH
+from flowbridge.limits import LANES, LOOK_NS_MAX, STREAM_BYTES_HIGH
 from flowbridge.machines.outcome import CLOSED, COUNTS, NOTHING
 from flowbridge.shm._core import KIND_CTRL, KIND_INLINE, NO_SLOT
 from flowbridge.shm.port import HEADER_BYTES
 from flowbridge.transports.room import Room
 from flowbridge.transports.route_records import RecordReader, RecordWriter
+from flowbridge.transports.uds.late import LateWatch
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -38,6 +40,7 @@ if TYPE_CHECKING:
     from flowbridge.contracts import BytesLike
     from flowbridge.shm._core import SendRecord, TakenRecord
     from flowbridge.shm.port import ShmConsumer, ShmProducer
+    from flowbridge.time.ledger import EdgeBooks
     from flowbridge.transports.framed import FramedLink
     from flowbridge.transports.route_records import Control
 
@@ -56,7 +59,7 @@ def _nothing(*_: Any) -> None:
 class RingNearLink:
     """The producer's half; see `route_link.NearLink`."""
 
-    def __init__(self, producer: ShmProducer, link: FramedLink) -> None:
+    def __init__(self, producer: ShmProducer, link: FramedLink, notes: EdgeBooks) -> None:
         self._producer = producer
         self._link = link
         self._room = Room(link.stream, self._tell)
@@ -67,9 +70,11 @@ class RingNearLink:
         self._written = 0  # records of any kind
         self._pushed = 0  # messages
         self._is_armed = False
+        self._has_sent_bodies = False
         self._loop = asyncio.get_running_loop()
         self._fileno = producer.fileno()
         self._loop.add_reader(self._fileno, self._event)
+        self._watch = LateWatch(self._fileno, self._look, partial(_note_late, notes))
         self.records = RecordWriter()
         self.refused: list[Envelope] = []  # none: the ring has no queue before it
         self.on_news = _nothing
@@ -205,6 +210,7 @@ class RingNearLink:
 
     def _send_body(self, data: BytesLike) -> bool:
         """After its record, so that a consumer that finds a body without one knows that it is lied to."""
+        self._has_sent_bodies = True
         with suppress(ResourceError):  # then `lost` comes, and the message counts as sent until then
             self._link.send(BODY, _NO_HEADER, data)
         return True
@@ -216,6 +222,11 @@ class RingNearLink:
         except FlowbridgeError as error:
             self._loop.call_soon(self._fail, error)
             return False
+
+    @property
+    def needs_loop(self) -> bool:
+        """Only payloads that go over the socket wait for the loop."""
+        return self._has_sent_bodies and self._link.stream.unsent_bytes > 0
 
     def counts(self) -> Sequence[int]:
         """The newest whole report: one that is being written is left for the next call."""
@@ -237,8 +248,17 @@ class RingNearLink:
 
     def _event(self) -> None:
         self._producer.clear()
+        self._watch.woken()
         self._is_armed = False
         self.on_news()
+
+    def _look(self) -> bool:
+        if not self._is_armed or self._producer.closed:
+            return False
+        before = self._counts
+        is_new = self.counts() is not before  # since it was armed: what was there then has been read
+        self.on_news()
+        return is_new
 
     def frame(self, kind: int, header: bytes, body: bytes) -> None:
         """A frame came from the consumer's end, which sends none. Raises: RemoteProtocolError."""
@@ -264,10 +284,15 @@ class RingNearLink:
         if self._fileno >= 0:
             self._loop.remove_reader(self._fileno)
             self._fileno = -1
+            self._watch.close()
             self._room.close()
             self.counts()
             self._producer.close()
             self._link.close()
+
+
+def _note_late(notes: EdgeBooks) -> None:
+    notes.late_wakes += 1
 
 
 def _record(envelope: Envelope, data: Any, codec: int, tag: int, kind: int) -> SendRecord:
@@ -288,7 +313,7 @@ def _record(envelope: Envelope, data: Any, codec: int, tag: int, kind: int) -> S
 class RingFarLink:
     """The consumer's half; see `route_link.FarLink`."""
 
-    def __init__(self, consumer: ShmConsumer, link: FramedLink, trails: TrailReader) -> None:
+    def __init__(self, consumer: ShmConsumer, link: FramedLink, trails: TrailReader, notes: EdgeBooks) -> None:
         self._consumer = consumer
         self._link = link
         self._records = RecordReader(trails)
@@ -297,22 +322,43 @@ class RingFarLink:
         self._awaiting: deque[TakenRecord] = deque()  # records taken, the first of which waits for its body
         self._loop = asyncio.get_running_loop()
         self._fileno = consumer.fileno()
+        self._notes = notes
+        self._watch: LateWatch | None = None
+        self._is_armed = False
         self._is_started = False
         self._has_ended = False
+        self._is_armed = False  # the loop is told of what comes
         self._broken: Exception | None = None
         self.on_messages = _nothing
         self.on_end = _nothing
+        self.on_missed = _nothing
         self.on_lost = _nothing
 
     def start(self) -> None:
         """Begin to bring messages."""
         self._is_started = True
         self._loop.add_reader(self._fileno, self._event)
+        self._watch = LateWatch(self._fileno, self._look, partial(_note_late, self._notes))
         self._loop.call_soon(self._drain)
 
     def _event(self) -> None:
+        self._is_armed = False
         self._consumer.clear()
+        self._is_armed = False
+        if self._watch is not None:
+            self._watch.woken()
         self._drain()
+
+    def _look(self) -> bool:
+        if not self._is_armed or self._consumer.closed:
+            return False
+        before = self._consumer.stats().received
+        self._drain()
+        return self._consumer.stats().received != before
+
+    def _arm(self) -> bool:
+        self._is_armed = self._consumer.arm()
+        return self._is_armed
 
     def _drain(self) -> None:
         """Bring what is there, for a bounded time; then ask to be told of more."""
@@ -327,6 +373,36 @@ class RingFarLink:
         else:
             self._loop.call_soon(self._drain)
 
+    def wait(self, timeout_ns: int) -> bool:
+        """Bring what is there without the loop, waiting for it; see `route_link.BlockingLink`."""
+        if self._fileno < 0 or not self._is_started or self._awaiting or self._bodies or self._broken is not None:
+            return False
+        consumer = self._consumer
+        try:
+            if self._is_armed:
+                self._is_armed = False
+                consumer.disarm()  # the producer would go to the kernel for an event that nobody waits for
+            if not consumer.wait_data(timeout_ns, LOOK_NS_MAX):
+                return False
+            if not self._records.is_between:
+                messages = consumer.take_plain(_TAKE_MAX, self._records.trails, tree_from_bytes)
+                if messages:
+                    self.on_messages(messages)
+                    return True
+        except FlowbridgeError:
+            pass  # it is found again, and told, by what follows
+        self._drain()
+        return True
+
+    def leave_to_loop(self) -> None:
+        """Let the loop bring messages again."""
+        if self._fileno >= 0 and self._is_started and not self._is_armed:
+            self._drain()
+
+    def _arm(self) -> bool:
+        self._is_armed = self._consumer.arm()
+        return self._is_armed
+
     def _is_drained(self) -> bool:
         """Bring some of what is there; True when something has to happen first."""
         if not self._awaiting:
@@ -334,7 +410,7 @@ class RingFarLink:
                 messages = self._consumer.take_plain(_TAKE_MAX, self._records.trails, tree_from_bytes)
                 if messages:
                     self.on_messages(messages)
-                    return self._fileno < 0 or (len(messages) < _TAKE_MAX and self._consumer.arm())
+                    return self._fileno < 0 or (len(messages) < _TAKE_MAX and self._arm())
             self._awaiting.extend(self._consumer.take_records(_TAKE_MAX))
         if self._awaiting:
             self._deliver()
@@ -348,7 +424,7 @@ class RingFarLink:
             return True
         if self._bodies:  # it would have been written before its body was
             raise RemoteProtocolError(f"{self._link.peer}: a payload came without a record of it")
-        return self._consumer.arm()
+        return self._arm()
 
     def _deliver(self) -> None:
         waiting = self._awaiting
@@ -422,6 +498,8 @@ class RingFarLink:
             return  # it vanished, or what it did shows elsewhere: nobody needs to know
 
     def _stop(self) -> None:
+        if self._watch is not None:
+            self._watch.close()
         if self._fileno >= 0:
             self._loop.remove_reader(self._fileno)
             self._fileno = -1
@@ -431,6 +509,9 @@ class RingFarLink:
         self._stop()
         self._awaiting.clear()
         self._bodies.clear()
+        with suppress(FlowbridgeError):  # it has ended, or was closed before
+            while self._consumer.take_records(_TAKE_MAX):
+                pass  # so that the slots of what nobody takes go back
         self._consumer.close()
         self._link.close()
 

@@ -292,7 +292,7 @@ def test_no_frame_of_a_consumer_does_more_than_break_its_route() -> None:
 @pytest.mark.skipif(native_problem() is not None, reason="the native module is not built")
 def test_no_record_of_a_producer_does_more_than_break_its_route() -> None:
     from flowbridge.shm.port import ShmConsumer, ShmProducer, ShmSpec
-    from flowbridge.transports.uds.ring_link import RingFarLink
+    from flowbridge.transports.uds.ring_far import RingFarLink
 
     broken = 0
 

@@ -11,6 +11,8 @@ from flowbridge.limits import RING_LOOK_NS
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from flowbridge.time.ledger import EdgeBooks
+
 
 class LateWatch:
     """Looks at one end of a ring every `RING_LOOK_NS`; the counterpart of the bounded sleeps of the blocking calls.
@@ -45,3 +47,8 @@ class LateWatch:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
+
+
+def note_late(notes: EdgeBooks) -> None:
+    """Count one in an edge's books."""
+    notes.late_wakes += 1

@@ -37,7 +37,8 @@ if TYPE_CHECKING:
     from flowbridge.time.ledger import EdgeBooks
     from flowbridge.transports.bus_server import BusServer
     from flowbridge.transports.uds.bus import BusPair
-    from flowbridge.transports.uds.ring_link import RingFarLink, RingNearLink
+    from flowbridge.transports.uds.ring_far import RingFarLink
+    from flowbridge.transports.uds.ring_link import RingNearLink
     from flowbridge.transports.uds.workers import LocalWorker, SocketPartLink
 
 _log: Final = logging.getLogger("flowbridge.transports")
@@ -114,7 +115,7 @@ class _Far:
             if problem is not None:
                 raise RemoteProtocolError(f"route {self._route.id}: the producer has a ring, but here {problem}")
             from flowbridge.shm.port import ShmConsumer
-            from flowbridge.transports.uds.ring_link import RingFarLink
+            from flowbridge.transports.uds.ring_far import RingFarLink
 
             consumer = ShmConsumer.attach(descriptors, name=self._route.id)
             return RingFarLink(consumer, self._link, self._trails, self._source.books)

@@ -111,12 +111,6 @@ class LinkSink(QueueSink):
         link.close()
         return self._outcomes.lose()
 
-    def _disbelieved(self, link: NearLink, error: Exception) -> None:
-        """The consumer's end reported what cannot be."""
-        if link is self._link:
-            link.fail(error)
-            self._lost(link, error)
-
     def _lost(self, link: NearLink, error: Exception) -> None:
         if link is not self._link:
             return
@@ -433,7 +427,8 @@ class LinkSink(QueueSink):
         try:
             accepting = self._outcomes.apply(counts)
         except RemoteProtocolError as error:
-            self._loop.call_soon(self._disbelieved, link, error)
+            self._loop.call_soon(link.fail, error)
+            self._loop.call_soon(self._lost, link, error)
             return
         if self._outcomes.is_finished:
             self._tell_flushed()

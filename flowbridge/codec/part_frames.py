@@ -74,7 +74,7 @@ def write_part(content: dict[str, Any]) -> bytes:
 
 
 def read_part(peer: str, kind: int, body: bytes, *, is_shown: bool = False) -> tuple[PartFrame, dict[str, Any]]:
-    """Kind and content of a frame, whose texts command no terminal if they may be shown. Raises: RemoteProtocolError."""
+    """Kind and content of a frame; texts that may be shown command no terminal. Raises: RemoteProtocolError."""
     try:
         known = PartFrame(kind)
         content = _whole_item(body)

@@ -132,7 +132,8 @@ def main(arguments: list[str] | None = None) -> int:
         bad |= not books.balances or bool(books.dropped_total or books.expired or books.refused or books.in_flight)
         bad |= books.late_wakes > 0
         p99_ms = (books.latency.percentile(0.99) or 0) / 1e6
-        counts = f"sent {books.sent:,}, delivered {books.delivered:,}, dropped {books.dropped}, woken late {books.late_wakes}"
+        counts = f"sent {books.sent:,}, delivered {books.delivered:,}, dropped {books.dropped}"
+        counts += f", woken late {books.late_wakes}"
         print(f"{name}: {counts}, p99 {p99_ms:.2f} ms")
     for process, slope in slopes(samples).items():
         bad |= slope > PAGE_BYTES

@@ -124,6 +124,8 @@ class CrossingSink(DataSink, Protocol):
 class CrossingSource(DataSource, Protocol):
     """The consumer's end of a route whose producer is in another process."""
 
+    on_gap: Any
+    """A callable that takes the Gap, or None: who hears that messages are missing, before those that follow come."""
     on_lost: Any
     """A callable that takes the error: what to do when the other end is gone. (A checker would bind a Callable.)"""
 

@@ -16,9 +16,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import secrets
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
+from flowbridge.codec.route_frames import RouteOpen
 from flowbridge.errors import BrokenError, ClosedError, EncodeError, RemoteProtocolError, WouldBlock
 from flowbridge.limits import LANES, SLICE_ITEMS_MAX
 from flowbridge.machines.outcome import NOTHING, Outcomes
@@ -39,6 +41,7 @@ if TYPE_CHECKING:
 __all__ = ["LinkDataPort", "LinkSink", "LinkSource"]
 
 _log: Final = logging.getLogger("flowbridge.transports")
+_PRODUCER_BITS: Final = 62  # enough that no two runs of a producer are taken for one
 
 
 class LinkSink(QueueSink):
@@ -51,7 +54,9 @@ class LinkSink(QueueSink):
         "_lazy_items",
         "_link",
         "_loop",
+        "_lost_items",
         "_outcomes",
+        "_producer",
         "_records",
         "_seen",
         "_soon",
@@ -73,12 +78,19 @@ class LinkSink(QueueSink):
         self._is_left = False
         self._soon = False
         self._flushed: asyncio.Future[None] | None = None
+        self._producer = secrets.randbits(_PRODUCER_BITS)
+        self._lost_items = 0  # with the last consumer: the next one is told
         self.on_lost: Callable[[Exception], None] = self.break_off
         """What to do when the link is lost; by default the route is broken. Another may `attach` a new link later."""
         if link is not None:
             self.attach(link)
 
     # --- the link ---------------------------------------------------------------------------------------------------
+
+    @property
+    def opening(self) -> RouteOpen:
+        """What the next consumer is to be told when the route is opened."""
+        return RouteOpen(producer=self._producer, lost=self._lost_items)
 
     def attach(self, link: NearLink) -> None:
         """Go on over this link; messages that wait go over it first. One that is still there is taken as lost."""
@@ -106,7 +118,10 @@ class LinkSink(QueueSink):
         self._take_report(link)
         self._link = None
         link.close()
-        return self._outcomes.lose()
+        before = 0 if self._outcomes.has_heard else self._lost_items  # that consumer died before it handled anything
+        lost = self._outcomes.lose()
+        self._lost_items = before + lost
+        return lost
 
     def _lost(self, link: NearLink, error: Exception) -> None:
         if link is not self._link:

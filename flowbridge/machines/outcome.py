@@ -182,6 +182,11 @@ class Outcomes:
             if now[index] != last[index]:
                 books.drop(cause, now[index] - last[index])
 
+    @property
+    def has_heard(self) -> bool:
+        """Whether the consumer at the other end reported anything."""
+        return self._counts is not NOTHING
+
     def lose(self) -> int:
         """The other end vanished: what it had not reported is counted as dropped by `lost`; returns how many."""
         books = self._queue.books

@@ -27,7 +27,8 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Collection, Mapping
     from contextlib import AsyncExitStack
 
-    from flowbridge.contracts import Clock, DataSink, DataSource, EventBus, Instrument, Transport
+    from flowbridge.contracts import Clock, DataSink, EventBus, Instrument, Transport
+    from flowbridge.placing import CrossingSource
     from flowbridge.plan import Plan, PluginManifest, Route
     from flowbridge.runtime.turn import Turns
     from flowbridge.time.ledger import EdgeBooks
@@ -111,7 +112,7 @@ class Assembly:
 
     # --- routes -----------------------------------------------------------------------------------------------------
 
-    async def open(self, sinks: Mapping[str, DataSink], sources: Mapping[str, DataSource]) -> None:
+    async def open(self, sinks: Mapping[str, DataSink], sources: Mapping[str, CrossingSource]) -> None:
         """Open the routes; `sinks` and `sources` are the ends here of those that lead to another process."""
         for route in self._plan.routes:
             if route.plane is Plane.BUS:
@@ -123,7 +124,9 @@ class Assembly:
             elif route.id in sources:
                 source = sources[route.id]
                 self._account(route, self._tiers[route.id], Role.SOURCE, partial(getattr, source, "books"))
-                self._inlets[route.target_node].append(Inlet(route, source))
+                inlet = Inlet(route, source)
+                source.on_gap = inlet.gap_came
+                self._inlets[route.target_node].append(inlet)
             else:
                 await self._open_near(route)
 

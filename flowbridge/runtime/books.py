@@ -100,6 +100,9 @@ class EdgeAccounts:
             dropped=dict(sent.dropped),
             missed=Missed(sent.missed.late, sent.missed.transport, sent.missed.queued, taken.missed.executing),
             latency=taken.latency.copy(),
+            gaps=taken.gaps,
+            redelivered=sent.redelivered,
+            repeated=taken.repeated,
         )
 
 
@@ -118,6 +121,9 @@ def _without_producer(sink: Account, source: Account) -> EdgeBooks:
         dropped=dropped,
         missed=Missed(sent.missed.late, sent.missed.transport, taken.missed.queued, taken.missed.executing),
         latency=taken.latency.copy(),
+        gaps=taken.gaps,
+        redelivered=sent.redelivered,
+        repeated=taken.repeated,
     )
     known = books.delivered + books.expired + books.refused + books.in_flight + books.dropped_total
     books.sent = max(sent.sent, known)

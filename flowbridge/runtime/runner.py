@@ -198,6 +198,8 @@ class NodeRunner:
                         await self._turns.take(*urgency)
                         intake.gather(clock_ns())
                     self._has_turn = False
+                    if intake.gaps:
+                        await self._tell_gaps()
                     now_ns = clock_ns()
                     # Handle no more than can be sent on: what is not taken can still be overtaken, or dropped.
                     room = SLICE_ITEMS_MAX if outlet is None else outlet.room(urgency[0])
@@ -209,12 +211,21 @@ class NodeRunner:
                         if self.manifest.snapshot_ns is not None:
                             await self._keep_snapshot()
                 elif self._has_ended():
+                    await self._tell_gaps()
                     return
                 else:
                     self._has_turn = False
                     await self._wait()
         finally:
             intake.return_held()
+
+    async def _tell_gaps(self) -> None:
+        """Tell the operator what is missing before what comes next."""
+        gaps, hook = self._intake.gaps, self._bound.on_gap
+        while gaps:
+            port, gap = gaps.pop(0)
+            if hook is not None:
+                await self.hook(hook, port, gap)
 
     def _has_ended(self) -> bool:
         """Nothing waits, and every input has ended that can.

@@ -62,6 +62,10 @@ class EdgeBooks:
     dropped: dict[str, int] = field(default_factory=dict[str, int])  # by policy, `abort` and `lost`
     missed: Missed = field(default_factory=Missed)
     latency: Histogram = field(default_factory=Histogram)
+    # Beside the books: how often a Gap was told, and what `delivery` did; a message still counts once as sent.
+    gaps: int = 0
+    redelivered: int = 0  # sent once more to the successor of a process that died
+    repeated: int = 0  # ... and known there from its snapshot, so not handled again
 
     def drop(self, policy: str, count: int = 1) -> None:
         """Count messages dropped by a named policy."""
@@ -89,6 +93,9 @@ class EdgeBooks:
             self.drop(cause, count)
         self.missed.merge(other.missed)
         self.latency.merge(other.latency)
+        self.gaps += other.gaps
+        self.redelivered += other.redelivered
+        self.repeated += other.repeated
 
     def lose(self) -> int:
         """Count what is in flight as dropped by `lost`, because its process is gone; returns how many."""
@@ -98,20 +105,22 @@ class EdgeBooks:
         return count
 
     def to_plain(self) -> list[Any]:
-        """What travels between processes: the counts by position, then drops, misses and latency."""
+        """What travels between processes: counts by position, drops, misses, latency, and what stands beside them."""
         missed = self.missed
         return [
             *(self.sent, self.delivered, self.expired, self.refused, self.in_flight),
             dict(self.dropped),
             [missed.late, missed.transport, missed.queued, missed.executing],
             self.latency.to_plain(),
+            [self.gaps, self.redelivered, self.repeated],
         ]
 
     @classmethod
     def from_plain(cls, plain: Sequence[Any]) -> EdgeBooks:
         """What `to_plain` gave. Raises: ValueError, TypeError when it did not."""
-        *counts, dropped, missed, latency = plain
+        *counts, dropped, missed, latency, beside = plain
         sent, delivered, expired, refused, in_flight = map(int, counts)
+        gaps, redelivered, repeated = map(int, beside)
         return cls(
             sent=sent,
             delivered=delivered,
@@ -121,4 +130,7 @@ class EdgeBooks:
             dropped={str(cause): int(count) for cause, count in dropped.items()},
             missed=Missed(*map(int, missed)),
             latency=Histogram.from_plain(latency),
+            gaps=gaps,
+            redelivered=redelivered,
+            repeated=repeated,
         )

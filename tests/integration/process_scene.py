@@ -98,6 +98,21 @@ OPERATORS = textwrap.dedent(
             return value
 
 
+    class TellsGaps(DiesOnce):
+        """Passes on what it is told to be missing, before the next number."""
+
+        gap = None
+
+        def on_gap(self, port, gap):
+            self.gap = gap
+
+        def process(self, value):
+            gap, self.gap = self.gap, None
+            if gap is not None:
+                yield [gap.from_seq, gap.to_seq, gap.count]
+            yield super().process(value)
+
+
     def dies_at_50(value):
         if value == 50:
             os.kill(os.getpid(), signal.SIGKILL)

@@ -96,7 +96,8 @@ class QuicTransport:
     async def open_sink(self, route: Route, end: Any) -> LinkSink:
         """The producer's end. Raises: BrokenError, AuthError, RemoteProtocolError."""
         stream, times = await self._stream(end, StreamKind.ROUTE, route.id)
-        sink = LinkSink(route, self._clock, NearEnd(route, stream, times, self._clock).half)
+        sink = LinkSink(route, self._clock)
+        sink.attach(NearEnd(route, stream, times, self._clock, sink.opening).half)
         self._sinks = [other for other in self._sinks if not other.is_left]
         self._sinks.append(sink)
         return sink
@@ -123,7 +124,7 @@ class QuicTransport:
 
         async def rejoin() -> None:
             stream, times = await self._stream(end, StreamKind.ROUTE, route.id)
-            sink.attach(NearEnd(route, stream, times, self._clock).half)
+            sink.attach(NearEnd(route, stream, times, self._clock, sink.opening).half)
 
         self._join_soon(rejoin(), sink)
 

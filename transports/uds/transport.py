@@ -9,7 +9,7 @@ from contextlib import suppress
 from importlib import import_module
 from typing import TYPE_CHECKING, Final, Self
 
-from flowbridge.codec.route_frames import OPEN, TrailReader, read_open, write_open
+from flowbridge.codec.route_frames import OPEN, RouteOpen, TrailReader, read_open, write_open
 from flowbridge.errors import BrokenError, CodecError, LocalProtocolError, RemoteProtocolError, ResourceError
 from flowbridge.limits import SHM_POOL_PORTS_MAX
 from flowbridge.plan import ContentType
@@ -36,7 +36,7 @@ _warned: list[str] = []
 class _Near:
     """The producer's end of a route's socket: opens the route and feeds the near link."""
 
-    def __init__(self, route: Route, sock: socket.socket, producer: ShmProducer | None) -> None:
+    def __init__(self, route: Route, sock: socket.socket, producer: ShmProducer | None, opening: RouteOpen) -> None:
         self._half: StreamNearLink | RingNearLink
         link = FramedLink(
             connector(UdsStream, sock, peer=f"route {route.id}"), on_frame=self._frame, on_lost=self._lost
@@ -50,7 +50,8 @@ class _Near:
             descriptors = producer.descriptors()
             self._half = RingNearLink(producer, link)
         try:
-            link.send(OPEN, write_open(route.id, len(descriptors)), b"", descriptors)
+            opened = opening._replace(descriptors=len(descriptors))
+            link.send(OPEN, write_open(route.id, opened), b"", descriptors)
         except BaseException:
             self._half.close()
             raise
@@ -85,15 +86,15 @@ class _Far:
         if kind != OPEN:
             raise RemoteProtocolError(f"route {self._route.id}: frame {kind:#x} before it is open")
         try:
-            count = read_open(header, self._route.id)
+            opened = read_open(header, self._route.id)
         except CodecError as error:
             raise RemoteProtocolError(f"route {self._route.id}: {error}") from error
         self._link.stream.descriptors = False
-        if not count:
+        if not opened.descriptors:
             self._half = StreamFarLink(self._link, self._trails)
         else:
-            self._half = self._join_ring(self._link.take_descriptors(count))
-        self._source.attach(self._half)
+            self._half = self._join_ring(self._link.take_descriptors(opened.descriptors))
+        self._source.attach(self._half, opened)
 
     def _join_ring(self, descriptors: tuple[int, ...]) -> RingFarLink:
         try:
@@ -169,7 +170,8 @@ class UdsTransport:
         The socket is this object's from here on, also when it raises: ShmFullError, BrokenError, EncodeError.
         """
         _warm_up(route)
-        sink = LinkSink(route, self._clock, self._near(route, sock))
+        sink = LinkSink(route, self._clock)
+        sink.attach(self._near(route, sock, sink.opening))
         self._sinks = [other for other in self._sinks if not other.is_left]
         self._sinks.append(sink)
         return sink
@@ -183,7 +185,7 @@ class UdsTransport:
 
     def rejoin_sink(self, sink: LinkSink, route: Route, sock: socket.socket) -> None:
         """Let a sink whose consumer vanished go on with another one."""
-        sink.attach(self._near(route, sock))
+        sink.attach(self._near(route, sock, sink.opening))
 
     def rejoin_source(self, source: LinkSource, route: Route, sock: socket.socket) -> None:
         """Let a source whose producer vanished go on with another one."""
@@ -230,11 +232,11 @@ class UdsTransport:
         """In a worker: the connection to the host that started it."""
         return meet_host(address)
 
-    def _near(self, route: Route, sock: socket.socket) -> StreamNearLink | RingNearLink:
+    def _near(self, route: Route, sock: socket.socket, opening: RouteOpen) -> StreamNearLink | RingNearLink:
         producer = None
         try:
             producer = self._producer(route)
-            return _Near(route, sock, producer).half
+            return _Near(route, sock, producer, opening).half
         except BaseException:
             if producer is not None:
                 producer.close()

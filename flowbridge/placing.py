@@ -105,6 +105,8 @@ class Worker(Protocol):
 class CrossingSink(DataSink, Protocol):
     """The producer's end of a route whose consumer is in another process."""
 
+    on_idle: Any
+    """A callable: the other end is gone, after it told of every message, and of the end of the stream."""
     on_lost: Any
     """A callable that takes the error: what to do when the other end is gone. (A checker would bind a Callable.)"""
 

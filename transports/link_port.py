@@ -44,6 +44,10 @@ _log: Final = logging.getLogger("flowbridge.transports")
 _PRODUCER_BITS: Final = 62  # enough that no two runs of a producer are taken for one
 
 
+def _nothing() -> None:
+    """Nobody has to hear of it."""
+
+
 class LinkSink(QueueSink):
     """The producer's end; see `contracts.DataSink`."""
 
@@ -60,6 +64,7 @@ class LinkSink(QueueSink):
         "_records",
         "_seen",
         "_soon",
+        "on_idle",
         "on_lost",
     )
 
@@ -82,6 +87,8 @@ class LinkSink(QueueSink):
         self._lost_items = 0  # with the last consumer: the next one is told
         self.on_lost: Callable[[Exception], None] = self.break_off
         """What to do when the link is lost; by default the route is broken. Another may `attach` a new link later."""
+        self.on_idle: Callable[[], None] = _nothing
+        """The link is lost and nothing was left to be done over it. Another may be attached, and is told of the end."""
         if link is not None:
             self.attach(link)
 
@@ -119,9 +126,13 @@ class LinkSink(QueueSink):
         self._link = None
         link.close()
         before = 0 if self._outcomes.has_heard else self._lost_items  # that consumer died before it handled anything
-        lost = self._outcomes.lose()
+        lost = self._forget()
         self._lost_items = before + lost
         return lost
+
+    def _forget(self) -> int:
+        """The consumer is gone: what becomes of that which it had not reported. Returns how many were lost."""
+        return self._outcomes.lose()
 
     def _lost(self, link: NearLink, error: Exception) -> None:
         if link is not self._link:
@@ -131,8 +142,9 @@ class LinkSink(QueueSink):
         lost = self._leave()
         if lost:
             _log.warning("%s: %d messages were lost with the consumer: %s", self._ends.edge, lost, error)
-        elif was_finished:
+        elif was_finished and not self._queue.waiting:
             self._outcomes.is_finished = True
+            self.on_idle()
             return  # everything was sent and how it ended is known: what happens to the other end does not matter
         try:
             self.on_lost(error)
@@ -346,8 +358,7 @@ class LinkSink(QueueSink):
                 self._miss(link.refused)
                 self._loop.call_soon(self._admit)
                 went = _without_refused(link, went)
-            for envelope in went:
-                outcomes.pushed(envelope.priority, envelope.size_bytes)
+            self._went(went)
             if count < len(taken):
                 queue.give_back(taken[count:])
                 self._is_full = True
@@ -358,6 +369,11 @@ class LinkSink(QueueSink):
             if not outcomes.has_ended:
                 self._is_full = True
                 self._ask()
+
+    def _went(self, envelopes: Sequence[Envelope]) -> None:
+        """Messages that stood in the queue went over the link."""
+        for envelope in envelopes:
+            self._outcomes.pushed(envelope.priority, envelope.size_bytes)
 
     def _pump_backlog(self) -> None:
         """As `_pump`, for what has stood here a while: it may be late by now."""

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from flowbridge.transports.route_link import FarLink
 
 _log: Final = logging.getLogger("flowbridge.transports")
+PRODUCER_DIED: Final = "the producer died; another one counts from 0"
 
 
 class LinkSource(QueueSource):
@@ -56,8 +57,8 @@ class LinkSource(QueueSource):
         if last is not None:
             last.close()
         self._is_started = False
-        self._gap = None if opened is None else self._missing(opened)
-        link.on_messages = self._arrived if self._gap is None else partial(self._arrived_after, link)
+        link.on_messages = self._arrived
+        self._expect(None if opened is None else self._missing(opened))
         link.on_end = self._finished
         link.on_lost = partial(self._lost, link)
         self._start()
@@ -68,10 +69,16 @@ class LinkSource(QueueSource):
         if before is not None and before.producer != opened.producer:
             last, self._last_seq = self._last_seq, None
             first = 0 if last is None else last + 1
-            return Gap(first, None, "the producer died; another one counts from 0")
+            return Gap(first, None, PRODUCER_DIED)
         if opened.lost:
             return Gap(None, None, "the consumer died", opened.lost)
         return self._gap
+
+    def _expect(self, gap: Gap | None) -> None:
+        """Tell this before what the link brings first."""
+        link, self._gap = self._link, gap
+        if gap is not None and link is not None:
+            link.on_messages = partial(self._arrived_after, link)
 
     def _arrived_after(self, link: FarLink, envelopes: Sequence[Envelope]) -> None:
         """The first messages after a gap."""

@@ -36,12 +36,20 @@ class CrossingEnd:
         self._on_lost = on_lost
         self._next: Any = None  # an end that came before the loss of the last one was noticed
         port.on_lost = self._lost
+        if role is Role.SINK:
+            cast("CrossingSink", port).on_idle = self._idle
 
     def _lost(self, error: Exception) -> None:
         self.is_lost = True
         if self._next is None:
             self._on_lost(self, error)
         else:
+            asyncio.get_running_loop().call_soon(self._rejoin)
+
+    def _idle(self) -> None:
+        """The other end is gone and has told everything: nobody misses it, but a successor may come."""
+        self.is_lost = True
+        if self._next is not None:
             asyncio.get_running_loop().call_soon(self._rejoin)
 
     def rejoin(self, end: Any) -> None:

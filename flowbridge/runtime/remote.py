@@ -240,7 +240,10 @@ class RemoteParts:
     async def rejoin(self, part: RemotePart) -> None:
         """Join the routes of a process that was started again."""
         for route, source, target in self._crossing(part):
-            ended = [p.nodes[n].has_ended for p, n in ((source, route.source_node), (target, route.target_node)) if p]
+            is_over = target is not None and target.nodes[route.target_node].has_ended
+            if source is not None and source.nodes[route.source_node].has_ended:
+                # Its end is there as long as its process is: the consumer's successor gets what is left, and the end.
+                is_over = is_over or source is part or source.stage is not Stage.RUNNING
             try:
                 near, far = await self._join(route, source, target)
             except ResourceError as error:
@@ -248,10 +251,10 @@ class RemoteParts:
                 continue
             self._joined[route.id] += 1
             for other, role, end in ((source, Role.SINK, near), (target, Role.SOURCE, far)):
-                if other is part and not any(ended):
-                    part.give(route.id, role, end)
-                elif any(ended):
+                if is_over:
                     end.close()
+                elif other is part:
+                    part.give(route.id, role, end)
                 elif other is None:
                     self._ends[route.id].rejoin(end)
                 elif other.stage is Stage.RUNNING:

@@ -15,6 +15,7 @@ from flowbridge.limits import SHM_POOL_PORTS_MAX
 from flowbridge.plan import ContentType
 from flowbridge.shm import native_problem
 from flowbridge.transports.framed import FramedLink, connector
+from flowbridge.transports.kept_link import make_sink, make_source
 from flowbridge.transports.link_port import LinkDataPort, LinkSink, LinkSource
 from flowbridge.transports.stream_link import StreamFarLink, StreamNearLink
 from flowbridge.transports.uds.stream import UdsStream
@@ -170,7 +171,7 @@ class UdsTransport:
         The socket is this object's from here on, also when it raises: ShmFullError, BrokenError, EncodeError.
         """
         _warm_up(route)
-        sink = LinkSink(route, self._clock)
+        sink = make_sink(route, self._clock)
         sink.attach(self._near(route, sock, sink.opening))
         self._sinks = [other for other in self._sinks if not other.is_left]
         self._sinks.append(sink)
@@ -179,7 +180,7 @@ class UdsTransport:
     async def open_source(self, route: Route, sock: socket.socket) -> LinkSource:
         """The consumer's end of the connected socket, which is this object's from here on."""
         _warm_up(route)
-        source = LinkSource(route, self._clock)
+        source = make_source(route, self._clock)
         self._join(source, route, sock)
         return source
 

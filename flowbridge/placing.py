@@ -140,6 +140,34 @@ class CrossingSource(DataSource, Protocol):
         ...
 
 
+class SettlingSource(DataSource, Protocol):
+    """The consumer's end of a route of `effectively_once`: what is settled uses credit until a snapshot is safe."""
+
+    @property
+    def is_ahead(self) -> bool:
+        """Whether something was settled that the last snapshot does not know."""
+        ...
+
+    def resume(self, known: Sequence[int]) -> None:
+        """Begin, with the state of a snapshot that knew this, as `mark` returned it; empty without one.
+
+        Nothing arrives before. Once; after that `rewind` is what goes back.
+        """
+        ...
+
+    def mark(self, number: int) -> list[int]:
+        """A snapshot of this number is taken: it knows what was settled. Returns that, for `resume`."""
+        ...
+
+    def is_safe(self, number: int) -> None:
+        """That snapshot, or a later one, is there after a death: the producer need not keep what it knows."""
+        ...
+
+    def rewind(self) -> None:
+        """The state is that of the last snapshot again: what was settled since can be taken once more."""
+        ...
+
+
 class PlacingTransport(Transport, Protocol):
     """A tier that also runs parts of a flow in other processes. The end of a route is whatever it says."""
 

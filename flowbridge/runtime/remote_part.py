@@ -127,6 +127,7 @@ class RemotePart:
         content["nodes"] = [node.node for node in self.unfinished]
         content["ended"] = [node.node for node in self.nodes.values() if node.has_ended]
         content["state"] = self._states(Form.PICKLE if same_user else Form.PLAIN)
+        content["marks"] = {node.node: node.marks for node in self.unfinished}
         self.tell(PartFrame.PART, content)
         bus = part_bus(self._plan, self.place, self._whole, same_user=same_user)
         self._tell_end(PartFrame.BUS, {}, self._transport.serve_bus(bus, self.place))
@@ -318,9 +319,12 @@ class RemotePart:
                 self.nodes[node].reported(node_from_plain(node, str(self.place.name), plain))
         for node, data in content["kept"].items():
             self.nodes[node].kept = self._packed(data)
+            _, self.nodes[node].marks = content["marks"][node]
         for node, why in content["unkept"].items():
-            self.nodes[node].kept = None
+            self.nodes[node].kept, self.nodes[node].marks = None, {}
             self._whole.trouble(f"node {node}: {why}; after a restart it begins anew")
+        if content["kept"]:
+            self.tell(PartFrame.KEPT, {"nodes": {node: number for node, (number, _) in content["marks"].items()}})
         for route, (role, plain) in content["edges"].items():
             self._whole.counted(route, Role(role), EdgeBooks.from_plain(plain))
         self._whole.went(self, [path_from_plain(plain) for plain in content["paths"]])

@@ -19,6 +19,7 @@ from flowbridge.plan import OnError, Policy
 from flowbridge.runtime.call import in_thread, retries, retry_delay_ns, said, until_deadline
 from flowbridge.runtime.inlet import Intake
 from flowbridge.runtime.slice import Slice, slice_ns
+from flowbridge.runtime.snapshots import Snapshots
 from flowbridge.time.manager import Run, TimeManager
 
 if TYPE_CHECKING:
@@ -74,7 +75,8 @@ class NodeRunner:
         self.manifest = manifest
         self.node = manifest.node
         self.report = report
-        self.state: Any = None  # the last snapshot, for a restart
+        self.snapshots = Snapshots(manifest, inlets, clock)
+        self.snapshots.on_refused = self._notify
         self._sender = sender
         self._producer = producer
         self._clock = clock
@@ -92,7 +94,6 @@ class NodeRunner:
         self._has_turn = False  # it was woken because it is its turn
         self._draining = False
         self._left_out = 0
-        self._snapshot_due_ns: int | None = None
         self._handlers: dict[str, Callable[[Any], Any]] = {}
         self._loop: asyncio.AbstractEventLoop
         self._bound: Bound
@@ -102,7 +103,8 @@ class NodeRunner:
     # --- life -------------------------------------------------------------------------------------------------------
 
     def equip(self, bound: Bound, context: Context, outbox: Outbox) -> None:
-        """Give it the operator to run."""
+        """Give it the operator to run. Raises: OperatorLoadError."""
+        self.snapshots.check(bound)
         self._bound, self._context, self._outbox = bound, context, outbox
         self._handlers = {}
 
@@ -209,11 +211,14 @@ class NodeRunner:
                     if run is not None:
                         await work(run)
                         if self.manifest.snapshot_ns is not None:
-                            await self._keep_snapshot()
+                            await self.snapshots.keep(self.hook, self._bound.snapshot)
                 elif self._has_ended():
                     await self._tell_gaps()
+                    await self.snapshots.finish(self.hook, self._bound.snapshot)
                     return
                 else:
+                    if self.snapshots.is_settling:
+                        await self.snapshots.keep(self.hook, self._bound.snapshot)
                     self._has_turn = False
                     await self._wait()
         finally:
@@ -262,6 +267,9 @@ class NodeRunner:
         if not self._news:
             waking = self._waking = self._loop.create_future()
             until_ns = None if self._draining else self._manager.next_wakeup_ns()
+            due_ns = self.snapshots.wake_ns if self.snapshots.is_settling else None
+            if due_ns is not None:
+                until_ns = due_ns if until_ns is None else min(due_ns, until_ns)
             alarm = None if until_ns is None else self._clock.call_at(until_ns, self._wake)
             try:
                 await waking
@@ -287,14 +295,6 @@ class NodeRunner:
             edge.add(tick.index, like, 0, now_ns, None, None)
             if not edge.push():
                 edge.drop(Policy.DROP_NEWEST.value)  # a timer never waits
-
-    async def _keep_snapshot(self) -> None:
-        period_ns, take = self.manifest.snapshot_ns, self._bound.snapshot
-        now_ns = self._clock.now_ns()
-        if period_ns is None or take is None or (self._snapshot_due_ns is not None and now_ns < self._snapshot_due_ns):
-            return
-        self._snapshot_due_ns = now_ns + period_ns
-        self.state = await self.hook(take)
 
     # --- synchronous operators: the hot path ------------------------------------------------------------------------
 

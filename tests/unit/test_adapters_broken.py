@@ -193,7 +193,9 @@ NODES = {
         "- {id: t, operator: 'python:m:f', inputs: {in: {from: timer/1s, §FB511§delivery: at_least_once}}}"
     ),
     "a delivery that drops": """
-        - {id: t, operator: 'python:m:f', inputs: {in: {from: §FB512§s/out, delivery: at_least_once, queue: {policy: latest}}}}
+        - id: t
+          operator: 'python:m:f'
+          inputs: {in: {from: §FB512§s/out, delivery: at_least_once, queue: {policy: latest}}}
     """,
     "an effect once without snapshots": (
         "- {id: t, operator: 'python:m:f', inputs: {in: {from: §FB512§s/out, delivery: effectively_once}}}"

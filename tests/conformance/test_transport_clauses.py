@@ -13,6 +13,7 @@ from flowbridge import registry
 from flowbridge.plan import Plane, Route
 from flowbridge.testing.conformance import Clause, clauses
 from flowbridge.testing.faults import CloggedBus, CloggedPort
+from flowbridge.testing.quiet import quiet_after
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable
@@ -41,7 +42,8 @@ def port_maker(tier: str, seed: int | None) -> Callable[..., Any]:
         transport = registry.transport(tier.partition("-")[0], clock)
         try:
             port = await transport.open_port(route)
-            yield port if seed is None else CloggedPort(port, seed)
+            with quiet_after(lambda: getattr(transport, "is_under_way", False)):
+                yield port if seed is None else CloggedPort(port, seed)
         finally:
             await transport.aclose()
 
@@ -54,7 +56,8 @@ def bus_maker(tier: str, seed: int | None) -> Callable[..., Any]:
         transport = registry.transport(tier, clock)
         try:
             bus = await transport.open_bus()
-            yield bus if seed is None else CloggedBus(bus, seed)
+            with quiet_after(lambda: getattr(transport, "is_under_way", False)):
+                yield bus if seed is None else CloggedBus(bus, seed)
         finally:
             await transport.aclose()
 

@@ -39,11 +39,11 @@ SEEDS = int(os.environ.get("FLOWBRIDGE_SEEDS", "100"))
 """Scenarios of faults; a thousand of them take some minutes."""
 
 
-def settings_of(name: str) -> QuicSettings:
+def settings_of(name: str, reset_key: bytes = RESET_KEY) -> QuicSettings:
     ca = make_ca()
     node = make_node(ca, name, ("core", "10.0.0.2"))
     return QuicSettings(
-        certificate=node.certificate, key=node.key, ca=ca.certificate, server_name="core", reset_key=RESET_KEY
+        certificate=node.certificate, key=node.key, ca=ca.certificate, server_name="core", reset_key=reset_key
     )
 
 
@@ -76,7 +76,8 @@ class Collector:
 class Core:
     """The node that is dialled; it answers every stream with another one's worth of bytes."""
 
-    def __init__(self, answer_bytes: int) -> None:
+    def __init__(self, answer_bytes: int, reset_key: bytes = RESET_KEY) -> None:
+        self.reset_key = reset_key
         self.collectors: dict[str, Collector] = {}
         self.wires: list[EngineWire] = []
         self.ended: list[Exception] = []
@@ -87,7 +88,8 @@ class Core:
     async def start(self) -> None:
         own = Own("core", VirtualClock(), incarnation=asyncio.get_running_loop().time_ns())  # type: ignore[attr-defined]
         self.server = SessionServer(own, self._on_session, lambda _, why: self.ended.append(why))
-        self.listener = await listen(("0.0.0.0", PORT), make_acceptor(settings_of("core")), on_wire=self._on_wire)
+        acceptor = make_acceptor(settings_of("core", self.reset_key))
+        self.listener = await listen(("0.0.0.0", PORT), acceptor, on_wire=self._on_wire)
 
     def _on_wire(self, wire: EngineWire) -> None:
         self.wires.append(wire)
@@ -244,6 +246,27 @@ def test_a_node_that_has_restarted_is_met_at_once_and_has_lost_the_session() -> 
             assert error.code == Code.STATE_LOST
         assert asyncio.get_running_loop().time() - began < 0.5
         assert scene.session.state is SessionState.OVER
+        await scene.edge.start(scene.dialer.aclose(1.0))
+        await scene.core_host.start(again.listener.aclose())
+
+    run_simulated(scenario, seed=3, until_s=1000)
+
+
+@pytest.mark.parametrize("away_s", [0.3, 0.9, 1.0, 1.2, 2.0, 3.0])
+def test_resets_that_nobody_can_tell_from_noise_are_not_taken_for_the_node_that_was_there(away_s: float) -> None:
+    async def scenario(seed: int) -> None:
+        scene = Scene(seed)
+        await scene.start(0, 0)
+        await asyncio.sleep(0.5)
+        scene.core_host.kill()
+        await asyncio.sleep(away_s)
+        scene.core_host.restart()
+        began = asyncio.get_running_loop().time()
+        again = Core(10, b"another key in memory")
+        await scene.core_host.start(again.start())
+        while not scene.session.is_over:
+            assert asyncio.get_running_loop().time() - began < 2.5
+            await asyncio.sleep(0.01)
         await scene.edge.start(scene.dialer.aclose(1.0))
         await scene.core_host.start(again.listener.aclose())
 

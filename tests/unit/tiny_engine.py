@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 from flowbridge.transports.quic.engine import (
@@ -34,6 +35,7 @@ class TinyEngine:
         """What `events` returns next."""
         self._hello_at = now if is_client else None
         self._heard_at = now
+        self.heard_at = -math.inf
         self.is_connected = False
         self.is_closed = False
         self.transmits = 0
@@ -63,7 +65,7 @@ class TinyEngine:
             raise self.raises
         if self.is_closed:
             return
-        self._heard_at = now
+        self._heard_at = self.heard_at = now
         self._address = address
         match data[:1]:
             case b"H":

@@ -55,7 +55,7 @@ class EngineWire:
 
     @property
     def heard_at(self) -> float:
-        """When the last datagram came, in seconds of the loop's clock; its start before that."""
+        """When the peer was heard last, in seconds of the loop's clock; its start before that."""
         return self._heard_at
 
     @property
@@ -122,9 +122,10 @@ class EngineWire:
         """The engine was given a datagram: tell what came of it."""
         if self._is_over:
             return
-        self._heard_at = now
-        self._has_heard = True
-        self._error = None
+        if self._engine.heard_at == now:
+            self._heard_at = now
+            self._has_heard = True
+            self._error = None
         try:
             self._tell()
         except Exception as error:

@@ -145,6 +145,14 @@ class Engine(Protocol):
         """Where it sends to now."""
         ...
 
+    @property
+    def heard_at(self) -> float:
+        """The `now` at which the peer was heard last, -inf before that. What only looks as if it spoke is not it.
+
+        A stateless reset with a token that nobody knows comes from whoever listens now where the peer was.
+        """
+        ...
+
     def receive(self, data: bytes, address: Address, now: float) -> None:
         """A datagram arrived."""
         ...

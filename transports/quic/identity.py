@@ -7,6 +7,7 @@ the authority of its fabric. Who it is stands in its subject alternative name; t
 from __future__ import annotations
 
 import datetime as dt
+import hmac
 import ipaddress
 import re
 from functools import lru_cache
@@ -70,6 +71,18 @@ def read_certificates(source: Source, what: str) -> tuple[x509.Certificate, ...]
 def _parsed(pem: bytes) -> tuple[x509.Certificate, ...]:
     """Read once, and shared: a process with many connections has the same few certificates for all of them."""
     return tuple(x509.load_pem_x509_certificates(pem))
+
+
+def reset_key_of(source: Source) -> bytes:
+    """32 bytes for the tokens of stateless resets, always the same for a private key (RFC 9000, section 10.3.2).
+
+    Whoever starts again with its key is known at once to have forgotten its connections.
+    Raises: LocalProtocolError, as `read_key`.
+    """
+    der = read_key(source).private_bytes(
+        serialization.Encoding.DER, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    )
+    return hmac.digest(der, b"flowbridge stateless reset", "sha256")
 
 
 def read_key(source: Source, what: str = "key") -> PrivateKey:

@@ -18,7 +18,7 @@ from flowbridge.transports.quic.dialing import Dialer
 from flowbridge.transports.quic.endpoint import listen
 from flowbridge.transports.quic.engines import make_acceptor, make_client
 from flowbridge.transports.quic.greeting import Own
-from flowbridge.transports.quic.identity import identify, read_certificates
+from flowbridge.transports.quic.identity import identify, read_certificates, reset_key_of
 from flowbridge.transports.quic.proving import Proving, Renewal, TokenFile
 from flowbridge.transports.quic.serving import SessionServer
 from flowbridge.transports.quic.settings import QuicSettings
@@ -51,6 +51,11 @@ class Node:
     def address(self) -> NodeAddress:
         """Where it listens."""
         return NodeAddress(self._host, self._listener.address[1])
+
+    @property
+    def sessions(self) -> tuple[Session, ...]:
+        """With those who have come."""
+        return self._server.sessions
 
     def refuse_new(self) -> None:
         """Accept no further host; those that are connected stay. Idempotent."""
@@ -103,6 +108,7 @@ class Peers:
                 key=(tls.key or None) if tls else None,
                 ca=tls.ca if tls else None,
                 client_certificates="ask" if tls and tls.token_keys else "require",
+                reset_key=reset_key_of(tls.key) if tls and tls.key else None,
             )
             if tls and tls.token:
                 self._tokens = TokenFile(tls.token, time.time)
@@ -180,6 +186,13 @@ class Peers:
                 if not session.is_over:
                     return session
         raise BrokenError(f"host {node}: there is no session with it")
+
+    @property
+    def sessions(self) -> list[Session]:
+        """Those that this process has, of both sides."""
+        done = [one for one in self._dialers.values() if one.done() and not one.cancelled()]
+        dialled = [one.result()[1] for one in done if not one.exception()]
+        return dialled + [session for node in self._nodes for session in node.sessions]
 
     # --- being a node -----------------------------------------------------------------------------------------------
 

@@ -247,6 +247,14 @@ class Session:
             if stream is not None:
                 stream.acknowledge(count)
 
+    def is_level_with(self, other: Session) -> bool:
+        """Whether each has all that the other has written, for one process that has both."""
+        pairs = ((stream, other._streams.get(number)) for number, stream in self._streams.items())
+        return all(
+            there is None or (here.out.end == there.come.count and there.out.end == here.come.count)
+            for here, there in pairs
+        )
+
     # --- connections ------------------------------------------------------------------------------------------------
 
     def adopt(self, connection: Connection, epoch: int, counts: Mapping[int, int]) -> None:

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from flowbridge.contracts import Clock, EventBus
     from flowbridge.placing import NodeListener, PartLink
     from flowbridge.plan import Route
+    from flowbridge.transports.quic.session import Session
     from flowbridge.transports.quic.settings import QuicSettings
     from flowbridge.transports.quic.stream import SessionStream
 
@@ -80,6 +81,16 @@ class QuicTransport:
         self._bus_servers: list[BusServer] = []
         self._own_bus: tuple[LocalEventBus, BusClient] | None = None
         self._joining: set[asyncio.Task[None]] = set()
+
+    @property
+    def is_under_way(self) -> bool:
+        """Whether bytes are between two sessions that this process has with itself: written, and not handed on."""
+        found: dict[bytes, Session] = {}
+        for session in self._peers.sessions:
+            other = found.setdefault(session.identifier, session)
+            if other is not session and not session.is_level_with(other):
+                return True
+        return False
 
     # --- ports ------------------------------------------------------------------------------------------------------
 

@@ -28,7 +28,7 @@ class Wire(Protocol):
     def engine(self) -> Engine: ...
     @property
     def heard_at(self) -> float:
-        """When the last datagram came, in seconds of the loop's clock; its start before that."""
+        """When the peer was heard last, in seconds of the loop's clock; its start before that."""
         ...
 
     @property

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from typing import TYPE_CHECKING, Final
 
 from aioquic.quic import events as aio
@@ -84,6 +85,7 @@ class AioquicEngine:
             datagram_bytes_max=connection.configuration.max_datagram_size - _DATAGRAM_OVERHEAD_BYTES,
             congestion=CONGESTION,
         )
+        self._heard_at = -math.inf
         self.faults = 0
         self.dropped = 0
         self.on_connection_id: Callable[[bytes, bool], None] | None = None
@@ -127,6 +129,11 @@ class AioquicEngine:
         """Where it sends to now."""
         return self._connection.get_peer_address() or self._address
 
+    @property
+    def heard_at(self) -> float:
+        """When the last datagram came of which a packet was authentic."""
+        return self._heard_at
+
     def receive(self, data: bytes, address: Address, now: float) -> None:
         """Take a datagram; one that is not authentic changes nothing."""
         if self._closed is not None:
@@ -140,6 +147,7 @@ class AioquicEngine:
         ):
             self._end(Closed(0, "the peer forgot this connection", False, True, is_reset=True))
             return
+        idle_at = connection.idle_at
         try:
             connection.receive_datagram(data, address, now)
         except Exception as error:
@@ -148,6 +156,8 @@ class AioquicEngine:
             else:
                 self._fail("receive", error)
             return
+        if connection.idle_at != idle_at:  # an authentic packet moves it, and nothing else that comes
+            self._heard_at = now
         if self._told or connection.has_streams_left:
             self._drain()
         if connection.ending is not None and connection.is_drained_by_peer:

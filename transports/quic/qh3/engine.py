@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from typing import TYPE_CHECKING, Final
 
 from qh3.quic import events as native
@@ -97,6 +98,7 @@ class Qh3Engine:
         self._bytes_sent = 0
         self._bytes_received = 0
         self._rtt_min = 0.0
+        self._heard_at = -math.inf
         self._caps: Final = EngineCaps(
             name="qh3",
             receive_backpressure=False,
@@ -151,6 +153,11 @@ class Qh3Engine:
         path = self._connection.core.active_path[2]
         return path[0], path[1]
 
+    @property
+    def heard_at(self) -> float:
+        """When a datagram came last that names this connection: qh3 does not tell whether it was authentic."""
+        return self._heard_at
+
     def receive(self, data: bytes, address: Address, now: float) -> None:
         """A datagram arrived."""
         if self._closed is not None:
@@ -159,7 +166,8 @@ class Qh3Engine:
         self._bytes_received += len(data)
         if connection.ending is not None:
             return  # it is closing: the next `transmit` says so
-        if self._is_client and address != self._address and self._is_for_nobody(data):
+        is_for_nobody = self._is_client and self._is_for_nobody(data)
+        if is_for_nobody and address != self._address:
             self.dropped += 1  # a stateless reset counts only from where we send to (RFC 9000, section 10.3.1)
             return
         try:
@@ -170,6 +178,8 @@ class Qh3Engine:
             else:
                 self.dropped += 1
             return
+        if not is_for_nobody:
+            self._heard_at = now
         self._drain()
         if connection.ending is not None and connection.is_drained_by_peer:
             self._end_from(connection.ending, is_remote=True)

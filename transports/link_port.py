@@ -25,6 +25,7 @@ from flowbridge.errors import BrokenError, ClosedError, EncodeError, RemoteProto
 from flowbridge.limits import LANES, SLICE_ITEMS_MAX
 from flowbridge.machines.outcome import NOTHING, Outcomes
 from flowbridge.plan import Policy
+from flowbridge.transports.link_pair import LinkDataPort
 from flowbridge.transports.link_source import LinkSource
 from flowbridge.transports.route_queue import QueueSink, RouteQueue
 from flowbridge.transports.route_records import RecordWriter
@@ -492,17 +493,3 @@ def _without_refused(link: NearLink, went: Sequence[Envelope]) -> list[Envelope]
     """Those that are on their way; the link forgets which it refused."""
     refused, link.refused = {id(envelope) for envelope in link.refused}, []
     return [envelope for envelope in went if id(envelope) not in refused]
-
-
-class LinkDataPort:
-    """Both ends of a route whose link has both ends in this process; see `contracts.DataPort`."""
-
-    __slots__ = ("route", "sink", "source")
-
-    def __init__(self, route: Route, sink: LinkSink, source: LinkSource) -> None:
-        self.route = route
-        self.sink = sink
-        self.source = source
-
-    def __repr__(self) -> str:
-        return f"<LinkDataPort {self.route.id}>"

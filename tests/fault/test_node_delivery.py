@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     import pytest
 
-OPERATOR = '''
+OPERATOR = """
 class Gathers:
     def __init__(self):
         self.seen = []
@@ -32,7 +32,7 @@ class Gathers:
 
     def restore(self, state):
         self.seen = state
-'''
+"""
 POLICY = """\
 flowbridge-node: 1
 operators:

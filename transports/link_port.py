@@ -18,7 +18,7 @@ import asyncio
 import logging
 import secrets
 from functools import partial
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from flowbridge.codec.route_frames import RouteOpen
 from flowbridge.errors import BrokenError, ClosedError, EncodeError, RemoteProtocolError, WouldBlock
@@ -88,7 +88,7 @@ class LinkSink(QueueSink):
         self._lost_items = 0  # with the last consumer: the next one is told
         self.on_lost: Callable[[Exception], None] = self.break_off
         """What to do when the link is lost; by default the route is broken. Another may `attach` a new link later."""
-        self.on_idle: Callable[[], None] = _nothing
+        self.on_idle: Any = _nothing  # a callable; a checker would bind a Callable
         """The link is lost and nothing was left to be done over it. Another may be attached, and is told of the end."""
         if link is not None:
             self.attach(link)

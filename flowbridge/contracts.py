@@ -6,13 +6,14 @@ A Protocol stands here only where two implementations exist or a stranger may wr
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, runtime_checkable
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
     from contextlib import AbstractAsyncContextManager
 
     from flowbridge.envelope import Envelope, Gap, TraceContext
+    from flowbridge.errors import FlowbridgeError
     from flowbridge.operator_spec import OperatorSpec
     from flowbridge.plan import Plan, PluginManifest, Qos, Route
     from flowbridge.time.ledger import EdgeBooks
@@ -170,6 +171,33 @@ class DataSource(Protocol):
         ...
 
 
+@runtime_checkable
+class BlockingSource(Protocol):
+    """What a `DataSource` may offer besides: to bring what has arrived without its event loop, on the loop's thread."""
+
+    def wait_blocking(self, timeout_ns: int) -> bool:
+        """Bring what has arrived; wait for it at most `timeout_ns`, in which the loop does nothing.
+
+        True when something was brought, as told by `on_news`: messages, the end or a break. False when nothing came,
+        or when it can come through the loop only. From then on the loop may not bring anything until `leave_to_loop`.
+        """
+        ...
+
+    def leave_to_loop(self) -> None:
+        """Let the loop bring what arrives from here on; what has arrived by now is brought within this call or soon."""
+        ...
+
+
+@runtime_checkable
+class BlockingSink(Protocol):
+    """What a `DataSink` may offer besides: to say whether what it was given leaves without its event loop."""
+
+    @property
+    def needs_loop(self) -> bool:
+        """Whether something waits here that only the loop can send on."""
+        ...
+
+
 class Lease(Protocol):
     """One borrowed message; also a context manager. Its credit returns on release, and only then."""
 
@@ -231,16 +259,30 @@ class EventBus(Protocol):
         """As `publish`, but every member of every queue group gets it."""
         ...
 
-    async def request(self, topic: str, envelope: Envelope, *, timeout_ns: int) -> Envelope:
-        """Publish and wait for the first reply. The reply's deadline and priority are the request's.
+    async def request(self, topic: str, envelope: Envelope, *, timeout_ns: int, idempotent: bool = False) -> Envelope:
+        """Publish and wait for the first answer. The reply's deadline and priority are the request's.
+
+        A request that failed with effect NONE is made again where its error's `retry` allows it; with `idempotent` also
+        one of which nobody knows whether it was done. That is inside its deadline, after a pause, and not often: see
+        `machines.retry`. Among the headers of a repetition are its ``attempt`` and its ``request_id``. The caller may
+        give that: what was asked on a topic under an id that was asked before is not done again but gets the outcome
+        that it had, or is a conflict (0x706, effect MAYBE) while there is none; see `machines.request_memory`.
 
         Raises: NoResponderError at once when nobody subscribes; DeadlineExceeded (effect MAYBE) after `timeout_ns` or
-        at the envelope's own deadline, whichever is sooner.
+        at the envelope's own deadline, whichever is sooner; what a responder refused it with.
         """
         ...
 
     async def reply(self, request: Envelope, envelope: Envelope) -> None:
         """Answer a request; a reply that nobody waits for any more is counted as expired."""
+        ...
+
+    async def refuse(self, request: Envelope, error: FlowbridgeError) -> None:
+        """Answer a request with an error: the requester gets one of the same code (`codec.codes`), effect and retry.
+
+        One of effect NONE says that nothing was done; `OverloadError(text, retry_after_ns)` also when to ask again. It
+        is counted as a reply is.
+        """
         ...
 
     def subscribe(
@@ -418,4 +460,29 @@ class Instrument(Protocol):
         self, node: str, edge: str, envelope: Envelope, started_ns: int, ended_ns: int, error: BaseException | None
     ) -> TraceContext | None:
         """A traced message was handled; returns the context its children carry."""
+        ...
+
+
+class KeepingInstrument(Instrument, Protocol):
+    """The instrument of a process that exports nothing itself: its host does that for it."""
+
+    lost: int
+    """Spans that were dropped, because too many were kept."""
+
+    def taken(self) -> list[list[Any]]:
+        """What was recorded since the last call, as a host's instrument takes it in."""
+        ...
+
+
+@runtime_checkable
+class GatheringInstrument(Instrument, Protocol):
+    """An instrument that exports also what other processes of the flow recorded; one that is not leaves that out."""
+
+    @property
+    def ratio(self) -> float:
+        """The share of messages that are traced, wherever they start."""
+        ...
+
+    def take_in(self, spans: Sequence[Any]) -> None:
+        """Export what `KeepingInstrument.taken` gave elsewhere. Raises: ValueError, TypeError for what is no span."""
         ...

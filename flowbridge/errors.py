@@ -74,6 +74,8 @@ class FlowbridgeError(Exception):
     retry: Retry = Retry.NEVER
     code: int | None = None
     """The number under which it came from another machine (`codec.codes`); None for one that was raised here."""
+    retry_after_ns: int | None = None
+    """How long to wait before the same call is made again, where whoever refused it said so; nanoseconds."""
 
 
 class FlowErrors(FlowbridgeError):
@@ -140,7 +142,7 @@ class WouldBlock(FlowbridgeError):
     def __init__(self, reason: BlockReason, where: str = "", retry_after_ns: int | None = None) -> None:
         self.reason: Final = reason
         self.where: Final = where
-        self.retry_after_ns: Final = retry_after_ns
+        self.retry_after_ns = retry_after_ns
         super().__init__(f"{where}: would block ({reason.value})" if where else f"would block ({reason.value})")
 
 
@@ -173,7 +175,7 @@ class OverloadError(FlowbridgeError):
     retry = Retry.LATER
 
     def __init__(self, message: str, retry_after_ns: int | None = None) -> None:
-        self.retry_after_ns: Final = retry_after_ns
+        self.retry_after_ns = retry_after_ns
         super().__init__(message)
 
 

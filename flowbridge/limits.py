@@ -27,6 +27,9 @@ STARVATION_TURNS_MAX: Final = 16  # a lane passed over this often while it had w
 SLICE_ITEMS_MAX: Final = 128
 SLICE_NS_MAX: Final = 1_000_000  # ... and at most about this long: the cooperative quantum
 SLICES_PER_DEADLINE: Final = 8  # a slice takes at most this part of what its first message has left
+BULK_ITEMS: Final = 8  # of one slice that a node took without the loop; after so many it waits on the loop once
+PAUSE_NS_MAX: Final = 2_000_000  # after a longer pause between messages a node waits on the loop, not for its ring
+LOOK_NS_MAX: Final = 20_000  # of a wait for a ring that is spent looking; the rest of it sleeps
 VIRTUAL_DEADLINE_NS: Final = 1_000_000_000  # work without a deadline is ordered as if it had this much time
 OUTBOX_ITEMS_MAX: Final = 100_000  # what one synchronous call may emit before OperatorError
 
@@ -36,6 +39,14 @@ TOPIC_TOKENS_MAX: Final = 16  # LocalProtocolError
 TOPICS_CACHED_MAX: Final = 4_096  # all are forgotten, and looked up again when they come back
 SUBSCRIPTIONS_MAX: Final = 65_536  # LocalProtocolError
 REQUESTS_PENDING_MAX: Final = 65_536  # WouldBlock
+REQUESTS_KEPT_MAX: Final = 4_096  # with an id, of one requester; the one not asked for the longest is forgotten
+REQUESTS_KEPT_BYTES_MAX: Final = 16 * 1024 * 1024  # ... and the bytes of their outcomes
+REQUEST_KEPT_NS: Final = 60 * 10**9  # how long its outcome is known, at least; then the same id is a new request
+REQUEST_ATTEMPTS_MAX: Final = 4  # of one request; then its error is given
+RETRY_BASE_NS: Final = 50_000_000  # before the second attempt, and twice as long before each further one
+RETRY_SHARE: Final = 10  # of so many requests to a peer one may be made again; beyond that the error is given
+RETRY_BURST: Final = 10  # ... and so many at once
+RETRY_AFTER_MS_MAX: Final = 2**32 - 1  # told by a peer: RemoteProtocolError
 
 # --- bus links: one process that uses the bus of another ----------------------------------------------------------
 BUS_LINK_SUBSCRIPTIONS_MAX: Final = 4_096  # of one link; LocalProtocolError, RemoteProtocolError from a peer
@@ -75,6 +86,14 @@ CAPABILITIES_MAX: Final = 64  # told in a greeting: EncodeError here, DecodeErro
 REPLAY_BYTES_MAX: Final = 4 * 1024 * 1024  # of one direction of a stream, sent and not acknowledged: it waits
 ACK_BYTES: Final = 256 * 1024  # received without telling the peer; then it is told at once
 ACK_DELAY_S: Final = 0.025  # ... or after this with other bytes, and after twice as long without
+SINGLES_MAX: Final = (
+    128  # of one connection and direction, of messages on streams of their own; then their routes carry them
+)
+SINGLE_BYTES_MAX: Final = 64 * 1024  # of one with its frame; a larger one goes over its route, 0x603 from a peer
+SINGLES_WINDOW: Final = 1_024  # numbers of a lane from the first unsettled one: the next waits, 0x606 from a peer
+SETTLED_MAX: Final = 256  # told by one frame; the others by the next one
+SINGLES_KEPT_BYTES_MAX: Final = 1024 * 1024  # of one route, until they are settled: the next one waits
+SINGLES_UNSENT_BYTES_MAX: Final = 16 * 1024  # of a route with `latest`: then the newest waits where it can be replaced
 HEARTBEAT_NS: Final = 250_000_000  # between two pings of a session
 SUSPECT_BEATS: Final = 3.5  # heartbeats without any packet; then another connection is dialled (ITU-T G.8013)
 LEASE_NS: Final = 30 * 10**9  # without any packet; then the session is over, and its streams are lost
@@ -125,6 +144,7 @@ SHM_CLASSES_MAX: Final = 16  # sizes of slots in a pool; LocalProtocolError
 SHM_CLASS_SLOTS_MAX: Final = 2**28 - 1  # LocalProtocolError
 SHM_LISTED_SLOTS_MAX: Final = 65_536  # of one channel, when it is looked at from outside; the listing says "partial"
 SHM_LISTED_RECORDS_MAX: Final = 65_536  # likewise, of the messages that wait
+RING_LOOK_NS: Final = 250_000_000  # a wake-up of an event loop that was lost is found after so long, and counted
 SHM_SLEEP_NS_MAX: Final = 100_000_000  # of one sleep; then the peer is looked at, and the sleep goes on
 
 # --- payloads that leave their process ----------------------------------------------------------------------------
@@ -145,6 +165,8 @@ PATHS_MAX: Final = 1_000  # further paths are counted under one entry named "(ot
 WORKER_START_NS: Final = 30 * 10**9  # from its start until a worker is ready to run: FlowbridgeError naming it
 WORKER_STOP_NS: Final = 10**9  # a worker told to stop, then one told by SIGTERM, gets this long before the next step
 WORKER_REPORT_NS: Final = 250_000_000  # between two reports of a worker, or more when writing one takes long
+SPANS_KEPT_MAX: Final = 4_096  # of a part until its next report; then they are dropped, and the log says how many
+SPAN_TEXT_CHARACTERS_MAX: Final = 1_024  # of an error; what is beyond is cut
 NODE_HOSTS_MAX: Final = 64  # hosts that a node serves at once; a further one is refused (0x303)
 PART_DEPTH_MAX: Final = (
     16  # containers within containers of what a host and a part tell each other; RemoteProtocolError

@@ -8,12 +8,14 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, cast
 
 from flowbridge import registry
+from flowbridge.codec.codes import Code, error_of
 from flowbridge.errors import AuthError, FlowbridgeError, ResourceError
 from flowbridge.limits import DRAIN_NS_DEFAULT, NODE_HOSTS_MAX
 from flowbridge.runtime.clock import SystemClock
 from flowbridge.runtime.gate import HostGate
 from flowbridge.runtime.part import Part
 from flowbridge.runtime.tier_set import TierSet
+from flowbridge.telemetry.far_spans import FarInstrument
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -101,7 +103,7 @@ class Node:
         count = len(self._parts)
         self._say("draining", f"node {self.name} drains; hosts connected: {count}", hosts=count)
         if self._listener is not None:
-            self._listener.refuse_new()
+            self._listener.go_away(self._drain_ns)
         for part in self._parts.values():
             part.terminated()
         self._clock.call_at(self._clock.now_ns() + self._drain_ns, self.stop)
@@ -129,7 +131,7 @@ class Node:
         gate = HostGate(
             self._policy, who, registry.catalog(), lambda text: self._refused(who, text), self._started(who)
         )
-        part = Part(link, tiers, self._clock, gate)
+        part = Part(link, tiers, self._clock, gate, instrument=FarInstrument)
         self._say("host_connected", f"host {who} connected from {link.peer}", host=who, peer=link.peer)
         task = asyncio.get_running_loop().create_task(part.run(0), name=f"part for {who}")
         self._parts[task] = part
@@ -139,9 +141,9 @@ class Node:
         if not peer.node:
             return AuthError("its certificate names no node (0x501 UNAUTHENTICATED)")
         if self._is_draining:
-            return ResourceError(f"node {self.name} is draining (0x102 GOAWAY)")
+            return error_of(Code.GOING_AWAY, f"node {self.name} is draining", self._drain_ns // 1_000_000)
         if len(self._parts) >= NODE_HOSTS_MAX:
-            return ResourceError(f"node {self.name} serves {NODE_HOSTS_MAX} hosts already (0x303 TOO_MANY_CONNECTIONS)")
+            return error_of(Code.TOO_MANY_CONNECTIONS, f"node {self.name} serves {NODE_HOSTS_MAX} hosts already")
         if not self._policy.knows(str(peer)):
             return AuthError(f"node {self.name} allows nothing to {peer} (0x502 FORBIDDEN)")
         return None

@@ -105,8 +105,6 @@ class Worker(Protocol):
 class CrossingSink(DataSink, Protocol):
     """The producer's end of a route whose consumer is in another process."""
 
-    on_idle: Any
-    """A callable: the other end is gone, after it told of every message, and of the end of the stream."""
     on_lost: Any
     """A callable that takes the error: what to do when the other end is gone. (A checker would bind a Callable.)"""
 
@@ -223,8 +221,11 @@ class NodeListener(Protocol):
         """Where it listens; the port is the one that was taken."""
         ...
 
-    def refuse_new(self) -> None:
-        """Accept no further host; those that are connected stay (`fb/1`: GOAWAY). Idempotent."""
+    def go_away(self, grace_ns: int) -> None:
+        """Accept no further host, and no further part or route of those that are connected.
+
+        They are told so (`fb/1`: GOAWAY), and that the node ends within `grace_ns`. What runs goes on.
+        """
         ...
 
     async def aclose(self) -> None:

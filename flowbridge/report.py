@@ -60,6 +60,7 @@ class EdgeReport:
     def to_json(self) -> dict[str, Any]:
         """The value of ``edges."a/out->b/in"``."""
         books = self.books
+        seldom = {"late_wakes": books.late_wakes, "without_ring": books.without_ring}
         return {
             "tier": self.tier,
             "sent": books.sent,
@@ -78,6 +79,7 @@ class EdgeReport:
             "redelivered": books.redelivered,
             "repeated": books.repeated,
             "latency_us": latency_us(books.latency),
+            **{name: count for name, count in seldom.items() if count},
         }
 
 

@@ -22,6 +22,7 @@ from flowbridge.limits import WORKER_STOP_NS  # noqa: E402
 from flowbridge.runtime.clock import SystemClock  # noqa: E402
 from flowbridge.runtime.part import Part  # noqa: E402
 from flowbridge.runtime.tier_set import TierSet  # noqa: E402
+from flowbridge.telemetry.far_spans import FarInstrument  # noqa: E402
 from flowbridge.telemetry.log import configure_logging  # noqa: E402
 
 if TYPE_CHECKING:
@@ -55,7 +56,7 @@ async def _serve(address: str) -> int:
     clock = SystemClock()
     tiers = TierSet(clock)  # the host says with what options
     link = await (await tiers.placing("ipc")).meet_host(address)
-    part = Part(link, tiers, clock)
+    part = Part(link, tiers, clock, instrument=FarInstrument, owns_loop=True)
     loop = asyncio.get_running_loop()
     threading.Thread(target=_watch, args=(int(address), part), name="host watch", daemon=True).start()
 

@@ -310,6 +310,13 @@ class ConsumerCore:
     @property
     def creator_process(self) -> tuple[int, int]:
         """Process id and start stamp of the producer as it wrote them."""
+    def wait_data(self, timeout_ns: int, spin_ns: int | None = None) -> bool:
+        """Whether there is something to take, a message or the end; waiting for it without the interpreter lock.
+
+        At most `spin_ns` (never more than `spin_ns_max`) are spent looking, as by `receive`. Nobody is told by the
+        event of `fileno` of what comes during it or after it, until `arm` is called. Takes nothing, and does not look
+        whether the producer lives.
+        """
     def receive_nowait(self) -> Lease | None:
         """The next message, None when there is none now.
 

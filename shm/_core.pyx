@@ -153,6 +153,7 @@ cdef extern from "slots.h" nogil:
     void fb_rx_place_leases(fb_rx *)
     void fb_rx_note(fb_rx *, uint32_t, int64_t)
     bint fb_rx_current(fb_rx *)
+    bint fb_rx_ready(fb_rx *)
     bint fb_rx_arm(fb_rx *, uint32_t)
     int fb_rx_wait(fb_rx *, int64_t, int64_t)
     int64_t fb_rx_window(fb_rx *, int64_t)

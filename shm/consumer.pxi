@@ -298,6 +298,29 @@ cdef class ConsumerCore:
             fb_rx_waited(&self.rx, fb_now_ns() - began, spin_ns_max)
         return result
 
+    def wait_data(self, timeout_ns, spin_ns=None):
+        cdef int64_t until, now, began, window, spin_ns_max
+        self.check()
+        if fb_rx_ready(&self.rx):
+            return True
+        until = moment(timeout_ns)
+        now = began = fb_now_ns()
+        if now >= until:
+            return False
+        spin_ns_max = self.spin_ns_max if spin_ns is None else min(spin_ns, self.spin_ns_max)
+        window = fb_rx_window(&self.rx, spin_ns_max)
+        while now < until and not fb_rx_ready(&self.rx):
+            self.busy += 1
+            with nogil:
+                fb_rx_wait(&self.rx, min(until - now, SLEEP_NS_MAX), min(until - now, window))
+            self.busy -= 1
+            window = 0
+            PyErr_CheckSignals()
+            self.check()
+            now = fb_now_ns()
+        fb_rx_waited(&self.rx, now - began, spin_ns_max)
+        return bool(fb_rx_ready(&self.rx))
+
     def receive_nowait(self):
         self.check()
         return self.take(False)

@@ -44,12 +44,19 @@ from __future__ import annotations
 
 import os
 import uuid
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
-from flowbridge.errors import BrokenError, LocalProtocolError, NativeUnavailableError, RemoteProtocolError, WouldBlock
+from flowbridge.errors import (
+    BrokenError,
+    FlowbridgeError,
+    LocalProtocolError,
+    NativeUnavailableError,
+    RemoteProtocolError,
+    WouldBlock,
+)
 from flowbridge.limits import (
     SHM_CLASS_SLOTS_MAX,
     SHM_CLASSES_MAX,
@@ -295,6 +302,7 @@ class ShmProducer(ProducerCore):
     """The sending end. `on_high` and `on_low` are called when the tightest of credit, ring and slots crosses a mark."""
 
     _channel: int | None = None
+    _consumer: tuple[int, int] | None = None  # the process that was joined when it was closed
 
     def __init__(self, spec: ShmSpec | None = None, *, name: str = "shm", pool: SlotPool | None = None) -> None:
         """Make a channel, and a pool unless one is given.
@@ -391,14 +399,27 @@ class ShmProducer(ProducerCore):
     def close(self) -> None:
         """Finish: the consumer still gets what was sent, then EndOfStream. A second call does nothing.
 
-        Slots of a shared pool stay out until the consumer gives them back; if it dies, call `reclaim`.
+        Slots of a shared pool stay out until the consumer gives them back; should it die, see `reclaim_from_dead`.
         """
+        if not self.closed:
+            with suppress(FlowbridgeError):
+                self._consumer = self.consumer_process
         self._close()
         channel, self._channel = self._channel, None
         if channel is not None:
             os.close(channel)
         if self._own_pool is not None:
             self._own_pool.close()
+
+    def reclaim_from_dead(self) -> bool:
+        """After `close`: take back the slots that are out with a consumer whose process is gone; False while it lives.
+
+        A producer of a shared pool with slots out is kept alive by the pool, no longer.
+        """
+        if self._consumer is None or may_live(*self._consumer):
+            return False
+        self.reclaim()
+        return True
 
     def __enter__(self) -> Self:
         return self

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Sequence
 
     from flowbridge.addresses import PeerIdentity
-    from flowbridge.placing import PartLink
+    from flowbridge.placing import NodeListener, PartLink
     from flowbridge.testing.network import SimulatedHost
     from flowbridge.transports.link_port import LinkSink, LinkSource
 
@@ -83,6 +83,7 @@ class Machine:
         self.clock = clock
         self.addresses = addresses
         self.transport: QuicTransport
+        self.listener: NodeListener  # of one that listens
 
     @property
     def name(self) -> str:
@@ -103,7 +104,7 @@ class Machine:
         async def begin() -> None:
             self.transport = QuicTransport(self.clock, nodes=self.addresses, settings=given)
             if listens:
-                await self.transport.serve_node(NodeAddress("0.0.0.0", PORT), self.name, _no_host)
+                self.listener = await self.transport.serve_node(NodeAddress("0.0.0.0", PORT), self.name, _no_host)
 
         await self.run(begin())
 
@@ -136,7 +137,7 @@ class Pair:
         except (EndOfStream, ResourceError):
             return
 
-    def send(self, coroutine: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+    def send(self, coroutine: Coroutine[Any, Any, object]) -> asyncio.Task[object]:
         """Run a producer where the producer is."""
         return self.near.host.start(coroutine)
 

@@ -12,6 +12,7 @@ import itertools
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from flowbridge.codec.codes import coded
 from flowbridge.envelope import Envelope, Priority
 from flowbridge.errors import (
     BlockReason,
@@ -26,6 +27,7 @@ from flowbridge.plan import Qos
 from flowbridge.transports.bus_books import SubscriptionBooks
 from flowbridge.transports.bus_gate import Delivery, Gate, Wait
 from flowbridge.transports.bus_port import LocalSubscription, SubscriptionPort
+from flowbridge.transports.bus_repeats import REQUEST_ID, Repeats
 from flowbridge.transports.bus_replies import REPLY_TO, ReplyTable
 
 if TYPE_CHECKING:
@@ -96,6 +98,7 @@ class LocalEventBus:
         self._topics: dict[str, Qos] = {}
         self._books = SubscriptionBooks()
         self._replies = ReplyTable()
+        self._repeats = Repeats(clock, self._request)
         self._numbers = itertools.count()
         self._watchers: list[Callable[[DataPort, bool], None]] = []
         self._closed = False
@@ -198,8 +201,12 @@ class LocalEventBus:
 
     # --- requests --------------------------------------------------------------------------------------------------
 
-    async def request(self, topic: str, envelope: Envelope, *, timeout_ns: int) -> Envelope:
+    async def request(self, topic: str, envelope: Envelope, *, timeout_ns: int, idempotent: bool = False) -> Envelope:
         """Publish, and wait for the first reply; when every subscription refused the request, WouldBlock."""
+        return await self._repeats.request(topic, envelope, timeout_ns, idempotent)
+
+    async def _request(self, topic: str, envelope: Envelope, timeout_ns: int) -> Envelope:
+        """One attempt."""
         answer: asyncio.Future[Envelope | FlowbridgeError] = asyncio.get_running_loop().create_future()
         pending = self.ask(topic, envelope, timeout_ns, answer)
         try:
@@ -210,18 +217,25 @@ class LocalEventBus:
             return outcome
         raise outcome
 
-    def ask(self, topic: str, envelope: Envelope, timeout_ns: int, answer: Answer) -> PendingReply:
-        """As `request`, for those that are no task: `answer` is given the outcome, maybe before this returns.
+    def ask(self, topic: str, envelope: Envelope, timeout_ns: int, answer: Answer, who: str = "") -> PendingReply:
+        """As one attempt of `request`, for those that are no task: `answer` is given the outcome, maybe at once.
 
-        Close what this returns once there is an outcome, or when it is not wanted any more. Raises: as `request`, where
-        it is known at once that there will be no reply.
+        Close what this returns once there is an outcome, or when it is not wanted any more. `who` asks: ids of
+        requests are its own. Raises: as `request`, where it is known at once that there will be no reply.
         """
         fanout = self._fanout(topic)
-        if not fanout.gates:
-            raise NoResponderError(f"topic {topic!r} has no subscriber, so nobody replies")
         message = self._message(topic, envelope, fanout)
         deadline_ns = message.deadline_ns = min(message.deadline_ns, message.sent_ns + timeout_ns)
+        name = message.headers.get(REQUEST_ID) if message.headers else None
+        if name is not None:
+            known = self._replies.known(message, (topic, name), who, self._clock, answer)
+            if known is not None:
+                return known
+        if not fanout.gates:
+            raise NoResponderError(f"topic {topic!r} has no subscriber, so nobody replies")
         pending = self._replies.expect(message, topic, self._clock, answer)
+        if name is not None:
+            self._replies.remember(pending, (topic, name), who, message.sent_ns)
         assert isinstance(message.headers, dict), "made a moment ago, and in nobody else's hands yet"
         message.headers[REPLY_TO] = pending.key
         try:
@@ -240,6 +254,15 @@ class LocalEventBus:
         """Answer a request; a reply that nobody waits for any more is counted as expired."""
         self._check_open()
         self._replies.deliver(request, envelope, self._clock.now_ns())
+
+    async def refuse(self, request: Envelope, error: FlowbridgeError) -> None:
+        """Answer a request with an error; one that nobody waits for any more is counted as expired."""
+        self._check_open()
+        self._replies.refuse(request, coded(error), self._clock.now_ns())
+
+    def unanswered(self, request: Envelope, error: FlowbridgeError) -> None:
+        """A responder left, and will not answer; once all did who accepted the request, it fails with this error."""
+        self._replies.unanswered(request, error)
 
     # --- subscriptions ---------------------------------------------------------------------------------------------
 
@@ -262,6 +285,7 @@ class LocalEventBus:
             clock=self._clock,
             books=books,
             leave=self._leave,
+            unanswered=self.unanswered,
         )
         self._entries[port] = self._table.add(pattern, port)
         self._own[port] = Gate((port,), self._clock)
@@ -357,6 +381,7 @@ class LocalEventBus:
             return
         self._closed = True
         self._replies.close()
+        self._repeats.hurry()
         for port in tuple(self._entries):
             await port.subscription.aclose()
 

@@ -34,6 +34,7 @@ from flowbridge.time.far import SHARED
 from flowbridge.time.ledger import EdgeBooks
 from flowbridge.transports.bus_books import SubscriptionBooks
 from flowbridge.transports.bus_envelopes import LinkEnvelopes
+from flowbridge.transports.bus_repeats import Repeats
 from flowbridge.transports.bus_subscription import ClientSubscription, Opening
 from flowbridge.transports.framed import FramedLink
 
@@ -90,6 +91,7 @@ class BusClient:
         self._topics: set[str] = set()
         self._books = SubscriptionBooks()
         self._replies = EdgeBooks()
+        self._repeats = Repeats(clock, self._request)
         self._is_closed = False
         self._broken: BrokenError | None = None
         self._greeted: asyncio.Future[None] = self._loop.create_future()
@@ -153,8 +155,12 @@ class BusClient:
 
     # --- requests ---------------------------------------------------------------------------------------------------
 
-    async def request(self, topic: str, envelope: Envelope, *, timeout_ns: int) -> Envelope:
+    async def request(self, topic: str, envelope: Envelope, *, timeout_ns: int, idempotent: bool = False) -> Envelope:
         """Publish, and wait for the first reply."""
+        return await self._repeats.request(topic, envelope, timeout_ns, idempotent)
+
+    async def _request(self, topic: str, envelope: Envelope, timeout_ns: int) -> Envelope:
+        """One attempt."""
         self._check(topic)
         clock = self._clock
         deadline_ns = min(envelope.deadline_ns, clock.now_ns() + timeout_ns, NO_DEADLINE)
@@ -173,10 +179,7 @@ class BusClient:
         self._submit(call, frames.REQ, frames.req(call, topic, fields), body)
         alarm = None if deadline_ns == NO_DEADLINE else clock.call_at(deadline_ns, expired)
         try:
-            return await future
-        except asyncio.CancelledError:
-            self._withdraw(call)
-            raise
+            return await self._answer(call, future)
         finally:
             if alarm is not None:
                 alarm.cancel()
@@ -185,9 +188,23 @@ class BusClient:
         """Answer a request; a reply that nobody waits for any more is counted as expired."""
         self._check(None)
         fields, body = self._envelopes.write(envelope)
+        asked = self._envelopes.leaving_request(request)
+        await self._tell(frames.REPLY, lambda call: frames.reply(call, asked, fields), body)
+
+    async def refuse(self, request: Envelope, error: FlowbridgeError) -> None:
+        """Answer a request with an error; one that nobody waits for any more is counted as expired."""
+        self._check(None)
+        await self._tell(frames.REFUSE, lambda call: self._envelopes.refusal(call, request, error))
+
+    async def _tell(self, kind: int, header: Callable[[int], bytes], body: bytes = b"") -> None:
+        """Send an answer, and count what became of it."""
         future: asyncio.Future[int] = self._loop.create_future()
         call = self._begin(len(body), future)
-        self._submit(call, frames.REPLY, frames.reply(call, self._envelopes.leaving_request(request), fields), body)
+        try:
+            self._submit(call, kind, header(call), body)
+        except EncodeError:
+            self._end(call)
+            raise
         late = await self._answer(call, future)
         books = self._replies
         books.sent += 1
@@ -450,6 +467,7 @@ class BusClient:
         calls, self._calls = self._calls, {}
         self._openings.clear()
         self._bytes = 0
+        self._repeats.hurry()
         for call in calls.values():
             if call.future is not None and not call.future.done():
                 call.future.set_exception(type(error)(str(error)))

@@ -5,10 +5,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from flowbridge.codec.bus_errors import error_in, error_out
-from flowbridge.codec.bus_frames import REQUEST_POSITIONS, SENT_NS, envelope_in, request_in
+from flowbridge.codec.bus_frames import REQUEST_POSITIONS, SENT_NS, envelope_in, refuse, request_in
 from flowbridge.codec.bus_items import envelope_out
 from flowbridge.codec.bus_payload import RAW, decode, encode
+from flowbridge.codec.codes import CODE_MAX, coded, cut, error_as
 from flowbridge.errors import DecodeError, RemoteProtocolError
+from flowbridge.limits import RETRY_AFTER_MS_MAX
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -61,6 +63,26 @@ class LinkEnvelopes:
             request.sent_ns = values[REQUEST_POSITIONS + SENT_NS]
             self._far.arrived(request)
         return request
+
+    def refusal(self, call: int, request: Envelope, error: FlowbridgeError) -> bytes:
+        """The header of a REFUSE. Raises: EncodeError."""
+        error = coded(error)
+        assert error.code is not None, "it has a code now"
+        again_ns = error.retry_after_ns
+        told = cut(str(error))
+        request = self.leaving_request(request)
+        return refuse(call, request, error.code, told, None if again_ns is None else -(-again_ns // 1_000_000))
+
+    def read_refusal(self, values: Sequence[Any]) -> tuple[Envelope, FlowbridgeError]:
+        """The request that a REFUSE tells of, and why it was refused. Raises: RemoteProtocolError."""
+        sent_ns, code, told, again_ms = values[REQUEST_POSITIONS:]
+        if code > CODE_MAX or (again_ms or 0) > RETRY_AFTER_MS_MAX:
+            raise RemoteProtocolError(f"{self._peer}: refuses with code {code}, to be asked again in {again_ms} ms")
+        request = request_in(values[:REQUEST_POSITIONS])
+        if self._far is not None:
+            request.sent_ns = sent_ns
+            self._far.arrived(request)
+        return request, error_as(code, told, None if again_ms is None else again_ms * 1_000_000)
 
     def write_error(self, call: int, error: Exception) -> bytes:
         """The header of an ERROR."""

@@ -11,6 +11,7 @@ import asyncio
 from typing import TYPE_CHECKING, Any
 
 from flowbridge.codec import bus_frames as frames
+from flowbridge.codec.codes import Code, error_of
 from flowbridge.errors import FlowbridgeError, LocalProtocolError, RemoteProtocolError, ResourceError
 from flowbridge.errors import WouldBlock as WouldBlockError
 from flowbridge.limits import (
@@ -29,11 +30,12 @@ from flowbridge.plan import Policy, Qos
 from flowbridge.transports.bus_envelopes import LinkEnvelopes
 from flowbridge.transports.bus_peer_call import AskedCall
 from flowbridge.transports.bus_peer_subscription import PeerSubscription
+from flowbridge.transports.bus_replies import REPLY_TO
 from flowbridge.transports.eager import run_eagerly
 from flowbridge.transports.framed import FramedLink
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine
+    from collections.abc import Callable, Coroutine, Sequence
 
     from flowbridge.contracts import Alarm, BytesLike, DataPort
     from flowbridge.envelope import Envelope
@@ -50,9 +52,10 @@ _REPLIES = "(replies)"
 class BusPeer:
     """Made by `BusServer.attach`; lives until the client leaves or breaks the rules."""
 
-    def __init__(self, server: BusServer, connect: Callable[..., ByteStream], times: Times) -> None:
+    def __init__(self, server: BusServer, connect: Callable[..., ByteStream], times: Times, who: str) -> None:
         self._server = server
         self._bus = server.bus
+        self._who = who
         self._loop = asyncio.get_running_loop()
         self._subs: dict[int, PeerSubscription] = {}
         self._entries: dict[int, TopicEntry[PeerSubscription]] = {}
@@ -74,6 +77,7 @@ class BusPeer:
             frames.PUB: self._pub,
             frames.REQ: self._req,
             frames.REPLY: self._reply,
+            frames.REFUSE: self._refuse,
             frames.SETTLE: self._settle,
             frames.SUB: self._sub,
             frames.UNSUB: self._unsub,
@@ -236,7 +240,8 @@ class BusPeer:
         self._count(call)
         answer = AskedCall(self, call, len(body))
         try:
-            pending = asked.ask(topic, envelope, envelope.deadline_ns - self._server.clock.now_ns(), answer)
+            timeout_ns = envelope.deadline_ns - self._server.clock.now_ns()
+            pending = asked.ask(topic, envelope, timeout_ns, answer, self._who)
         except Exception as error:
             self.send(frames.ERROR, self.envelopes.write_error(call, error))
             return
@@ -271,10 +276,25 @@ class BusPeer:
             self._answer(values[0], request, self.envelopes.read(values, frames.REQUEST_POSITIONS, body)),
         )
 
-    async def _answer(self, call: int, request: Envelope, envelope: Envelope) -> None:
-        """ACK says what became of the reply: 0 delivered, 1 expired, 2 expired because the request was late."""
+    def _refuse(self, values: list[Any], _: bytes) -> None:
+        self._run(values[0], 0, self._answer(values[0], *self.envelopes.read_refusal(values)))
+
+    def left_unanswered(self, requests: Sequence[Envelope]) -> None:
+        """The client has dropped these, some of which may be requests, or it is gone and nobody knows."""
+        unanswered: Any = getattr(self._bus, "unanswered", None)
+        if unanswered is not None:
+            code = Code.PEER_GONE if self._is_gone else Code.REFUSED
+            for request in requests:
+                if request.headers and REPLY_TO in request.headers:
+                    unanswered(request, error_of(code, f"{self.name} has left without an answer"))
+
+    async def _answer(self, call: int, request: Envelope, answer: Envelope | FlowbridgeError) -> None:
+        """ACK says what became of the answer: 0 delivered, 1 expired, 2 expired because the request was late."""
         before = self._reply_counts()
-        await self._bus.reply(request, envelope)
+        if isinstance(answer, FlowbridgeError):
+            await self._bus.refuse(request, answer)
+        else:
+            await self._bus.reply(request, answer)
         expired, late = self._reply_counts()
         self.send(frames.ACK, frames.ack(call, (expired > before[0]) + (late > before[1])))
 

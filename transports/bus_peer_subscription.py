@@ -179,6 +179,8 @@ class PeerSubscription:
             books.delivered -= count
             books.drop(column, count)
             self._theirs.drop(column, count)
+            if outcome == ABORTED:
+                self._peer.left_unanswered(taken)
 
     async def aclose(self) -> None:
         """Be published to no more."""

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from flowbridge.codec.codes import Code, error_of
 from flowbridge.envelope import Envelope
 from flowbridge.errors import BlockReason, ResourceError, WouldBlock
 from flowbridge.limits import LANES
 from flowbridge.plan import Plane, Policy, Route
+from flowbridge.transports.bus_replies import REPLY_TO
 from flowbridge.transports.route_queue import QueueSink, QueueSource, RouteQueue
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from flowbridge.contracts import Clock
+    from flowbridge.errors import FlowbridgeError
     from flowbridge.plan import Qos
     from flowbridge.time.ledger import EdgeBooks
     from flowbridge.transports.bus_gate import Gate
@@ -45,7 +48,11 @@ class LocalSubscription(QueueSource):
     async def aclose(self) -> None:
         """Take no more, and be published to no more. Idempotent."""
         self.port.leave()
+        queued = [envelope for lane in self.port.ends.queue.lanes for envelope in lane.queue]
         await super().aclose()
+        for envelope in queued:
+            if envelope.headers and REPLY_TO in envelope.headers:
+                self.port.unanswered(envelope, error_of(Code.REFUSED, "the responder left before it took the request"))
 
     def __repr__(self) -> str:
         return f"<LocalSubscription {self.port.route.id}>"
@@ -56,7 +63,7 @@ class SubscriptionPort:
 
     __slots__ = (
         *("_deadline_ns", "_leave", "_priority", "_seq"),
-        *("ends", "group", "pattern", "route", "sink", "subscription", "waited_by"),
+        *("ends", "group", "pattern", "route", "sink", "subscription", "unanswered", "waited_by"),
     )
 
     def __init__(
@@ -69,6 +76,7 @@ class SubscriptionPort:
         clock: Clock,
         books: EdgeBooks,
         leave: Callable[[SubscriptionPort], None],
+        unanswered: Callable[[Envelope, FlowbridgeError], None],
     ) -> None:
         route = Route(
             id=edge,
@@ -89,6 +97,7 @@ class SubscriptionPort:
         self.pattern = pattern
         self.group = group
         self.waited_by: list[Gate] = []  # the gates at which a message waits that this port may take
+        self.unanswered = unanswered
         self._leave = leave
         self._seq = 0
         self._priority = qos.priority

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from typing import TYPE_CHECKING, Final, Protocol
 
+from flowbridge.codec.codes import Code, error_as, error_of
 from flowbridge.envelope import NO_DEADLINE, Envelope
 from flowbridge.errors import (
     BlockReason,
@@ -17,10 +18,12 @@ from flowbridge.errors import (
     WouldBlock,
 )
 from flowbridge.limits import REQUESTS_PENDING_MAX
+from flowbridge.machines.request_memory import RequestMemory
 from flowbridge.time.ledger import EdgeBooks
 
 if TYPE_CHECKING:
     from flowbridge.contracts import Alarm, Clock
+    from flowbridge.machines.request_memory import Name
     from flowbridge.transports.bus_gate import Delivery
 
 REPLY_TO: Final = "reply_to"
@@ -42,7 +45,7 @@ class Answer(Protocol):
 class PendingReply:
     """One request that is not answered yet."""
 
-    __slots__ = ("_clock", "_table", "alarm", "answer", "deadline_ns", "delivery", "key", "priority", "topic")
+    __slots__ = ("_clock", "_table", "alarm", "answer", "deadline_ns", "delivery", "key", "left", "priority", "topic")
 
     def __init__(
         self, table: ReplyTable, key: str, message: Envelope, topic: str, clock: Clock, answer: Answer
@@ -54,6 +57,7 @@ class PendingReply:
         self.priority: Final = message.priority
         self.delivery: Delivery | None = None  # of the request
         self.alarm: Alarm | None = None
+        self.left: list[FlowbridgeError] = []  # why those do not answer who accepted the request, and left
         self._table = table
         self._clock = clock
 
@@ -85,17 +89,18 @@ class PendingReply:
         delivery, self.delivery = self.delivery, None
         if delivery is not None:
             delivery.withdraw()
-        self._table.forget(self)
+        self._table.forget(self, was_heard=delivery is not None and bool(delivery.accepted))
 
 
 class ReplyTable:
     """The requests of a bus that are not answered yet, and the books of their replies."""
 
-    __slots__ = ("_pending", "_seq", "books")
+    __slots__ = ("_memory", "_pending", "_seq", "books")
 
     def __init__(self) -> None:
         self.books = EdgeBooks()
         self._pending: dict[str, PendingReply] = {}
+        self._memory: RequestMemory[Envelope | FlowbridgeError] = RequestMemory()
         self._seq = 0
 
     def __len__(self) -> int:
@@ -109,18 +114,93 @@ class ReplyTable:
         pending = self._pending[key] = PendingReply(self, key, message, topic, clock, answer)
         return pending
 
-    def forget(self, pending: PendingReply) -> None:
+    def forget(self, pending: PendingReply, *, was_heard: bool) -> None:
         """Nobody waits for this one any more. Idempotent."""
-        self._pending.pop(pending.key, None)
+        if self._pending.pop(pending.key, None) is not None and not was_heard:
+            self._memory.forget(pending.key)
+
+    # --- requests with an id ------------------------------------------------------------------------------------
+
+    def known(self, message: Envelope, name: Name, who: str, clock: Clock, answer: Answer) -> PendingReply | None:
+        """Answer a request that was made before with the outcome that it had, unless there is none yet.
+
+        Raises: FlowbridgeError (CONFLICT) then.
+        """
+        known = self._memory.find(who, name, message.sent_ns)
+        if known is None:
+            return None
+        outcome = known.outcome
+        if outcome is None:
+            raise error_of(Code.CONFLICT, f"request {name[1]} on {name[0]} was made before and is not answered yet")
+        pending = PendingReply(self, "", message, name[0], clock, answer)
+        if isinstance(outcome, FlowbridgeError):
+            assert outcome.code is not None, "it was given a code when it was told"
+            answer.set_result(error_as(outcome.code, str(outcome)))  # a new one, for another traceback
+        else:
+            answer.set_result(_reply(outcome, message.priority, message.deadline_ns))
+        return pending
+
+    def remember(self, pending: PendingReply, name: Name, who: str, now_ns: int) -> None:
+        """A request with an id is made."""
+        self._memory.begin(who, name, pending.key, pending.deadline_ns - now_ns, now_ns)
+
+    # --- outcomes -----------------------------------------------------------------------------------------------
 
     def deliver(self, request: Envelope, envelope: Envelope, now_ns: int) -> None:
         """Hand a reply to its requester; one that came late or was not the first is counted as expired.
 
         Raises: LocalProtocolError when `request` is not one.
         """
-        key = None if request.headers is None else request.headers.get(REPLY_TO)
-        if not isinstance(key, str):
-            raise LocalProtocolError(f"a reply to {request!r}, which is no request: it has no header {REPLY_TO!r}")
+        key = _key_of(request)
+        pending = self._take(key, request, now_ns)
+        if pending is None:
+            self._memory.settle(key, envelope, _size_bytes(envelope), now_ns)
+            return
+        seq = self._seq
+        self._seq = seq + 1
+        headers: dict[str, str | int] = {**envelope.headers} if envelope.headers else {}
+        headers.pop(REPLY_TO, None)
+        headers["topic"] = key
+        reply = Envelope(
+            envelope.payload,
+            pending.priority,
+            pending.deadline_ns,
+            envelope.origin_ns or request.origin_ns,
+            now_ns,
+            envelope.size_bytes,
+            seq,
+            envelope.trail,
+            envelope.trace,
+            headers,
+        )
+        self._memory.settle(key, reply, _size_bytes(reply), now_ns)
+        pending.answer.set_result(reply)
+
+    def refuse(self, request: Envelope, error: FlowbridgeError, now_ns: int) -> None:
+        """As `deliver`, with why there is no reply. What was not done, or may not have been, may be done again."""
+        key = _key_of(request)
+        pending = self._take(key, request, now_ns)
+        if error.effect is Effect.DONE:
+            self._memory.settle(key, error, 0, now_ns)
+        else:
+            self._memory.forget(key)
+        if pending is not None:
+            pending.answer.set_result(error)
+
+    def unanswered(self, request: Envelope, error: FlowbridgeError) -> None:
+        """One who accepted a request will not answer it; see `LocalEventBus.unanswered`."""
+        pending = self._pending.get(str((request.headers or {}).get(REPLY_TO)))
+        delivery = None if pending is None else pending.delivery
+        if pending is None or delivery is None or pending.answer.done():
+            return
+        pending.left.append(error)
+        if not delivery.waits and len(pending.left) >= delivery.accepted:
+            # Whoever had it in hand may have done it; nobody waits for the outcome, so the next one may ask again.
+            self._memory.forget(pending.key)
+            pending.fail(next((one for one in pending.left if one.effect is not Effect.NONE), error))
+
+    def _take(self, key: str, request: Envelope, now_ns: int) -> PendingReply | None:
+        """Who waits for an answer, which is counted; None when nobody does any more."""
         books = self.books
         books.sent += 1
         pending = self._pending.get(key)
@@ -128,28 +208,10 @@ class ReplyTable:
             books.expired += 1
             if request.deadline_ns <= now_ns:
                 books.missed.late += 1
-            return
+            return None
         del self._pending[key]
         books.delivered += 1
-        seq = self._seq
-        self._seq = seq + 1
-        headers: dict[str, str | int] = {**envelope.headers} if envelope.headers else {}
-        headers.pop(REPLY_TO, None)
-        headers["topic"] = key
-        pending.answer.set_result(
-            Envelope(
-                envelope.payload,
-                pending.priority,
-                pending.deadline_ns,
-                envelope.origin_ns or request.origin_ns,
-                now_ns,
-                envelope.size_bytes,
-                seq,
-                envelope.trail,
-                envelope.trace,
-                headers,
-            )
-        )
+        return pending
 
     def close(self) -> None:
         """Every request that waits fails with ClosedError."""
@@ -159,3 +221,33 @@ class ReplyTable:
 
     def __repr__(self) -> str:
         return f"<ReplyTable {len(self._pending)} pending>"
+
+
+def _key_of(request: Envelope) -> str:
+    key = None if request.headers is None else request.headers.get(REPLY_TO)
+    if not isinstance(key, str):
+        raise LocalProtocolError(f"a reply to {request!r}, which is no request: it has no header {REPLY_TO!r}")
+    return key
+
+
+def _size_bytes(envelope: Envelope) -> int:
+    """What it costs to keep a reply, as far as that is known."""
+    payload = envelope.payload
+    return max(envelope.size_bytes, len(payload) if isinstance(payload, bytes) else 0)
+
+
+def _reply(kept: Envelope, priority: int, deadline_ns: int) -> Envelope:
+    """A reply that was given before, to another request."""
+    headers = {name: value for name, value in (kept.headers or {}).items() if name != REPLY_TO}
+    return Envelope(
+        kept.payload,
+        priority,
+        deadline_ns,
+        kept.origin_ns,
+        kept.sent_ns,
+        kept.size_bytes,
+        kept.seq,
+        kept.trail,
+        kept.trace,
+        headers,
+    )

@@ -37,7 +37,7 @@ class WatchedBus(Protocol):
 class AskedBus(Protocol):
     """A bus that can be asked without a task for each request, which costs more than the rest of it."""
 
-    def ask(self, topic: str, envelope: Envelope, timeout_ns: int, answer: Answer) -> PendingReply:
+    def ask(self, topic: str, envelope: Envelope, timeout_ns: int, answer: Answer, who: str = "") -> PendingReply:
         """As `LocalEventBus.ask`."""
         ...
 
@@ -66,14 +66,15 @@ class BusServer:
         if self.tells:
             self._unwatch = cast(WatchedBus, bus).watch(self._changed)
 
-    def attach(self, connect: Callable[..., ByteStream], times: Times = SHARED) -> BusPeer:
+    def attach(self, connect: Callable[..., ByteStream], times: Times = SHARED, who: str = "") -> BusPeer:
         """Serve one more client, over a stream that `connect` makes (see `FramedLink`). Raises: ClosedError.
 
-        `times` is for a client whose clock is another one.
+        `times` is for a client whose clock is another one. `who` it is says whose the ids of its requests are: clients
+        without a name share theirs with this process.
         """
         if self._is_closed:
             raise ClosedError("the bus server is closed")
-        peer = BusPeer(self, connect, times)
+        peer = BusPeer(self, connect, times, who)
         self._peers.add(peer)
         return peer
 

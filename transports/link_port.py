@@ -18,7 +18,7 @@ import asyncio
 import logging
 import secrets
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 from flowbridge.codec.route_frames import RouteOpen
 from flowbridge.errors import BrokenError, ClosedError, EncodeError, RemoteProtocolError, WouldBlock
@@ -27,6 +27,7 @@ from flowbridge.machines.outcome import NOTHING, Outcomes
 from flowbridge.plan import Policy
 from flowbridge.transports.link_pair import LinkDataPort
 from flowbridge.transports.link_source import LinkSource
+from flowbridge.transports.route_link import without_refused
 from flowbridge.transports.route_queue import QueueSink, RouteQueue
 from flowbridge.transports.route_records import RecordWriter
 
@@ -45,10 +46,6 @@ _log: Final = logging.getLogger("flowbridge.transports")
 _PRODUCER_BITS: Final = 62  # enough that no two runs of a producer are taken for one
 
 
-def _nothing() -> None:
-    """Nobody has to hear of it."""
-
-
 class LinkSink(QueueSink):
     """The producer's end; see `contracts.DataSink`."""
 
@@ -65,7 +62,6 @@ class LinkSink(QueueSink):
         "_records",
         "_seen",
         "_soon",
-        "on_idle",
         "on_lost",
     )
 
@@ -86,10 +82,8 @@ class LinkSink(QueueSink):
         self._flushed: asyncio.Future[None] | None = None
         self._producer = secrets.randbits(_PRODUCER_BITS)
         self._lost_items = 0  # with the last consumer: the next one is told
-        self.on_lost: Callable[[Exception], None] = self.break_off
-        """What to do when the link is lost; by default the route is broken. Another may `attach` a new link later."""
-        self.on_idle: Any = _nothing  # a callable; a checker would bind a Callable
-        """The link is lost and nothing was left to be done over it. Another may be attached, and is told of the end."""
+        self.on_lost: Callable[[Exception], None] = self._break_unless_finished
+        """What to do when the link is lost, such as to `attach` another; else it breaks the route, unless that is over."""
         if link is not None:
             self.attach(link)
 
@@ -144,13 +138,15 @@ class LinkSink(QueueSink):
         if lost:
             _log.warning("%s: %d messages were lost with the consumer: %s", self._ends.edge, lost, error)
         elif was_finished and not self._queue.waiting:
-            self._outcomes.is_finished = True
-            self.on_idle()
-            return  # everything was sent and how it ended is known: what happens to the other end does not matter
+            self._outcomes.is_finished = True  # a successor of the consumer is sent the end once more
         try:
             self.on_lost(error)
         finally:
             self._admit()
+
+    def _break_unless_finished(self, error: Exception) -> None:
+        if not self._outcomes.is_finished:
+            self.break_off(error)
 
     def break_off(self, why: Exception) -> None:
         """The consumer will not come back: what waits here is counted as dropped by `lost`, senders get BrokenError."""
@@ -322,7 +318,7 @@ class LinkSink(QueueSink):
         if link is not None and link.refused:
             for _ in link.refused:
                 queue.expire_waiting()
-            went = _without_refused(link, went)
+            went = without_refused(link, went)
         for envelope in went:
             queue.pass_on(envelope)
             self._outcomes.pushed(envelope.priority, envelope.size_bytes)
@@ -358,7 +354,7 @@ class LinkSink(QueueSink):
             if link.refused:
                 self._miss(link.refused)
                 self._loop.call_soon(self._admit)
-                went = _without_refused(link, went)
+                went = without_refused(link, went)
             self._went(went)
             if count < len(taken):
                 queue.give_back(taken[count:])
@@ -410,6 +406,20 @@ class LinkSink(QueueSink):
         """Whether somebody waits for credit or room."""
         ends = self._ends
         return self._is_full or self._flushed is not None or bool(ends.writable) or any(ends.waiters)
+
+    @property
+    def needs_loop(self) -> bool:
+        """See `contracts.BlockingSink`."""
+        link, ends = self._link, self._ends
+        return (
+            link is None
+            or self._is_full  # else nothing waits in the queue here
+            or self._soon
+            or self._flushed is not None
+            or ends.guarded
+            or bool(ends.writable)
+            or link.needs_loop
+        )
 
     def _ask(self) -> None:
         """Hear of it when credit or room comes back."""
@@ -487,9 +497,3 @@ class LinkSink(QueueSink):
         self._leave()
         self._queue.abort()
         self._tell_flushed()
-
-
-def _without_refused(link: NearLink, went: Sequence[Envelope]) -> list[Envelope]:
-    """Those that are on their way; the link forgets which it refused."""
-    refused, link.refused = {id(envelope) for envelope in link.refused}, []
-    return [envelope for envelope in went if id(envelope) not in refused]

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Final
 from flowbridge.envelope import Gap
 from flowbridge.errors import ClosedError
 from flowbridge.machines.outcome import Arrivals
+from flowbridge.transports.route_link import BlockingLink
 from flowbridge.transports.route_queue import QueueSource, RouteQueue
 
 if TYPE_CHECKING:
@@ -30,8 +31,8 @@ class LinkSource(QueueSource):
     """The consumer's end; see `contracts.DataSource`."""
 
     __slots__ = (
-        *("_arrivals", "_gap", "_is_started", "_last_seq", "_link", "_loop", "_opened", "_reports"),
-        *("on_gap", "on_lost"),
+        *("_arrivals", "_blocking", "_gap", "_is_scheduled", "_is_started", "_last_seq", "_link", "_loop", "_opened"),
+        *("_owes_report", "on_gap", "on_lost"),
     )
 
     def __init__(self, route: Route, clock: Clock, link: FarLink | None = None) -> None:
@@ -39,8 +40,10 @@ class LinkSource(QueueSource):
         self._loop = asyncio.get_running_loop()
         self._arrivals = Arrivals(self._queue)
         self._link: FarLink | None = None
+        self._blocking: BlockingLink | None = None  # the same, if it can be waited for without the loop
         self._is_started = False  # the link brings messages
-        self._reports = False
+        self._owes_report = False
+        self._is_scheduled = False  # the loop will report
         self._opened: RouteOpen | None = None  # by the producer that sends, or sent last
         self._gap: Gap | None = None  # before what the link brings next
         self._last_seq: int | None = None
@@ -56,10 +59,12 @@ class LinkSource(QueueSource):
         last, self._link = self._link, link
         if last is not None:
             last.close()
+        self._blocking = link if isinstance(link, BlockingLink) else None
         self._is_started = False
         link.on_messages = self._arrived
         self._expect(None if opened is None else self._missing(opened))
         link.on_end = self._finished
+        link.on_missed = self._missed
         link.on_lost = partial(self._lost, link)
         self._start()
 
@@ -136,6 +141,11 @@ class LinkSource(QueueSource):
                     self._report_soon()
                 self._tell()
 
+    def _missed(self, priority: int, size_bytes: int, is_stale: bool) -> None:
+        self._queue.miss(is_stale)
+        self._arrivals.arrived(priority, size_bytes)
+        self._report_soon()
+
     def _tell(self) -> None:
         try:
             self._ends.tell()
@@ -153,7 +163,7 @@ class LinkSource(QueueSource):
     def _lost(self, link: FarLink, error: Exception) -> None:
         if link is not self._link:
             return
-        self._link = None
+        self._link = self._blocking = None
         link.close()
         if not self._queue.finished:
             self.on_lost(error)
@@ -177,14 +187,35 @@ class LinkSource(QueueSource):
             self._start()
 
     def _report_soon(self) -> None:
-        if not self._reports and self._link is not None:
-            self._reports = True
-            self._loop.call_soon(self._report)
+        if self._link is not None:
+            self._owes_report = True
+            if not self._is_scheduled:
+                self._is_scheduled = True
+                self._loop.call_soon(self._report_owed)
+
+    def _report_owed(self) -> None:
+        self._is_scheduled = False
+        if self._owes_report:
+            self._report()
 
     def _report(self) -> None:
-        self._reports = False
+        self._owes_report = False
         if self._link is not None and self._is_started:
             self._link.report(self._arrivals.counts())
+
+    def wait_blocking(self, timeout_ns: int) -> bool:
+        """Bring what has arrived without the loop; see `contracts.BlockingSource`."""
+        link = self._blocking
+        if link is None or not self._is_started:
+            return False
+        if self._owes_report:  # the producer may wait for just this credit
+            self._report()
+        return link.wait(timeout_ns)
+
+    def leave_to_loop(self) -> None:
+        """Let the loop bring what arrives."""
+        if self._blocking is not None:
+            self._blocking.leave_to_loop()
 
     def give_back(self, taken: Sequence[Envelope]) -> None:
         """Undo a `take`."""
@@ -201,7 +232,7 @@ class LinkSource(QueueSource):
         """Leave the link, after a last report. What arrived can still be taken. Idempotent."""
         if self._link is not None:
             self._report()
-            link, self._link = self._link, None
+            link, self._link, self._blocking = self._link, None, None
             link.close()
         if not self._ends.ended:  # nobody may wait for ever
             self._ends.break_off(ClosedError(f"{self._ends.edge}: closed"))

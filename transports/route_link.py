@@ -5,7 +5,7 @@ A *near* link is the producer's half, a *far* link the consumer's. Both are driv
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -59,6 +59,11 @@ class NearLink(Protocol):
         """
         ...
 
+    @property
+    def needs_loop(self) -> bool:
+        """Whether anything that was pushed waits for a turn of the loop."""
+        ...
+
     def close(self) -> None:
         """Close this half. Idempotent; `on_lost` is not called any more."""
         ...
@@ -69,6 +74,8 @@ class FarLink(Protocol):
 
     on_messages: Callable[[Sequence[Envelope]], None]
     on_end: Callable[[], None]
+    on_missed: Callable[[int, int, bool], None]
+    """Of a message that was sent and will not be brought: its lane, its `size_bytes`, and whether it was stale."""
     on_lost: Callable[[Exception], None]
 
     def start(self) -> None:
@@ -82,3 +89,22 @@ class FarLink(Protocol):
     def close(self) -> None:
         """Close this half. Idempotent; `on_lost` is not called any more."""
         ...
+
+
+@runtime_checkable
+class BlockingLink(FarLink, Protocol):
+    """A far link that can bring messages without the loop; see `contracts.BlockingSource`."""
+
+    def wait(self, timeout_ns: int) -> bool:
+        """Bring what is there, waiting for it; False when nothing came, or what comes next needs the loop."""
+        ...
+
+    def leave_to_loop(self) -> None:
+        """Let the loop bring messages again."""
+        ...
+
+
+def without_refused(link: NearLink, went: Sequence[Envelope]) -> list[Envelope]:
+    """Those that are on their way; the link forgets which it refused."""
+    refused, link.refused = {id(envelope) for envelope in link.refused}, []
+    return [envelope for envelope in went if id(envelope) not in refused]

@@ -76,7 +76,7 @@ class StreamNearLink:
         count = 0
         try:
             for envelope in envelopes:
-                if room.is_lacking:
+                if room.is_lacking or self._is_held_up(envelope):
                     break
                 if course is not None and not course.admits(envelope):
                     self.refused.append(envelope)
@@ -86,15 +86,23 @@ class StreamNearLink:
                 for control in controls:
                     link.send(CONTROL, write_array(control[:2]), control[2])
                     records.sent(control, envelope)
-                prepared: Prepared = envelope.payload
                 told = envelope if far is None else far.leaving_stamped(envelope)
-                link.send(ITEM, write_item(told, prepared.codec, tag), prepared.to_bytes())
+                self._write(told, envelope, tag, has_controls=bool(controls))
                 count += 1
-                if course is not None:
-                    course.wrote(envelope)
         except ResourceError:
             return count  # `lost` comes, and counts what has not ended
         return count
+
+    def _is_held_up(self, envelope: Envelope) -> bool:
+        """Whether a message must wait for another reason than room on the stream."""
+        return False
+
+    def _write(self, told: Envelope, envelope: Envelope, tag: int, *, has_controls: bool) -> None:
+        """Send `envelope`, with the times of `told`; the frames it refers to may have gone just before it."""
+        prepared: Prepared = envelope.payload
+        self._link.send(ITEM, write_item(told, prepared.codec, tag), prepared.to_bytes())
+        if self._course is not None:
+            self._course.wrote(envelope)
 
     def push_plain(
         self, envelopes: Sequence[Envelope], items: int, size_bytes: int, now_ns: int, sent_ns: int
@@ -144,6 +152,11 @@ class StreamNearLink:
         """The consumer's end is gone."""
         self.on_lost(error or BrokenError(f"{self._link.peer}: the consumer vanished"))
 
+    @property
+    def needs_loop(self) -> bool:
+        """A stream is written by the loop."""
+        return True
+
     def close(self) -> None:
         """Close this half; what is unsent is lost."""
         self._room.close()
@@ -164,6 +177,7 @@ class StreamFarLink:
         self._room = Room(link.stream, self._report_owed)
         self.on_messages = _nothing
         self.on_end = _nothing
+        self.on_missed = _nothing
         self.on_lost = _nothing
 
     def start(self) -> None:

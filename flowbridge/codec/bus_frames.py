@@ -23,6 +23,7 @@ Frame types have the numbers of the fabric's other links where those have one. A
     0x24 RESP       call, envelope                                      to client: the reply to a request
     0x26 REPLY      call, deadline_ns, origin_ns, priority, headers, envelope   to server: of the request, and the reply
     0x28 DELIVER    sub, envelope                                       to client
+    0x2a REFUSE     as REPLY up to its envelope, sent_ns, code, text, retry_after_ms    to server
     0x30 SETTLE     sub, outcome, expired, then pairs of first and count    to server: what became of messages
     0x32 ACK        call, value                                         to client: it is done
     0x34 BOOKS      sub, expired, late, transport, refused, dropped     to client: what the server's end has counted
@@ -61,11 +62,12 @@ REQ: Final = 0x22
 RESP: Final = 0x24
 REPLY: Final = 0x26
 DELIVER: Final = 0x28
+REFUSE: Final = 0x2A
 SETTLE: Final = 0x30
 ACK: Final = 0x32
 BOOKS: Final = 0x34
 
-TO_SERVER: Final = frozenset({HELLO, SUB, UNSUB, CANCEL, CONFIGURE, PUB, REQ, REPLY, SETTLE})
+TO_SERVER: Final = frozenset({HELLO, SUB, UNSUB, CANCEL, CONFIGURE, PUB, REQ, REPLY, REFUSE, SETTLE})
 TO_CLIENT: Final = frozenset(
     {HELLO_ACK, ERROR, SUB_ACK, OFFER, RETRACT, LIMIT, RESP, DELIVER, ACK, BOOKS},
 )
@@ -87,7 +89,7 @@ _POLICIES: Final[dict[int, Policy]] = dict(enumerate(Policy))
 _POLICY_NUMBERS: Final = {policy: number for number, policy in _POLICIES.items()}
 _TEXT_MAX: Final = 1024
 REQUEST_POSITIONS: Final = 5
-"""Of a REPLY in front of its envelope: the call, and the request."""
+"""Of a REPLY in front of its envelope: the call, and the request. REFUSE begins with the same."""
 SENT_NS: Final = 3
 """Which position of an envelope."""
 _QOS_POSITIONS: Final = 7
@@ -129,6 +131,13 @@ def reply(call: int, request: Envelope, envelope: bytes) -> bytes:
             envelope,
         )
     )
+
+
+def refuse(call: int, request: Envelope, code: int, told: str, retry_after_ms: int | None) -> bytes:
+    """REFUSE. Raises: EncodeError."""
+    headers = dict(request.headers) if request.headers else None
+    times = (max(0, request.deadline_ns), request.origin_ns)
+    return mixed(call, *times, int(request.priority), headers, request.sent_ns, code, told, retry_after_ms)
 
 
 def deliver(sub: int, envelope: bytes) -> bytes:
@@ -298,6 +307,11 @@ _FIELDS: Final[dict[int, tuple[tuple[str, Callable[[object], bool]], ...]]] = {
     REPLY: (
         *(_CALL, ("request_deadline_ns", _is_uint), ("request_origin_ns", _is_uint)),
         *(("request_priority", _is_priority), ("request_headers", _is_headers), *_ENVELOPE),
+    ),
+    REFUSE: (
+        *(_CALL, ("request_deadline_ns", _is_uint), ("request_origin_ns", _is_uint)),
+        *(("request_priority", _is_priority), ("request_headers", _is_headers), ("sent_ns", _is_uint)),
+        *(("code", _is_uint), ("text", _is_text), ("retry_after_ms", _is_uint_or_null)),
     ),
     DELIVER: (_SUB, *_ENVELOPE),
     SETTLE: (_SUB, ("outcome", _is_outcome), ("expired", _is_uint)),  # and pairs

@@ -233,21 +233,25 @@ def shown(reason: str) -> str:
 
 def error_of(code: int, reason: str = "", retry_after_ms: int | None = None) -> FlowbridgeError:
     """The error that a peer's code is, with `code`, `effect` and `retry`; the reason is the peer's."""
-    rule = rule_of(code)
     said = shown(reason)
-    text = f"{name_of(code)}: {rule.meaning}" + (f": {said}" if said else "")
+    text = f"{name_of(code)}: {rule_of(code).meaning}" + (f": {said}" if said else "")
+    return error_as(code, text, None if retry_after_ms is None else retry_after_ms * 1_000_000, where=said)
+
+
+def error_as(code: int, text: str, retry_after_ns: int | None = None, *, where: str = "") -> FlowbridgeError:
+    """As `error_of`, of which `text` is all that it says."""
+    rule = rule_of(code)
     error: FlowbridgeError
-    if rule.error is OverloadError:
-        error = OverloadError(text, None if retry_after_ms is None else retry_after_ms * 1_000_000)
-    elif rule.error is DeadlineExceeded:
+    if rule.error is DeadlineExceeded:
         error = DeadlineExceeded.__new__(DeadlineExceeded)  # whose times are not known here
         error.args = (text,)
-        vars(error).update(where=said or rule.meaning, deadline_ns=0, now_ns=0)
+        vars(error).update(where=where or rule.meaning, deadline_ns=0, now_ns=0)
     else:
         error = rule.error(text)
     error.effect = rule.effect
     error.retry = rule.retry
     error.code = code
+    error.retry_after_ns = retry_after_ns
     return error
 
 
@@ -282,6 +286,14 @@ def code_of(error: BaseException) -> int:
     if isinstance(error, DeadlineExceeded):
         return Code.EXPIRED_IN_FLIGHT if error.effect is Effect.NONE else Code.DEADLINE_EXCEEDED
     return next((code for kind, code in _CODE_OF if isinstance(error, kind)), Code.INTERNAL)
+
+
+def coded(error: FlowbridgeError) -> FlowbridgeError:
+    """An error as another machine would know it: itself when it came from one."""
+    if error.code is not None:
+        return error
+    retry_after_ns = error.retry_after_ns
+    return error_of(code_of(error), str(error), None if retry_after_ns is None else -(-retry_after_ns // 1_000_000))
 
 
 # --- what closed a connection below us -------------------------------------------------------------------------------

@@ -59,6 +59,7 @@ class PartFrame(enum.IntEnum):
     LOST = 0x6E  # route: its other end is gone
     CLOSED = 0x70
     TEXT = 0x74  # text: an operator printed it
+    SPANS = 0x76  # spans: what `contracts.KeepingInstrument.taken` gave
     LEFT = 0x72  # nothing more comes
 
 

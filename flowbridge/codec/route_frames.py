@@ -10,18 +10,21 @@ On one machine the clock is shared and times are absolute; between machines thei
     END       []                                 nothing more will come
     BODY      []                                 body: a payload whose record stands in the ring
     COUNTS    [16 numbers]                       consumer to producer; see `machines.outcome`
+    SINGLE    [number, and what an ITEM has]     body: the payload; a message that may overtake, see `machines.singles`
+    GONE      [priority, number, size_bytes, is_stale]   a SINGLE was given up
+    SETTLED   [priority, number, ...]            consumer to producer: these SINGLEs came, or are known to be gone
 
 `context` is null, or [traceparent, tracestate, headers].
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final, NamedTuple, cast
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, cast
 
 from flowbridge.codec.arrays import read_array, uint, write_array
 from flowbridge.envelope import Envelope, Priority, TraceContext, Trail
 from flowbridge.errors import DecodeError, EncodeError
-from flowbridge.limits import HEADER_BYTES_MAX
+from flowbridge.limits import HEADER_BYTES_MAX, SETTLED_MAX
 from flowbridge.machines.outcome import COUNTS as COUNTS_NUMBER
 
 if TYPE_CHECKING:
@@ -34,6 +37,9 @@ END: Final = 0x2C
 CONTROL: Final = 0x2E
 COUNTS: Final = 0x30
 BODY: Final = 0x34
+SINGLE: Final = 0x3C
+SETTLED: Final = 0x3E
+GONE: Final = 0x26
 
 CODEC_CONTEXT: Final = 0x40
 """A control record with the context of the very next message; the codecs below are those of payloads."""
@@ -111,24 +117,30 @@ def read_context(context: object, envelope: Envelope) -> None:
 
 def write_item(envelope: Envelope, codec: int, tag: int) -> bytes:
     """The header of an ITEM. Raises: EncodeError."""
-    return write_array(
-        (
-            codec,
-            tag,
-            envelope.seq,
-            envelope.deadline_ns,
-            envelope.origin_ns,
-            envelope.sent_ns,
-            int(envelope.priority),
-            envelope.size_bytes,
-            context_of(envelope),
-        )
+    return write_array(_item(envelope, codec, tag))
+
+
+def _item(envelope: Envelope, codec: int, tag: int) -> tuple[object, ...]:
+    return (
+        codec,
+        tag,
+        envelope.seq,
+        envelope.deadline_ns,
+        envelope.origin_ns,
+        envelope.sent_ns,
+        int(envelope.priority),
+        envelope.size_bytes,
+        context_of(envelope),
     )
 
 
 def read_item(header: bytes) -> Item:
     """The header of an ITEM. Raises: DecodeError."""
-    codec, tag, seq, deadline_ns, origin_ns, sent_ns, priority, size_bytes, context = read_array(header, 9)
+    return _read_item(read_array(header, 9))
+
+
+def _read_item(items: list[Any]) -> Item:
+    codec, tag, seq, deadline_ns, origin_ns, sent_ns, priority, size_bytes, context = items
     envelope = Envelope(
         None,
         Priority(uint(priority, "priority", Priority.BEST_EFFORT)),
@@ -141,6 +153,47 @@ def read_item(header: bytes) -> Item:
     if context is not None:
         read_context(context, envelope)
     return Item(uint(codec, "codec", _CODEC_MAX), uint(tag, "tag", _TAG_MAX), envelope)
+
+
+def write_single(number: int, envelope: Envelope, codec: int, tag: int) -> bytes:
+    """The header of a SINGLE. Raises: EncodeError."""
+    return write_array((number, *_item(envelope, codec, tag)))
+
+
+def read_single(header: bytes) -> tuple[int, Item]:
+    """The number of a SINGLE, and what it has of an ITEM. Raises: DecodeError."""
+    number, *items = read_array(header, 10)
+    return uint(number, "number"), _read_item(items)
+
+
+def write_gone(priority: int, number: int, size_bytes: int, is_stale: bool) -> bytes:
+    """The header of a GONE: `is_stale` when a newer one took its place, else its deadline passed."""
+    return write_array((int(priority), number, size_bytes, int(is_stale)))
+
+
+def read_gone(header: bytes) -> tuple[int, int, int, bool]:
+    """What `write_gone` was told. Raises: DecodeError."""
+    priority, number, size_bytes, is_stale = read_array(header, 4)
+    return (
+        uint(priority, "priority", Priority.BEST_EFFORT),
+        uint(number, "number"),
+        uint(size_bytes, "size_bytes"),
+        bool(uint(is_stale, "is_stale", 1)),
+    )
+
+
+def write_settled(settled: Sequence[tuple[int, int]]) -> bytes:
+    """The header of a SETTLED: priorities and numbers, at most `SETTLED_MAX` pairs."""
+    return write_array([one for pair in settled for one in pair])
+
+
+def read_settled(header: bytes) -> list[tuple[int, int]]:
+    """Priorities and numbers. Raises: DecodeError."""
+    items = read_array(header, None)
+    if len(items) % 2 or not 0 < len(items) <= 2 * SETTLED_MAX:
+        raise DecodeError(f"{len(items)} positions are no 1..{SETTLED_MAX} pairs")
+    lanes = [uint(lane, "priority", Priority.BEST_EFFORT) for lane in items[::2]]
+    return list(zip(lanes, [uint(number, "number") for number in items[1::2]], strict=True))
 
 
 class RouteOpen(NamedTuple):

@@ -2,7 +2,7 @@
 
 The header of each is one CBOR array of fixed positions (RFC 8949, section 4.2.1), the body is empty. The control stream
 carries the first eight; a session stream begins with OPEN one way and ACCEPT the other, and what follows are the bytes
-of the link above.
+of the link above. SINGLE begins a unidirectional stream, and what follows is one message of that link.
 
     0x02 HELLO      version, node, incarnation, session, epoch, caps, limits, auth, streams, now_ns
     0x04 HELLO_ACK  version, node, incarnation, session, epoch, caps, limits, resumed, streams, t1, t2, t3
@@ -14,6 +14,7 @@ of the link above.
     0x32 ACK        acks
     0x36 OPEN       number, kind, label, key, from_bytes
     0x38 ACCEPT     number, from_bytes
+    0x3a SINGLE     number
 
 `streams` and `acks` are pairs of a stream's number and how many bytes of it have come, by rising numbers. Times are
 nanoseconds of the clock of whoever wrote them.
@@ -42,6 +43,7 @@ from flowbridge.codec.session_words import (
     PING,
     PONG,
     SESSION_ID_BYTES,
+    SINGLE,
     U64_MAX,
     VERSION,
     Accept,
@@ -59,6 +61,7 @@ from flowbridge.codec.session_words import (
     Resumed,
     Scope,
     SessionLimits,
+    Single,
     StreamKind,
 )
 from flowbridge.errors import DecodeError, EncodeError, RemoteProtocolError
@@ -232,6 +235,7 @@ _FRAMES: Final[dict[int, tuple[Any, tuple[Callable[[object, str], object], ...]]
     ACK: (Ack, (_ACKS,)),
     OPEN: (Open, (_u63, _member(StreamKind), _text(LABEL_BYTES_MAX), _bytes(0, KEY_BYTES_MAX), _u64)),
     ACCEPT: (Accept, (_u63, _u64)),
+    SINGLE: (Single, (_u63,)),
 }
 _CONTROL: Final = frozenset({HELLO, HELLO_ACK, AUTH, PING, PONG, GOAWAY, ERROR, ACK})
 _LONG: Final = frozenset({HELLO, HELLO_ACK})
@@ -369,6 +373,16 @@ def read_accept(header: bytes) -> Accept:
     return cast("Accept", _read(ACCEPT, header))
 
 
+def write_single(frame: Single) -> bytes:
+    """The header of a SINGLE. Raises: EncodeError."""
+    return _write(SINGLE, frame)
+
+
+def read_single(header: bytes) -> Single:
+    """A SINGLE. Raises: DecodeError."""
+    return cast("Single", _read(SINGLE, header))
+
+
 # --- whole frames ----------------------------------------------------------------------------------------------------
 
 _KINDS: Final = {shape: kind for kind, (shape, _) in _FRAMES.items()}
@@ -384,7 +398,7 @@ def first_frame() -> FirstFrame:
     return FirstFrame(header_bytes_max=HEADER_BYTES_MAX)
 
 
-def whole(frame: ControlFrame | Open | Accept) -> bytes:
+def whole(frame: ControlFrame | Open | Accept | Single) -> bytes:
     """A frame as it goes over the stream. Raises: EncodeError."""
     kind = _KINDS[type(frame)]
     header = _write(kind, frame)
@@ -418,6 +432,13 @@ def read_first(kind: int, header: bytes, body: bytes) -> Open | Accept:
     if kind not in (OPEN, ACCEPT):
         raise _refused(Code.UNEXPECTED, f"frame type {kind:#x} does not begin a session stream")
     return cast("Open | Accept", _checked(kind, header, body))
+
+
+def read_front(kind: int, header: bytes, body: bytes) -> Single:
+    """The first frame of a unidirectional stream. Raises: RemoteProtocolError, with a code, for any other bytes."""
+    if kind != SINGLE:
+        raise _refused(Code.UNEXPECTED, f"frame type {kind:#x} does not begin a unidirectional stream")
+    return cast("Single", _checked(kind, header, body))
 
 
 def _checked(kind: int, header: bytes, body: bytes) -> Any:

@@ -18,6 +18,7 @@ ERROR: Final = 0x0E
 ACK: Final = 0x32
 OPEN: Final = 0x36
 ACCEPT: Final = 0x38
+SINGLE: Final = 0x3A
 
 U64_MAX: Final = 2**64 - 1
 SESSION_ID_BYTES: Final = 16
@@ -164,6 +165,12 @@ class Accept(NamedTuple):
 
     number: int
     from_bytes: int
+
+
+class Single(NamedTuple):
+    """The first frame of a unidirectional stream; what follows is one message of the session stream `number`."""
+
+    number: int
 
 
 ControlFrame: TypeAlias = "Hello | HelloAck | Auth | Ping | Pong | Goaway | Error | Ack"

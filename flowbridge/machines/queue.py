@@ -243,6 +243,16 @@ class LaneQueue:
         else:
             self._accept(lane, envelope)
 
+    def miss(self, is_stale: bool) -> None:
+        """Count what the other end of a link accepted and will not come: it expired, or a newer one overtook it."""
+        books = self.books
+        books.sent += 1
+        if is_stale:
+            books.drop(Policy.LATEST.value)
+        else:
+            books.expired += 1
+            books.missed.transport += 1
+
     def release(self, number: int, items: int, size_bytes: int) -> bool:
         """Return credit that the other end of a link is done with; True when the lane accepts again."""
         lane = self.lanes[number]

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Final, TextIO
 
 from flowbridge import registry
 from flowbridge.errors import FlowbridgeError
-from flowbridge.plan import OnError, Plane, Port, Scatter
+from flowbridge.plan import OnError, Plane, Port, Scatter, Tier
 from flowbridge.report import NodeReport
 from flowbridge.runtime.books import EdgeAccounts, Role
 from flowbridge.runtime.context import Context
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
     from flowbridge.contracts import Clock, DataSink, EventBus, Instrument, Transport
     from flowbridge.placing import CrossingSource
-    from flowbridge.plan import Plan, PluginManifest, Route
+    from flowbridge.plan import Placement, Plan, PluginManifest, Route
     from flowbridge.runtime.turn import Turns
     from flowbridge.time.ledger import EdgeBooks
 
@@ -69,7 +69,9 @@ class Assembly:
         ended: Collection[str] = (),
         has_bus: bool = True,
         installed_only: bool = False,
+        owns_loop: bool = False,
     ) -> None:
+        """`owns_loop`: nothing but these nodes needs the loop at once."""
         self._plan = plan
         self._here = frozenset(here)
         self._ended = frozenset(ended)
@@ -82,6 +84,7 @@ class Assembly:
         self._loader = Loader(registry.catalog(), operators, plan.base_dir, installed_only=installed_only)
         self._turns = turns
         self._instrument = instrument
+        self._owns_loop = owns_loop and len(self._manifests) == 1
         self._stdout = stdout
         self._resources = resources
         self._tiers = {route: choice.tier.value for route, choice in choose_all(plan).items()}
@@ -150,9 +153,11 @@ class Assembly:
             return
         if not (starts_here or ends_here):
             return
-        tier = self._tiers[route.id]
+        is_within = route.plane is Plane.TIMER or self._place(route.source_node) == self._place(route.target_node)
+        tier = self._tiers[route.id] if is_within else Tier.INPROC.value
         port = await (await self._transport(tier)).open_port(route)
-        self._account(route, tier, Role.WHOLE, partial(getattr, port.source, "books"))
+        if is_within:  # else its producer ended with another process, which counted what there was to count
+            self._account(route, tier, Role.WHOLE, partial(getattr, port.source, "books"))
         if ends_here:
             self._inlets[route.target_node].append(Inlet(route, port.source))
         else:
@@ -163,6 +168,9 @@ class Assembly:
             self._timers[route.target_node].append(Edge(route, port.sink, self.paths.lost))
         else:
             self._start_route(route, port.sink)
+
+    def _place(self, node: str) -> Placement:
+        return self._plan.manifest(node).place
 
     async def _open_bus_route(self, route: Route) -> None:
         assert route.topic is not None, f"bus route {route.id} has no topic"
@@ -225,6 +233,7 @@ class Assembly:
             paths=self.paths,
             turns=self._turns,
             instrument=self._instrument,
+            owns_loop=self._owns_loop,
         )
         context = Context(manifest, self._clock, self._bus, self._plan.base_dir, self._stdout)
         where = self._plan.where(f"{node}.operator", node)

@@ -103,6 +103,8 @@ class EdgeAccounts:
             gaps=taken.gaps,
             redelivered=sent.redelivered,
             repeated=taken.repeated,
+            late_wakes=sent.late_wakes + taken.late_wakes,
+            without_ring=sent.without_ring,
         )
 
 
@@ -124,6 +126,8 @@ def _without_producer(sink: Account, source: Account) -> EdgeBooks:
         gaps=taken.gaps,
         redelivered=sent.redelivered,
         repeated=taken.repeated,
+        late_wakes=sent.late_wakes + taken.late_wakes,
+        without_ring=sent.without_ring,
     )
     known = books.delivered + books.expired + books.refused + books.in_flight + books.dropped_total
     books.sent = max(sent.sent, known)

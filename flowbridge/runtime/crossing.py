@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Any, cast
 
-from flowbridge.errors import ClosedError
+from flowbridge.errors import ClosedError, FlowbridgeError
 from flowbridge.limits import SETTLE_NS, SETTLE_PAUSE_NS
 from flowbridge.runtime.books import Role
 
@@ -36,20 +36,12 @@ class CrossingEnd:
         self._on_lost = on_lost
         self._next: Any = None  # an end that came before the loss of the last one was noticed
         port.on_lost = self._lost
-        if role is Role.SINK:
-            cast("CrossingSink", port).on_idle = self._idle
 
     def _lost(self, error: Exception) -> None:
         self.is_lost = True
         if self._next is None:
             self._on_lost(self, error)
         else:
-            asyncio.get_running_loop().call_soon(self._rejoin)
-
-    def _idle(self) -> None:
-        """The other end is gone and has told everything: nobody misses it, but a successor may come."""
-        self.is_lost = True
-        if self._next is not None:
             asyncio.get_running_loop().call_soon(self._rejoin)
 
     def rejoin(self, end: Any) -> None:
@@ -65,10 +57,13 @@ class CrossingEnd:
         if end is None:
             return
         self.is_lost = False
-        if self.role is Role.SINK:
-            self._transport.rejoin_sink(cast("CrossingSink", self.port), self.route, end)
-        else:
-            self._transport.rejoin_source(cast("CrossingSource", self.port), self.route, end)
+        try:
+            if self.role is Role.SINK:
+                self._transport.rejoin_sink(cast("CrossingSink", self.port), self.route, end)
+            else:
+                self._transport.rejoin_source(cast("CrossingSource", self.port), self.route, end)
+        except FlowbridgeError as error:  # such as for want of descriptors: nobody else would tell
+            self._lost(error)
 
     def break_off(self, why: Exception) -> None:
         """Nobody will come back to the other end."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from flowbridge.errors import AuthError
 from flowbridge.machines.node_acl import Action, overlap
@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
     from flowbridge.contracts import DataPort, EventBus, Subscription
     from flowbridge.envelope import Envelope
+    from flowbridge.errors import FlowbridgeError
     from flowbridge.machines.node_acl import NodeAcl
     from flowbridge.plan import Qos
     from flowbridge.time.ledger import EdgeBooks
@@ -33,6 +34,10 @@ class GuardedBus:
         self._principal = principal
         if hasattr(bus, "watch"):  # an optional part of a bus: see `transports.bus_server`
             self.watch = self._watch
+        if hasattr(bus, "ask"):
+            self.ask = self._ask
+        if hasattr(bus, "unanswered"):
+            self.unanswered: Callable[[Envelope, FlowbridgeError], None] = cast(Any, bus).unanswered
 
     async def publish(self, topic: str, envelope: Envelope) -> int:
         """See `EventBus`; needs `pub`."""
@@ -49,14 +54,24 @@ class GuardedBus:
         self._acl.check(self._principal, Action.PUB, topic)
         return await self._bus.broadcast(topic, envelope)
 
-    async def request(self, topic: str, envelope: Envelope, *, timeout_ns: int) -> Envelope:
+    async def request(self, topic: str, envelope: Envelope, *, timeout_ns: int, idempotent: bool = False) -> Envelope:
         """See `EventBus`; needs `req`."""
         self._acl.check(self._principal, Action.REQ, topic)
-        return await self._bus.request(topic, envelope, timeout_ns=timeout_ns)
+        return await self._bus.request(topic, envelope, timeout_ns=timeout_ns, idempotent=idempotent)
+
+    def _ask(self, topic: str, envelope: Envelope, timeout_ns: int, answer: Any, who: str = "") -> Any:
+        """One attempt of a request, whose id is the principal's own; needs `req`."""
+        self._acl.check(self._principal, Action.REQ, topic)
+        bus: Any = self._bus
+        return bus.ask(topic, envelope, timeout_ns, answer, who or self._principal)
 
     async def reply(self, request: Envelope, envelope: Envelope) -> None:
         """See `EventBus`; whoever got the request may answer it."""
         await self._bus.reply(request, envelope)
+
+    async def refuse(self, request: Envelope, error: FlowbridgeError) -> None:
+        """See `EventBus`; whoever got the request may refuse it."""
+        await self._bus.refuse(request, error)
 
     def subscribe(
         self, pattern: str, *, group: str | None = None, qos: Qos | None = None, edge: str = ""

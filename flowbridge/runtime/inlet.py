@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from flowbridge.limits import SLICE_ITEMS_MAX, SLICE_NS_MAX
 from flowbridge.machines.lane import lanes_in
 from flowbridge.plan import Plane
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Awaitable, Callable, Sequence
 
     from flowbridge.contracts import DataSource
     from flowbridge.envelope import Envelope, Gap
@@ -67,6 +67,13 @@ class Intake:
         """Hear of news from every route."""
         for index, inlet in enumerate(self.inlets):
             inlet.source.on_news(self._teller(index))
+
+    async def tell_gaps(self, call: Callable[..., Awaitable[Any]], hook: Callable[[str, Gap], Any] | None) -> None:
+        """Tell the operator what is missing before what comes next. Raises: OperatorError."""
+        while self.gaps:
+            port, gap = self.gaps.pop(0)
+            if hook is not None:
+                await call(hook, port, gap)
 
     def _teller(self, index: int) -> Callable[[], None]:
         def tell() -> None:

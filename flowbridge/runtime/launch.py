@@ -58,6 +58,7 @@ async def launch(
             bus=for_assembly["bus"],
             serial=for_assembly["serial"],
             options=options,
+            instrument=for_assembly.get("instrument"),
         )
         resources.push_async_callback(remote.aclose)
         problems += await remote.start()

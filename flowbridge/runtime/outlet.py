@@ -146,7 +146,8 @@ class Edge:
         """Send what is lined up; False when some of it must wait for credit."""
         lined_up = self.lined_up
         if lined_up:
-            missed = self._missed
+            misses = self.sink.books.missed
+            missed = misses.late + misses.transport
             try:
                 sent = self._send_many(lined_up)
             except BrokenError:
@@ -157,8 +158,8 @@ class Edge:
             except EncodeError:  # the first of them cannot leave this process: counted as refused, and given up
                 del lined_up[0]
                 raise
-            if self._missed != missed:
-                self._lose(lined_up[:sent], self._missed - missed)
+            if misses.late + misses.transport != missed:
+                self._lose(lined_up[:sent], misses.late + misses.transport - missed)
             if sent < len(lined_up):
                 del lined_up[:sent]
                 return False
@@ -231,6 +232,7 @@ class Outlet:
         self.edges = tuple(edges)
         self._topics = tuple(topics)
         self._bus = bus
+        self._is_special = any(edge.refuses for edge in self.edges)
         self._scatter = scatter if len(edges) > 1 else Scatter.COPY
         self._turns = cycle(self.edges)
         self._scattered = 0
@@ -250,6 +252,8 @@ class Outlet:
 
     def room(self, priority: int) -> int:
         """How many messages may be emitted before one of them must wait for credit; at least one."""
+        if self._only is not None:
+            return max(1, self._only.room(priority))
         return max(1, min([edge.room(priority) for edge in self.edges], default=SLICE_ITEMS_MAX))
 
     def expect(self, schema: Any) -> None:
@@ -265,7 +269,7 @@ class Outlet:
     @property
     def is_special(self) -> bool:
         """Whether a message may be refused, so that each must be sent by itself."""
-        return any(edge.refuses for edge in self.edges)
+        return self._is_special
 
     def emit(self, value: Any, like: Envelope, now_ns: int, trace: TraceContext | None) -> None:
         """Line a value up for every route it is for, as a child of `like`; `push` or `flush` sends it.

@@ -29,7 +29,7 @@ from flowbridge.tiers import choose_all, nearest
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Sequence
 
-    from flowbridge.contracts import Clock
+    from flowbridge.contracts import Clock, KeepingInstrument
     from flowbridge.placing import PartLink
     from flowbridge.plan import Plan
     from flowbridge.runtime.gate import PartGate
@@ -38,18 +38,32 @@ if TYPE_CHECKING:
 
 _log: Final = logging.getLogger("flowbridge.process")
 _IN_ORDER: Final = (PartFrame.PART, PartFrame.PREPARE, PartFrame.GO)
+_SPANS_PER_FRAME: Final = 512
 _REPORT_SHARE: Final = 20  # a report may take one part of so many of the time
 
 
 class Part:
     """Does what its host tells it; see `codec.part_frames`. `run` returns when the host let it go, or is gone."""
 
-    def __init__(self, link: PartLink, tiers: TierSet, clock: Clock, gate: PartGate | None = None) -> None:
-        """A host that is not of this user needs a gate."""
+    def __init__(
+        self,
+        link: PartLink,
+        tiers: TierSet,
+        clock: Clock,
+        gate: PartGate | None = None,
+        *,
+        instrument: Callable[[float, Clock], KeepingInstrument] | None = None,
+        owns_loop: bool = False,
+    ) -> None:
+        """A host that is not of this user needs a gate; `instrument` makes what records spans, for a host that asks.
+
+        `owns_loop`: this loop serves nothing else.
+        """
         assert link.is_same_user or gate is not None, f"{link.peer}: nothing says what it may do"
         self._link = link
         self._tiers = tiers
         self._gate = gate
+        self._owns_loop = owns_loop
         self._clock = clock
         self._resources = AsyncExitStack()
         self._told: dict[str, Any] = {}
@@ -60,6 +74,7 @@ class Part:
         self._bus_end: Any = None
         self._given: list[tuple[str, Role, Any]] = []
         self._ends: dict[str, CrossingEnd] = {}
+        self._is_open = False  # every route that leads here has its end
         self._assembly: Assembly | None = None
         self._supervisors: dict[str, Supervisor] = {}
         self._nodes: dict[str, asyncio.Task[None]] = {}
@@ -69,6 +84,8 @@ class Part:
         self._unkept: dict[str, str] = {}  # why the last snapshot of a node could not be kept
         self._form = Form.PICKLE if link.is_same_user else Form.PLAIN
         self._stdout: FarStdout | None = None
+        self._make_instrument = instrument
+        self._instrument: KeepingInstrument | None = None
         self._lost = asyncio.get_running_loop().create_future()
         self.is_stopping = False
         """Whether the host told a node to stop at once."""
@@ -177,12 +194,15 @@ class Part:
 
     def _end_came(self, content: dict[str, Any], end: Any) -> None:
         route, role = str(content["route"]), Role(content["role"])
-        if self._assembly is None:
-            self._given.append((route, role, end))
-        elif route in self._ends:
+        if route in self._ends:
             self._ends[route].rejoin(end)
-        else:
+        elif self._is_open:
             end.close()
+        else:  # the process at its other end may have been started anew since the last one came
+            for given in [given for given in self._given if given[:2] == (route, role)]:
+                self._given.remove(given)
+                given[2].close()
+            self._given.append((route, role, end))
 
     # --- starting ---------------------------------------------------------------------------------------------------
 
@@ -243,6 +263,9 @@ class Part:
             is_terminal=bool(told["is_terminal"]),
             encoding=str(told["encoding"]),
         )
+        ratio = told.get("trace_ratio")
+        if ratio is not None and self._make_instrument is not None:
+            self._instrument = self._make_instrument(min(max(float(ratio), 0.0), 1.0), self._clock)
         assembly = self._assembly = Assembly(
             self._plan,
             nodes,
@@ -252,18 +275,24 @@ class Part:
             transport=self._tiers.get,
             operators={},
             turns=Turns(),
+            instrument=self._instrument,
             resources=self._resources,
             serial=int(told["serial"]),
             has_bus=False,
             stdout=stdout.as_text_io(),
             installed_only=self._gate is not None,
+            owns_loop=self._owns_loop,
         )
         problems = assembly.load(lambda node: self._tell(PartFrame.LOADING, {"node": node}))
         routes = {route.id: route for route in self._plan.routes}
         while self._given:
             route, role, end = self._given.pop(0)
             transport = await self._tiers.placing(choices[route].tier.value)
-            self._ends[route] = await open_end(transport, routes[route], role, end, self._end_lost)
+            if route in self._ends:  # it was joined anew while it was opened
+                self._ends[route].rejoin(end)
+            else:
+                self._ends[route] = await open_end(transport, routes[route], role, end, self._end_lost)
+        self._is_open = True
         ports: dict[Role, dict[str, Any]] = {Role.SINK: {}, Role.SOURCE: {}}
         for route, joined in self._ends.items():
             ports[joined.role][route] = joined.port
@@ -352,6 +381,9 @@ class Part:
         paths = [path_to_plain(report) for report in self._assembly.paths.reports()]
         content = {"nodes": nodes, "edges": edges, "paths": paths, "kept": kept, "marks": marks, "unkept": unkept}
         self._tell(PartFrame.REPORT, content)
+        spans = [] if self._instrument is None else self._instrument.taken()
+        for first in range(0, len(spans), _SPANS_PER_FRAME):
+            self._tell(PartFrame.SPANS, {"spans": spans[first : first + _SPANS_PER_FRAME]})
         if self._stdout is not None:
             self._stdout.flush()
         with contextlib.suppress(OSError, ValueError):
@@ -382,6 +414,8 @@ class Part:
             if end.role is Role.SINK:
                 end.close()
         self._report()
+        if self._instrument is not None and self._instrument.lost:
+            _log.warning("%d spans were dropped: more were recorded than reports could carry", self._instrument.lost)
         self.has_left = True
         self._tell(PartFrame.LEFT, {})
 

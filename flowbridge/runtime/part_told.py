@@ -1,4 +1,4 @@
-"""What a part is told to run, in the form that its host's trust in it, and its in the host, allows."""
+"""What a part is told to run, in the form that its host's trust in it, and its in the host, allows; and by whom."""
 
 from __future__ import annotations
 
@@ -11,10 +11,15 @@ from flowbridge.runtime.guarded_bus import GuardedBus
 from flowbridge.runtime.kept import packed
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from flowbridge.contracts import EventBus
     from flowbridge.plan import Placement, Plan
+    from flowbridge.report import PathReport
+    from flowbridge.runtime.books import Role
+    from flowbridge.runtime.remote_node import RemoteNode
+    from flowbridge.runtime.remote_part import RemotePart
+    from flowbridge.time.ledger import EdgeBooks
 
 
 class Surroundings(Protocol):
@@ -28,6 +33,24 @@ class Surroundings(Protocol):
     def serial(self) -> int: ...
     @property
     def options(self) -> Mapping[str, Mapping[str, Any]]: ...
+    @property
+    def trace_ratio(self) -> float | None: ...
+
+
+class Whole(Surroundings, Protocol):
+    """The flow that a part is of."""
+
+    def is_fed(self, node: RemoteNode) -> bool: ...
+    def counted(self, route: str, role: Role, books: EdgeBooks) -> None: ...
+    def went(self, part: RemotePart, paths: Sequence[PathReport]) -> None: ...
+    def died(self, part: RemotePart) -> None: ...
+    async def rejoin(self, part: RemotePart) -> None: ...
+    def end_lost(self, route: str, peer_of: RemotePart) -> None: ...
+    def ended_elsewhere(self, part: RemotePart) -> list[str]: ...
+    def trouble(self, text: str) -> None: ...
+    def printed(self, text: str) -> None: ...
+    def recorded(self, spans: Sequence[Any]) -> None: ...
+    def asked_to_end(self) -> None: ...
 
 
 def part_content(plan: Plan, place: Placement, around: Surroundings, *, same_user: bool) -> dict[str, Any]:
@@ -36,6 +59,7 @@ def part_content(plan: Plan, place: Placement, around: Surroundings, *, same_use
         "process": str(place),
         "serial": around.serial,
         "is_terminal": around.stdout.isatty(),
+        "trace_ratio": around.trace_ratio,
         "encoding": getattr(around.stdout, "encoding", None) or "utf-8",
     }
     if not same_user:

@@ -8,6 +8,7 @@ import sys
 from typing import TYPE_CHECKING, Any, Final, TextIO
 
 from flowbridge.codec.part_frames import PartFrame
+from flowbridge.contracts import GatheringInstrument
 from flowbridge.errors import BrokenError, ResourceError
 from flowbridge.limits import SETTLE_NS
 from flowbridge.plan import Placement, Plane
@@ -21,7 +22,7 @@ from flowbridge.time.ledger import EdgeBooks
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
-    from flowbridge.contracts import Clock, EventBus
+    from flowbridge.contracts import Clock, EventBus, Instrument
     from flowbridge.placing import CrossingSink, CrossingSource, PlacingTransport
     from flowbridge.plan import Plan, Route
     from flowbridge.report import PathReport
@@ -66,12 +67,14 @@ class RemoteParts:
         bus: EventBus,
         serial: int,
         options: Mapping[str, Mapping[str, Any]],
+        instrument: Instrument | None = None,
     ) -> None:
         self._plan = plan
         self.bus = bus
         self.serial = serial
         self.options = options
         """By tier, what processes of this user make their transports with."""
+        self._instrument = instrument if isinstance(instrument, GatheringInstrument) else None
         self.stdout: TextIO = sys.stdout if stdout is None else stdout
         """Where operators print, in whatever process they run."""
         self._tiers = tiers  # those that `placing_tiers` names
@@ -88,12 +91,18 @@ class RemoteParts:
         self._part_of = {node: part for part in self._parts for node in part.nodes}
         self._ends: dict[str, CrossingEnd] = {}
         self._joined: dict[str, int] = {}  # how often a route was joined
+        self._held: dict[tuple[str, Role], Any] = {}  # ends for processes that are about to be started again
         self._edges: Mapping[str, EdgeAccounts] = {}
         self._books: FlowBooks | None = None
         self._trouble: Callable[[str], None] = _log.error
         self._drain: Callable[[], None] | None = None
         self._is_leaving = False
         self._fed: dict[str, list[EdgeAccounts]] = {}  # the edges of the bus, by the node that they lead to
+
+    @property
+    def trace_ratio(self) -> float | None:
+        """The share of messages that processes trace; None when nobody takes in what they record."""
+        return None if self._instrument is None else self._instrument.ratio
 
     @property
     def nodes(self) -> dict[str, RemoteNode]:
@@ -214,6 +223,11 @@ class RemoteParts:
         except (OSError, ValueError) as error:
             _log.debug("what an operator printed went nowhere: %s", error)
 
+    def recorded(self, spans: Sequence[Any]) -> None:
+        """A process recorded these spans. Raises: ValueError, TypeError for what is none."""
+        if self._instrument is not None:
+            self._instrument.take_in(spans)
+
     def asked_to_end(self) -> None:
         """Somebody sent SIGTERM to a process: the flow cannot go on without it."""
         if self._drain is not None:
@@ -232,6 +246,9 @@ class RemoteParts:
             elif self._part_of.get(route.target_node) is part:
                 is_whole = Role.WHOLE in account.by_role
                 account.of(Role.WHOLE if is_whole else Role.SOURCE).end(loses=is_whole)
+        for route, _, _ in self._crossing(part):
+            for role in Role:
+                self._hold(route.id, role, None)
         if self._books is not None:
             paths, now = self._books.far_paths, str(part.place)
             past = f"{now} before"
@@ -240,10 +257,14 @@ class RemoteParts:
     async def rejoin(self, part: RemotePart) -> None:
         """Join the routes of a process that was started again."""
         for route, source, target in self._crossing(part):
-            is_over = target is not None and target.nodes[route.target_node].has_ended
-            if source is not None and source.nodes[route.source_node].has_ended:
-                # Its end is there as long as its process is: the consumer's successor gets what is left, and the end.
-                is_over = is_over or source is part or source.stage is not Stage.RUNNING
+            role, there = (Role.SINK, route.source_node) if source is part else (Role.SOURCE, route.target_node)
+            if there not in part.runs or route.source_node in part.ended or self._has_ended(route.target_node):
+                self._joined[route.id] += 1  # its loss is no news
+                continue
+            held = self._held.pop((route.id, role), None)
+            if held is not None:  # what the other process has sent since then is on its way
+                part.give(route.id, role, held)
+                continue
             try:
                 near, far = await self._join(route, source, target)
             except ResourceError as error:
@@ -251,16 +272,35 @@ class RemoteParts:
                 continue
             self._joined[route.id] += 1
             for other, role, end in ((source, Role.SINK, near), (target, Role.SOURCE, far)):
-                if is_over:
-                    end.close()
-                elif other is part:
-                    part.give(route.id, role, end)
-                elif other is None:
+                if other is None:
                     self._ends[route.id].rejoin(end)
-                elif other.stage is Stage.RUNNING:
+                elif other.is_there:
                     other.give(route.id, role, end)
-                else:  # it is about to be joined again itself
-                    end.close()
+                else:  # it died too
+                    self._hold(route.id, role, end)
+
+    def _has_ended(self, node: str) -> bool:
+        """Whether a node of another process has."""
+        part = self._part_of.get(node)
+        return part is not None and part.nodes[node].has_ended
+
+    def ended_elsewhere(self, part: RemotePart) -> list[str]:
+        """Nodes of other processes that will send nothing more to this one, as the process they ran in is gone."""
+        return [
+            route.source_node
+            for route, source, _ in self._crossing(part)
+            if source not in (None, part)
+            and self._has_ended(route.source_node)
+            and not (source.is_there and route.source_node in source.runs)
+        ]
+
+    def _hold(self, route: str, role: Role, end: Any) -> None:
+        """Keep an end for a process that is not there; with None, let go of the one that is kept."""
+        last = self._held.pop((route, role), None)
+        if last is not None:
+            last.close()
+        if end is not None:
+            self._held[route, role] = end
 
     def _own_end_lost(self, end: CrossingEnd, error: Exception) -> None:
         self._await_peer(end.route, error)
@@ -280,7 +320,8 @@ class RemoteParts:
             comes_back = any(part is not None and part.stage is not Stage.RUNNING and part.unfinished for part in parts)
             if comes_back or self._is_leaving or self._joined[route.id] != joined:
                 return
-            _log.error("%s: %s", route.id, error)
+            if not self._has_ended(route.target_node):
+                _log.error("%s: %s", route.id, error)
             if route.id in self._ends:
                 self._ends[route.id].break_off(error)
             for part in parts:
@@ -308,4 +349,6 @@ class RemoteParts:
         self._is_leaving = True
         for end in self._ends.values():
             end.close()
+        for route, role in tuple(self._held):
+            self._hold(route, role, None)
         await asyncio.gather(*(part.aclose() for part in self._parts))

@@ -5,16 +5,16 @@ from __future__ import annotations
 import asyncio
 import enum
 import logging
-from typing import TYPE_CHECKING, Any, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final
 
 from flowbridge.codec.part_frames import DAMAGE, PartFrame, read_error, read_part, write_part
-from flowbridge.errors import AuthError, BrokenError, EncodeError, FlowbridgeError, RemoteProtocolError, ResourceError
+from flowbridge.errors import BrokenError, EncodeError, FlowbridgeError, RemoteProtocolError, ResourceError
 from flowbridge.limits import SETTLE_NS, SETTLE_PAUSE_NS, WORKER_START_NS, WORKER_STOP_NS
 from flowbridge.machines.node import NodeState
 from flowbridge.placing import Ticket
 from flowbridge.runtime.books import Role, node_from_plain, path_from_plain
 from flowbridge.runtime.kept import Form, PackedState, packed, packed_from_plain
-from flowbridge.runtime.part_told import Surroundings, part_bus, part_content
+from flowbridge.runtime.part_told import part_bus, part_content
 from flowbridge.runtime.problem import Problem
 from flowbridge.runtime.remote_node import RemoteNode
 from flowbridge.time.ledger import EdgeBooks
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from flowbridge.contracts import Alarm, Clock
     from flowbridge.placing import PartLink, PlacingTransport, Worker
     from flowbridge.plan import Plan, PluginManifest
-    from flowbridge.report import PathReport
+    from flowbridge.runtime.part_told import Whole
 
 _log: Final = logging.getLogger("flowbridge.process")
 
@@ -37,20 +37,6 @@ class Stage(enum.Enum):
     RUNNING = "running"
     RESTARTING = "restarting"
     GONE = "gone"
-
-
-class Whole(Surroundings, Protocol):
-    """The flow that a part is of."""
-
-    def is_fed(self, node: RemoteNode) -> bool: ...
-    def counted(self, route: str, role: Role, books: EdgeBooks) -> None: ...
-    def went(self, part: RemotePart, paths: Sequence[PathReport]) -> None: ...
-    def died(self, part: RemotePart) -> None: ...
-    async def rejoin(self, part: RemotePart) -> None: ...
-    def end_lost(self, route: str, peer_of: RemotePart) -> None: ...
-    def trouble(self, text: str) -> None: ...
-    def printed(self, text: str) -> None: ...
-    def asked_to_end(self) -> None: ...
 
 
 class RemotePart:
@@ -69,6 +55,10 @@ class RemotePart:
         self.place = manifests[0].place
         self.stage = Stage.GONE
         self.nodes = {manifest.node: RemoteNode(manifest, self) for manifest in manifests}
+        self.runs: frozenset[str] = frozenset()
+        """The nodes that the process of now was told to run, some of which may have ended since."""
+        self.ended: frozenset[str] = frozenset()
+        """The nodes of which it was told that they had ended."""
         self._given = {node: state[node] for node in self.nodes if state.get(node) is not None}
         self._plan = plan
         self._whole = whole
@@ -126,6 +116,8 @@ class RemotePart:
         content = part_content(self._plan, self.place, self._whole, same_user=same_user)
         content["nodes"] = [node.node for node in self.unfinished]
         content["ended"] = [node.node for node in self.nodes.values() if node.has_ended]
+        content["ended"] += self._whole.ended_elsewhere(self)
+        self.runs, self.ended = frozenset(content["nodes"]), frozenset(content["ended"])
         content["state"] = self._states(Form.PICKLE if same_user else Form.PLAIN)
         content["marks"] = {node.node: node.marks for node in self.unfinished}
         self.tell(PartFrame.PART, content)
@@ -141,6 +133,11 @@ class RemotePart:
                 raise EncodeError(f"node {node}: {error}") from error
             del self._given[node]
         return {node.node: node.kept.to_plain() for node in self.unfinished if node.kept is not None}
+
+    @property
+    def is_there(self) -> bool:
+        """Whether its process is."""
+        return self.stage in (Stage.STARTING, Stage.RUNNING)
 
     def give(self, route: str, role: Role, end: Any) -> None:
         """Give it an end of a route."""
@@ -280,6 +277,7 @@ class RemotePart:
             PartFrame.LOST: lambda found: self._whole.end_lost(str(found["route"]), self),
             PartFrame.TERMINATED: lambda _: None if self._is_stopping else self._whole.asked_to_end(),
             PartFrame.TEXT: lambda found: self._whole.printed(str(found["text"])),
+            PartFrame.SPANS: self._recorded,
             PartFrame.CLOSED: lambda _: self._answered(frame),
             PartFrame.LEFT: lambda _: self._answered(frame),
         }
@@ -328,6 +326,12 @@ class RemotePart:
         for route, (role, plain) in content["edges"].items():
             self._whole.counted(route, Role(role), EdgeBooks.from_plain(plain))
         self._whole.went(self, [path_from_plain(plain) for plain in content["paths"]])
+
+    def _recorded(self, content: dict[str, Any]) -> None:
+        spans = content["spans"]
+        if any(span[0] not in self.nodes for span in spans):
+            raise ValueError("a span is of a node that does not run there")
+        self._whole.recorded(spans)
 
     def _packed(self, plain: Any) -> PackedState:
         return packed_from_plain(plain, same_user=self._worker is not None and self._worker.link.is_same_user)
@@ -439,7 +443,7 @@ class RemotePart:
             gone_s = (self._clock.now_ns() - self._gone_at_ns) / 1e9
             _log.warning("%s: the part runs again, after %.2f s; its nodes: %s", self.name, gone_s, names)
             return
-        again_ns = self._delay_ns() if _is_worth_a_retry(problems[0]) else None
+        again_ns = self._delay_ns() if problems[0].is_worth_a_retry else None
         if again_ns is None:
             self._fail("\n".join(problem.text for problem in problems))
         else:
@@ -490,9 +494,3 @@ class RemotePart:
         alarms, self._alarms = self._alarms, []
         for alarm in alarms:
             alarm.cancel()
-
-
-def _is_worth_a_retry(problem: Problem) -> bool:
-    """Whether a start that failed may succeed later: not where it was refused, or its state cannot be written."""
-    refused = isinstance(problem.cause, AuthError | RemoteProtocolError | EncodeError)
-    return problem.part == "process" and not refused

@@ -16,14 +16,15 @@ from flowbridge.envelope import Envelope
 from flowbridge.errors import DeadlineExceeded, FlowbridgeError, OperatorError, WouldBlock
 from flowbridge.limits import SLICE_ITEMS_MAX
 from flowbridge.plan import OnError, Policy
-from flowbridge.runtime.call import in_thread, retries, retry_delay_ns, said, until_deadline
+from flowbridge.runtime.call import NOTHING, SPECIAL, in_thread, retries, retry_delay_ns, said, until_deadline
 from flowbridge.runtime.inlet import Intake
+from flowbridge.runtime.pump import pump_for
 from flowbridge.runtime.slice import Slice, slice_ns
 from flowbridge.runtime.snapshots import Snapshots
 from flowbridge.time.manager import Run, TimeManager
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Awaitable, Callable, Iterable, Sequence
 
     from flowbridge.contracts import Clock, EventBus, Instrument
     from flowbridge.envelope import TraceContext
@@ -35,19 +36,9 @@ if TYPE_CHECKING:
     from flowbridge.runtime.outlet import Edge
     from flowbridge.runtime.path import PathBook
     from flowbridge.runtime.producer import Producer
+    from flowbridge.runtime.pump import Pump
     from flowbridge.runtime.sender import Sender
     from flowbridge.runtime.turn import Turns
-
-
-class _Nothing:
-    pass
-
-
-_NOTHING: Any = _Nothing()
-"""The result of a call that was given up or left out."""
-
-_SPECIAL: frozenset[type] = frozenset({type(None), Emit, _Nothing})
-"""Types of results that are not simply a value for port ``out``."""
 
 
 class NodeRunner:
@@ -71,12 +62,13 @@ class NodeRunner:
         paths: PathBook,
         turns: Turns,
         instrument: Instrument | None = None,
+        owns_loop: bool = False,
     ) -> None:
+        """`owns_loop`: nothing else runs on this loop that could not wait for `SLICE_NS_MAX`."""
         self.manifest = manifest
         self.node = manifest.node
         self.report = report
-        self.snapshots = Snapshots(manifest, inlets, clock)
-        self.snapshots.on_refused = self._notify
+        self.snapshots = Snapshots(manifest, inlets, clock, self._notify)
         self._sender = sender
         self._producer = producer
         self._clock = clock
@@ -85,6 +77,8 @@ class NodeRunner:
         self._turns = turns
         self._timers = tuple(timers)
         self._instrument = instrument
+        self._owns_loop = owns_loop
+        self._pump: Pump | None = None
         self._is_last = sender.is_last
         self._manager: TimeManager[Envelope] = TimeManager()
         self._intake = Intake(inlets, self._manager, paths, self._notify)
@@ -187,10 +181,17 @@ class NodeRunner:
         work = self._work_waiting if waiting else self._work
         self._loop = asyncio.get_running_loop()  # kept: asking for it costs a system call in CPython 3.11
         outlet = self._sender.outlets.get("out")
+        pump = self._pump = None
+        if self._owns_loop and not waiting and not self._timers:
+            pump = self._pump = pump_for(self._clock, self._bound, intake, self._sender.outlets.values())
         intake.listen()
         self._start_timers()
+        is_held = False  # the manager has work
         try:
             while True:
+                if pump is not None and not is_held and (run := await pump.take(outlet)) is not None:
+                    await self._handle(work, run)
+                    continue
                 if self._timers and not self._draining:
                     self._tick(clock_ns())
                 intake.gather(clock_ns())
@@ -200,8 +201,6 @@ class NodeRunner:
                         await self._turns.take(*urgency)
                         intake.gather(clock_ns())
                     self._has_turn = False
-                    if intake.gaps:
-                        await self._tell_gaps()
                     now_ns = clock_ns()
                     # Handle no more than can be sent on: what is not taken can still be overtaken, or dropped.
                     room = SLICE_ITEMS_MAX if outlet is None else outlet.room(urgency[0])
@@ -209,28 +208,37 @@ class NodeRunner:
                     if manager.has_expired:
                         intake.expire_held(now_ns)
                     if run is not None:
-                        await work(run)
-                        if self.manifest.snapshot_ns is not None:
-                            await self.snapshots.keep(self.hook, self._bound.snapshot)
+                        await self._handle(work, run)
+                    is_held = pump is not None and bool(manager.waiting)
                 elif self._has_ended():
-                    await self._tell_gaps()
+                    await self._intake.tell_gaps(self.hook, self._bound.on_gap)
                     await self.snapshots.finish(self.hook, self._bound.snapshot)
                     return
                 else:
-                    if self.snapshots.is_settling:
-                        await self.snapshots.keep(self.hook, self._bound.snapshot)
                     self._has_turn = False
-                    await self._wait()
+                    await self._rest()
         finally:
             intake.return_held()
+            if pump is not None:
+                pump.leave()
 
-    async def _tell_gaps(self) -> None:
-        """Tell the operator what is missing before what comes next."""
-        gaps, hook = self._intake.gaps, self._bound.on_gap
-        while gaps:
-            port, gap = gaps.pop(0)
-            if hook is not None:
-                await self.hook(hook, port, gap)
+    async def _handle(self, work: Callable[[Run[Envelope]], Awaitable[None]], run: Run[Envelope]) -> None:
+        """Handle messages, after what is missing before them was told; take a snapshot if it is time."""
+        if self._intake.gaps:
+            try:
+                await self._intake.tell_gaps(self.hook, self._bound.on_gap)
+            except BaseException:
+                self._intake.give_back(run)
+                raise
+        await work(run)
+        if self.manifest.snapshot_ns is not None:
+            await self.snapshots.keep(self.hook, self._bound.snapshot)
+
+    async def _rest(self) -> None:
+        """Nothing is to be done: sleep, but for a snapshot that inputs wait for."""
+        if self.snapshots.is_settling:
+            await self.snapshots.keep(self.hook, self._bound.snapshot)
+        await self._wait()
 
     def _has_ended(self) -> bool:
         """Nothing waits, and every input has ended that can.
@@ -265,11 +273,12 @@ class NodeRunner:
     async def _wait(self) -> None:
         """Sleep until there is news or a timer is due. True in `_has_turn` when it was woken by a turn."""
         if not self._news:
+            if self._pump is not None:
+                self._pump.pause()
             waking = self._waking = self._loop.create_future()
             until_ns = None if self._draining else self._manager.next_wakeup_ns()
-            due_ns = self.snapshots.wake_ns if self.snapshots.is_settling else None
-            if due_ns is not None:
-                until_ns = due_ns if until_ns is None else min(due_ns, until_ns)
+            if self.snapshots.is_settling:
+                until_ns = self.snapshots.wake_by(until_ns)
             alarm = None if until_ns is None else self._clock.call_at(until_ns, self._wake)
             try:
                 await waking
@@ -278,6 +287,8 @@ class NodeRunner:
                 self._has_turn, self._has_asked = self._has_asked, False
                 if alarm is not None:
                     alarm.cancel()
+                if self._pump is not None:
+                    self._pump.resume()
         self._news = False
 
     def _start_timers(self) -> None:
@@ -341,7 +352,7 @@ class NodeRunner:
                     and not outbox.entries
                     and envelope.trace is None
                     and envelope.headers is None
-                    and type(result) not in _SPECIAL
+                    and type(result) not in SPECIAL
                 ):
                     part.results.append(result)
                     part.likes.append(envelope)
@@ -376,7 +387,7 @@ class NodeRunner:
                     result = await self._call(handler, inlet, envelope)
                 except Exception as error:
                     if isinstance(error, DeadlineExceeded) and self._clock.now_ns() >= envelope.deadline_ns:
-                        result = _NOTHING  # begun and given up; a deadline of the operator's own is a failure
+                        result = NOTHING  # begun and given up; a deadline of the operator's own is a failure
                         part.cut.append(envelope)
                     else:
                         result = await self._failed(error, inlet, envelope, handler)
@@ -443,12 +454,12 @@ class NodeRunner:
                 return handler(envelope.payload)
             except Exception as again:
                 if isinstance(again, DeadlineExceeded) and self._clock.now_ns() >= envelope.deadline_ns:
-                    return _NOTHING
+                    return NOTHING
                 self._outbox.entries.clear()
                 self.report.errors += 1
                 error = again
         self._give_up(error, inlet, envelope)
-        return _NOTHING
+        return NOTHING
 
     def _give_up(self, error: Exception, inlet: Inlet, envelope: Envelope) -> None:
         named = isinstance(error, OperatorError) and error.node == self.node
@@ -467,7 +478,7 @@ class NodeRunner:
         """Send whatever a call gave, wherever it is to go; a route that refuses it is a failure of this message."""
         trace = self._trace(inlet, envelope, started_ns, ended_ns)
         try:
-            if result is _NOTHING:
+            if result is NOTHING:
                 self._outbox.entries.clear()
                 return
             if inlet.route.reply and envelope.headers is not None and "reply_to" in envelope.headers:

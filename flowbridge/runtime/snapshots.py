@@ -26,7 +26,10 @@ if TYPE_CHECKING:
 class Snapshots:
     """Those of one node."""
 
-    def __init__(self, manifest: PluginManifest, inlets: Sequence[Inlet], clock: Clock) -> None:
+    def __init__(
+        self, manifest: PluginManifest, inlets: Sequence[Inlet], clock: Clock, on_refused: Callable[[], None]
+    ) -> None:
+        """`on_refused` is called when the next `keep` will raise: the node must not sleep."""
         self.state: Any = None
         """What the last one holds, or what the node was given to go on from."""
         self.marks: dict[str, list[int]] = {}
@@ -35,7 +38,7 @@ class Snapshots:
         """How many were taken."""
         self.on_taken: Callable[[], None] | None = None
         """Brings it to safety and then calls `is_safe`; without, it is safe as soon as it is taken."""
-        self.on_refused: Callable[[], None] | None = None
+        self._on_refused = on_refused
         self._node = manifest.node
         self._period_ns = manifest.snapshot_ns
         self._clock = clock
@@ -76,10 +79,14 @@ class Snapshots:
         for source in self._sources.values():
             source.rewind()
 
-    @property
-    def wake_ns(self) -> int | None:
-        """When one is to be taken although no message comes; None while nothing waits for it."""
-        return self._due_ns if any(source.is_ahead for source in self._sources.values()) else None
+    def _is_ahead(self) -> bool:
+        return any(source.is_ahead for source in self._sources.values())
+
+    def wake_by(self, until_ns: int | None) -> int | None:
+        """Until when a node may sleep that would until then (None: until a message comes): the next may be due."""
+        if self._due_ns is None or not self._is_ahead():
+            return until_ns
+        return self._due_ns if until_ns is None else min(self._due_ns, until_ns)
 
     async def keep(self, call: Callable[..., Awaitable[Any]], take: Callable[[], Any] | None) -> None:
         """Take one if it is time. Raises: OperatorError."""
@@ -93,7 +100,7 @@ class Snapshots:
         """Every input has ended: return once all of it is known to a snapshot that is safe."""
         if not self._sources or take is None:
             return
-        if self.wake_ns is not None:
+        if self._is_ahead():
             await self._take(call, take)
         while self._safe < self.number:
             self._check()
@@ -136,8 +143,7 @@ class Snapshots:
         if self._sources:
             self._problem = problem
             self._wake()
-            if self.on_refused is not None:
-                self.on_refused()
+            self._on_refused()
 
     def _check(self) -> None:
         problem, self._problem = self._problem, None

@@ -95,6 +95,20 @@ EDGE_MISSED: Final = Metric(
     (*_EDGE, "stage"),
     "Deadlines missed, by where the time went; also counts messages that were delivered and finished late.",
 )
+EDGE_LATE_WAKES: Final = Metric(
+    "flowbridge.edge.late_wakes",
+    "counter",
+    "{wake}",
+    _EDGE,
+    "Wake-ups of an end of a ring that never came, so that it found what was there by itself, a little later.",
+)
+EDGE_WITHOUT_RING: Final = Metric(
+    "flowbridge.edge.without_ring",
+    "counter",
+    "{connection}",
+    _EDGE,
+    "Connections of the tier ipc made over a socket alone, for want of shared memory or the native module.",
+)
 EDGE_IN_FLIGHT: Final = Metric(
     "flowbridge.edge.in_flight", "gauge", "{message}", _EDGE, "Messages accepted and not yet ended."
 )
@@ -121,6 +135,7 @@ PATH_LATENCY: Final = Metric(
 METRICS: Final = (
     *(RUN_STATUS, RUN_DURATION),
     *(EDGE_SENT, EDGE_DELIVERED, EDGE_DROPPED, EDGE_EXPIRED, EDGE_REFUSED, EDGE_MISSED, EDGE_IN_FLIGHT, EDGE_LATENCY),
+    *(EDGE_LATE_WAKES, EDGE_WITHOUT_RING),
     *(NODE_STATE, NODE_PROCESSED, NODE_ERRORS, NODE_RESTARTS, NODE_LATENCY),
     *(PATH_DELIVERED, PATH_MISSED, PATH_LATENCY),
 )

@@ -19,8 +19,10 @@ from opentelemetry.sdk.resources import SERVICE_NAME, Resource
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor
 from opentelemetry.sdk.trace.sampling import ALWAYS_ON, ParentBased
+from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 
 from flowbridge.errors import LocalProtocolError, MissingExtraError
+from flowbridge.telemetry.otel_far import FarSpans
 from flowbridge.telemetry.otel_metrics import SharedReport, register
 from flowbridge.telemetry.otel_trace import OtelInstrument, SystemTime
 from flowbridge.telemetry.snapshot import ReportReader
@@ -73,7 +75,8 @@ def open_telemetry(
         return Telemetry((), shared, providers)
     tracers = providers.tracers if providers.tracers is not None else trace.get_tracer_provider()
     tracer = tracers.get_tracer("flowbridge", release)
-    return Telemetry((OtelInstrument(tracer, flow_name, trace_ratio, time),), shared, providers)
+    far = FarSpans(tracer, flow_name, InstrumentationScope("flowbridge", release))
+    return Telemetry((OtelInstrument(tracer, flow_name, trace_ratio, time, far=far),), shared, providers)
 
 
 class _Closes(Protocol):

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import random
 import time
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from opentelemetry.context import Context
 from opentelemetry.trace import (
@@ -29,12 +30,14 @@ from flowbridge.telemetry.tracecontext import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from opentelemetry.trace import Span, Tracer
 
     from flowbridge.envelope import Envelope
+    from flowbridge.telemetry.otel_far import FarSpans
 
+_logger: Final = logging.getLogger(__name__)
 _PRIORITY_WORDS: Final = tuple(priority.word for priority in Priority)
 _NOWHERE: Final = Context()  # a span started here has no parent, whatever the application's current span is
 
@@ -82,17 +85,21 @@ class OtelInstrument:
         clock: TimeSource,
         *,
         draw: Callable[[], float] = random.random,
+        far: FarSpans | None = None,
     ) -> None:
         self._tracer: Final = tracer
         self._flow: Final = flow_name
-        self._ratio: Final = ratio
+        self.ratio: Final = ratio
+        """The share of messages that are traced."""
+        self._far: Final = far
+        self._has_said = False
         self._draw: Final = draw
         self._clock: Final = clock
         self._unix_offset_ns: Final = clock.unix_ns() - clock.now_ns()
 
     def start(self, node: str) -> TraceContext | None:
         """A message starts at a source: with probability `ratio` the context of its first span."""
-        if self._draw() >= self._ratio:
+        if self._draw() >= self.ratio:
             return None
         now_ns = self._clock.now_ns() + self._unix_offset_ns
         span = self._tracer.start_span(
@@ -128,6 +135,14 @@ class OtelInstrument:
             _record_error(span, error, ended_ns + self._unix_offset_ns)
         span.end(ended_ns + self._unix_offset_ns)
         return _context_of(span)
+
+    def take_in(self, spans: Sequence[Any]) -> None:
+        """Export what other processes recorded. Raises: ValueError, TypeError for what is no span."""
+        if self._far is not None:
+            if not self._far.can_export and not self._has_said:
+                self._has_said = True
+                _logger.warning("spans of other processes are left out: the application's tracer is not of the SDK")
+            self._far.take_in(spans)
 
     def _attributes(
         self, node: str, edge: str, envelope: Envelope, started_ns: int, ended_ns: int

@@ -22,6 +22,8 @@ _EDGE_COUNTS: dict[Metric, Callable[[EdgeBooks], int]] = {
     names.EDGE_EXPIRED: lambda books: books.expired,
     names.EDGE_REFUSED: lambda books: books.refused,
     names.EDGE_IN_FLIGHT: lambda books: books.in_flight,
+    names.EDGE_LATE_WAKES: lambda books: books.late_wakes,
+    names.EDGE_WITHOUT_RING: lambda books: books.without_ring,
 }
 _EDGE_SPLITS: dict[Metric, Callable[[EdgeBooks], dict[str, int]]] = {
     names.EDGE_DROPPED: lambda books: books.dropped,

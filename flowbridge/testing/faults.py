@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     from flowbridge.contracts import DataPort, DataSink, DataSource, EventBus, Lease, Subscription
     from flowbridge.envelope import Envelope
+    from flowbridge.errors import FlowbridgeError
     from flowbridge.plan import Qos, Route
     from flowbridge.time.ledger import EdgeBooks
 
@@ -237,10 +238,10 @@ class CloggedBus:
         leave()
         return await self._bus.broadcast(topic, envelope)
 
-    async def request(self, topic: str, envelope: Envelope, *, timeout_ns: int) -> Envelope:
+    async def request(self, topic: str, envelope: Envelope, *, timeout_ns: int, idempotent: bool = False) -> Envelope:
         """As the bus's."""
         await self._clog.give_way()
-        reply = await self._bus.request(topic, envelope, timeout_ns=timeout_ns)
+        reply = await self._bus.request(topic, envelope, timeout_ns=timeout_ns, idempotent=idempotent)
         await self._clog.give_way()
         return reply
 
@@ -248,6 +249,12 @@ class CloggedBus:
         """As the bus's."""
         await self._clog.give_way()
         await self._bus.reply(request, envelope)
+        await self._clog.give_way()
+
+    async def refuse(self, request: Envelope, error: FlowbridgeError) -> None:
+        """As the bus's."""
+        await self._clog.give_way()
+        await self._bus.refuse(request, error)
         await self._clog.give_way()
 
     def subscribe(

@@ -11,12 +11,15 @@ from __future__ import annotations
 
 import enum
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from flowbridge.time.histogram import Histogram
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+
+_COUNTS: Final = 5  # that every account has
 
 
 class Stage(enum.Enum):
@@ -66,6 +69,10 @@ class EdgeBooks:
     gaps: int = 0
     redelivered: int = 0  # sent once more to the successor of a process that died
     repeated: int = 0  # ... and known there from its snapshot, so not handled again
+    late_wakes: int = 0
+    """How often an end was not woken for what was there, and found it by itself a little later."""
+    without_ring: int = 0
+    """How often a connection of tier `ipc` was made over a socket alone, for want of memory or the native module."""
 
     def drop(self, policy: str, count: int = 1) -> None:
         """Count messages dropped by a named policy."""
@@ -96,6 +103,8 @@ class EdgeBooks:
         self.gaps += other.gaps
         self.redelivered += other.redelivered
         self.repeated += other.repeated
+        self.late_wakes += other.late_wakes
+        self.without_ring += other.without_ring
 
     def lose(self) -> int:
         """Count what is in flight as dropped by `lost`, because its process is gone; returns how many."""
@@ -105,22 +114,25 @@ class EdgeBooks:
         return count
 
     def to_plain(self) -> list[Any]:
-        """What travels between processes: counts by position, drops, misses, latency, and what stands beside them."""
+        """What travels between processes: the counts by position, five more if any, then drops, misses and latency."""
         missed = self.missed
+        more = (self.late_wakes, self.without_ring, self.gaps, self.redelivered, self.repeated)
         return [
             *(self.sent, self.delivered, self.expired, self.refused, self.in_flight),
+            *(more if any(more) else ()),
             dict(self.dropped),
             [missed.late, missed.transport, missed.queued, missed.executing],
             self.latency.to_plain(),
-            [self.gaps, self.redelivered, self.repeated],
         ]
 
     @classmethod
     def from_plain(cls, plain: Sequence[Any]) -> EdgeBooks:
         """What `to_plain` gave. Raises: ValueError, TypeError when it did not."""
-        *counts, dropped, missed, latency, beside = plain
-        sent, delivered, expired, refused, in_flight = map(int, counts)
-        gaps, redelivered, repeated = map(int, beside)
+        *counts, dropped, missed, latency = plain
+        if len(counts) == _COUNTS:
+            counts += [0] * 5
+        sent, delivered, expired, refused, in_flight, *more = map(int, counts)
+        late_wakes, without_ring, gaps, redelivered, repeated = more
         return cls(
             sent=sent,
             delivered=delivered,
@@ -133,4 +145,6 @@ class EdgeBooks:
             gaps=gaps,
             redelivered=redelivered,
             repeated=repeated,
+            late_wakes=late_wakes,
+            without_ring=without_ring,
         )

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import re
 import signal
@@ -74,6 +75,24 @@ def test_a_worker_that_dies_is_started_again_and_joined_again(tmp_path: Path, pl
     assert sink.values[-1] == 399
     assert lost(report) == 400 - len(sink.values)
     assert 0 < lost(report) < 300
+
+
+def test_a_worker_that_waits_for_its_ring_dies_and_is_started_again(tmp_path: Path) -> None:
+    """Messages follow each other quickly, so its node takes them without its loop; see runtime/pump.py."""
+    sink = Sink()
+    report = run_placed(
+        tmp_path,
+        f"{SOURCE}, with: {{count: 600, pause_ms: 1}}, place: {{process: one}}",
+        work("DiesOnce", f"with: {{mark: '{tmp_path}/mark', at: 200}}", "place: {process: two}", AGAIN),
+        KEEP,
+        operators={"keep": sink},
+    )
+    assert (report.status, report.errors) == ("done", [])
+    assert report.nodes["b"].restarts == 1
+    assert sink.values == sorted(set(sink.values)), "nothing twice, nothing out of order"
+    assert sink.values[-1] == 599
+    assert lost(report) == 600 - len(sink.values)
+    assert 0 < lost(report) < 400
 
 
 class HearsOfGaps(Sink):
@@ -270,3 +289,43 @@ def test_a_worker_that_dies_while_it_imports_is_one_line(tmp_path: Path, text: s
     )
     expected = rf"flow\.yaml:6:\d+: node c: process two \(pid \d+\) {how} while it loaded python:\./fatal\.py:f"
     assert re.fullmatch(expected, found)
+
+
+STOPPED_S = 10  # the very time that users were promised; nothing shorter shows that no time limit is near
+
+
+def test_a_worker_that_stands_still_for_ten_seconds_loses_nothing(tmp_path: Path) -> None:
+    """Takes eleven seconds: the clock that must not strike is the real one of another process."""
+    sink = Sink()
+    count = 5_000
+
+    async def drive(flow: RunningFlow) -> None:
+        await until(lambda: len(sink.values) > 500, "nothing arrived")
+        (pid,) = workers()
+        os.kill(pid, signal.SIGSTOP)
+        os.waitid(os.P_PID, pid, os.WSTOPPED | os.WNOWAIT)  # noqa: ASYNC222 - it stands at once
+        try:
+            await asyncio.sleep(1)
+            stood = flow.report().edges["a/out->b/in"].books.sent, len(sink.values)
+            await asyncio.sleep(STOPPED_S - 1)
+            books = flow.report().edges["a/out->b/in"].books
+            assert (books.sent, len(sink.values)) == stood, "the source waits for credit, and nothing else happens"
+            assert books.in_flight > 0
+            assert books.balances
+            assert {node.state for node in flow.report().nodes.values()} == {"running"}
+        finally:
+            os.kill(pid, signal.SIGCONT)
+
+    report = run_placed(
+        tmp_path,
+        f"{SOURCE}, with: {{count: {count}}}",
+        work("double", "place: {process: two}", AGAIN),
+        KEEP,
+        operators={"keep": sink},
+        drive=drive,
+    )
+    assert (report.status, report.errors) == ("done", [])
+    assert report.nodes["b"].restarts == 0
+    assert sink.values == [2 * number for number in range(count)]
+    assert all(edge.books.delivered == count for edge in report.edges.values())
+    assert not any(edge.books.late_wakes for edge in report.edges.values())

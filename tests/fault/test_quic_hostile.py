@@ -24,9 +24,10 @@ from flowbridge.codec.session_words import (
     Open,
     Ping,
     Pong,
+    Single,
     StreamKind,
 )
-from flowbridge.limits import GREETING_S
+from flowbridge.limits import GREETING_S, SINGLE_BYTES_MAX
 from flowbridge.transports.quic.engine import Closed
 from flowbridge.transports.quic.session_state import SessionState
 
@@ -91,7 +92,7 @@ async def stale_epoch(evil: Evil, scene: Scene) -> None:
     closed = await again.closed()
     assert closed.code == Code.SUPERSEDED
     assert scene.core.session_of("evil").epoch == 1
-    evil.control(whole(Goaway(Code.UNEXPECTED, 0, 0)), frame(0x0, 1))
+    evil.control(whole(Goaway(Code.UNEXPECTED, 0, 0)), frame(0x0, 1))  # the first ends nothing
 
 
 async def impossible_counts(evil: Evil, scene: Scene) -> None:
@@ -159,11 +160,22 @@ async def unidirectional(evil: Evil, scene: Scene) -> None:
     evil.write(evil.open(unidirectional=True), whole(Open(0, StreamKind.ROUTE, "", b"", 0)))
 
 
-async def unidirectional_that_is_reset(evil: Evil, scene: Scene) -> None:
+async def unidirectional_too_large(evil: Evil, scene: Scene) -> None:
     await evil.greet()
-    number = evil.open(unidirectional=True)
-    evil.write(number, b"x" * 100_000)
-    evil.wire.engine.reset(number, 5)
+    evil.write(evil.open(unidirectional=True), whole(Single(0)) + bytes(SINGLE_BYTES_MAX + 16))
+
+
+async def unidirectional_that_ends_within_its_first_frame(evil: Evil, scene: Scene) -> None:
+    await evil.greet()
+    evil.write(evil.open(unidirectional=True), whole(Single(0))[:-1], fin=True)
+
+
+async def unidirectional_that_are_reset(evil: Evil, scene: Scene) -> None:
+    await evil.greet()
+    for _ in range(1_000):
+        number = evil.open(unidirectional=True)
+        evil.write(number, whole(Single(0)))
+        evil.wire.engine.reset(number, 5)
 
 
 async def end_within_first_frame(evil: Evil, scene: Scene) -> None:
@@ -301,7 +313,7 @@ ENDS: list[tuple[Callable[[Evil, Scene], Coroutine[Any, Any, None]], Code]] = [
     (greeting_of_another_node, Code.FORBIDDEN),
     (session_of_another_node, Code.STATE_LOST),
     (unknown_session, Code.STATE_LOST),
-    (stale_epoch, Code.DRAINED),
+    (stale_epoch, Code.UNEXPECTED),
     (impossible_counts, Code.DRAINED),
     (counts_of_a_stream_that_was_never_opened, Code.UNEXPECTED),
     (ping_as_greeting, Code.UNEXPECTED),
@@ -312,7 +324,9 @@ ENDS: list[tuple[Callable[[Evil, Scene], Coroutine[Any, Any, None]], Code]] = [
     (opened_twice_at_once, Code.UNEXPECTED),
     (accept_of_what_nobody_opened, Code.UNEXPECTED),
     (unidirectional, Code.UNEXPECTED),
-    (unidirectional_that_is_reset, Code.UNEXPECTED),
+    (unidirectional_too_large, Code.LIMIT),
+    (unidirectional_that_ends_within_its_first_frame, Code.FRAME),
+    (unidirectional_that_are_reset, Code.LIMIT),
     (end_within_first_frame, Code.FRAME),
     (first_frame_byte_by_byte, Code.FRAME),
     (control_byte_by_byte, Code.FRAME),

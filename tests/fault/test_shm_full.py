@@ -198,3 +198,53 @@ asyncio.run(main())
 
 def test_a_route_sends_over_its_socket_what_no_slot_has_memory_for() -> None:
     assert run_in_small("600k", ROUTE) == "all came\n"
+
+
+FLOW = """
+import asyncio, logging, os, sys
+sys.path.insert(0, "tests/integration")
+from link_scene import Pair, calm, message, route_of, until
+from flowbridge.testing.clock import ManualClock
+from flowbridge.transports.uds import UdsTransport
+
+async def main():
+    logging.basicConfig(format="%(message)s", stream=sys.stdout)
+    fill = os.open("/dev/shm/other", os.O_CREAT | os.O_RDWR)
+    os.posix_fallocate(fill, 0, FILL)
+    before = os.listdir("/proc/self/fd")
+    async with UdsTransport(ManualClock()) as transport:
+        pair = Pair(transport, ManualClock(), route_of())
+        await pair.open()
+        got = []
+        payloads = [b"tiny", b"s" * 40_000, b"L" * 900_000]
+        for number, payload in enumerate(payloads):
+            await pair.sink.send(message(number, payload))
+            await until(lambda: (got.extend(pair.take_all()), len(got) == number + 1)[1])
+        assert [bytes(one.payload) for one in got] == payloads
+        print(pair.sink.books.without_ring, pair.sink.books.balances)
+        got.clear()
+        os.unlink("/dev/shm/other")
+        os.close(fill)
+        logging.disable()
+        pair.keep()
+        pair.cut()
+        await until(lambda: len(pair.lost) == 2)
+        pair.rejoin()
+        await pair.sink.send(message(9, b"s" * 40_000))
+        await until(lambda: (got.extend(pair.take_all()), got)[1])
+        print(pair.sink.books.without_ring)
+        got.clear()
+    assert len(os.listdir("/proc/self/fd")) < len(before)
+    assert not os.listdir("/dev/shm")
+
+asyncio.run(main())
+"""
+
+
+@pytest.mark.parametrize(("free", "need"), [(0, 64 << 10), (100 << 10, ShmSpec().channel_bytes)])
+def test_a_route_for_which_there_is_no_ring_goes_over_its_socket_and_says_so(free: int, need: int) -> None:
+    said = run_in_small("2m", FLOW.replace("FILL", str((2 << 20) - free))).splitlines()
+    assert said[0].startswith("a/out->b/in: goes over its socket")
+    assert f" {need} are needed" in said[0]
+    assert "--shm-size" in said[0]
+    assert said[1:] == ["1 True", "1"], "one warning; and a ring when there is room again"

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from shm_scene import SMALL, ShmConsumer, ShmProducer, ShmSpec, channel, open_descriptors, started
+from shm_scene import SMALL, ShmConsumer, ShmProducer, ShmSpec, SlotPool, channel, open_descriptors, started
 
 from flowbridge.errors import BlockReason, BrokenError, ClosedError, EndOfStream, WouldBlock
 
@@ -173,6 +173,21 @@ def test_the_slots_of_a_killed_consumer_come_back() -> None:
             assert lease is not None
             assert (bytes(lease), lease.nbytes) == (b"z" * 3000, 3000)
             assert producer.stats().slots_out == 1
+
+
+def test_a_pool_gets_back_what_a_killed_consumer_of_a_closed_producer_had() -> None:
+    pool = SlotPool(SMALL)
+    producer = pool.producer()
+    with started(HOLD, producer) as process:
+        assert producer.send_many([b"x" * 3000] * 3) == 3
+        assert heard(process) == "held"
+        producer.close()
+        assert not producer.reclaim_from_dead()
+        assert pool.free_slots == (1, 2)
+        killed(process)
+        assert producer.reclaim_from_dead()
+        assert pool.free_slots == (4, 2)
+    pool.close()
 
 
 def test_a_stopped_consumer_is_slow_not_dead() -> None:

@@ -67,7 +67,8 @@ class MeetingListener:
         self._meeting = meeting
         self.is_open = True
 
-    def refuse_new(self) -> None:
+    def go_away(self, grace_ns: int) -> None:
+        del grace_ns
         self.is_open = False
 
     async def aclose(self) -> None:

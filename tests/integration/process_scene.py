@@ -15,8 +15,9 @@ from flowbridge.errors import FlowbridgeError
 from flowbridge.host import Host
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine, Mapping
+    from collections.abc import Callable, Coroutine, Mapping, Sequence
 
+    from flowbridge.contracts import Instrument
     from flowbridge.report import RunReport
     from flowbridge.runtime.flow import RunningFlow
 
@@ -234,12 +235,13 @@ def run_placed(
     state: Mapping[str, Any] | None = None,
     drain_ns: int = 20 * S,
     head: str = "",
+    instruments: Sequence[Instrument] = (),
 ) -> RunReport:
     """Run a flow of nodes to its end on the real clock; nothing of it is left, and its books balance."""
     base_dir = folder_of(tmp_path)
 
     async def main() -> RunReport:
-        async with Host(operators=dict(operators or {}), drain_ns=drain_ns) as host:
+        async with Host(operators=dict(operators or {}), drain_ns=drain_ns, instruments=instruments) as host:
             flow = await host.start(compiled(flow_text(*nodes, head=head), base_dir), state=state)
             try:
                 if drive is not None:
@@ -281,10 +283,10 @@ def nothing_left() -> Any:
     assert not mine
 
 
-async def until(condition: Callable[[], object], what: str) -> None:
+async def until(condition: Callable[[], object], what: str, patience_s: float = PATIENCE_S) -> None:
     """Return once something is so."""
     loop = asyncio.get_running_loop()
-    end_s = loop.time() + PATIENCE_S
+    end_s = loop.time() + patience_s
     while not condition():
         assert loop.time() < end_s, what
         await asyncio.sleep(0.005)

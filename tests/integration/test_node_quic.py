@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import asyncio
 import datetime as dt
+import itertools
 import re
 import shutil
 import signal
@@ -21,10 +22,12 @@ from pyarrow import parquet
 from quic_certs import CLIENT, SERVER, make_ca, make_node
 from token_keys import public_half, signing_key
 
-from flowbridge import registry
-from flowbridge.addresses import NodeAddress
+import flowbridge
+from flowbridge import Host, registry
+from flowbridge.addresses import NodeAddress, TlsFiles
 from flowbridge.codec import session_frames
-from flowbridge.errors import AuthError, FlowbridgeError, RemoteProtocolError
+from flowbridge.envelope import Envelope
+from flowbridge.errors import AuthError, Effect, FlowbridgeError, RemoteProtocolError
 from flowbridge.plan import Placement
 from flowbridge.runtime.clock import SystemClock
 from flowbridge.runtime.digest import operator_digest
@@ -123,6 +126,58 @@ def test_a_signal_to_the_node_drains_the_flows_of_its_hosts(tmp_path: Path) -> N
     assert lines(tmp_path)
     assert lines(tmp_path) == list(range(report["edges"]["a/out->k/in"]["sent"]))
     assert node.kinds[-3:] == ["draining", "host_left", "drained"]
+
+
+def test_a_node_drains_under_load_and_no_request_is_lost(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each request is answered, or known not to have been done; none waits for its deadline."""
+    (tmp_path / "drain_ops.py").write_text("def double(value):\n    return 2 * value\n")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    monkeypatch.syspath_prepend(str(tmp_path))
+    port = free_port()
+    asked = f'id: b, operator: "python:drain_ops:double", inputs: {{in: {{from: bus/q, reply: true}}}}, {EDGE}'
+    path = flow(tmp_path, asked)
+    files = certificates(tmp_path, "host")[1::2]
+    (tmp_path / "policy.yaml").write_text(
+        "flowbridge-node: 1\noperators:\n  - {ref: 'python:drain_ops:double', peers: ['fb://dev/node/*']}\n"
+        "rules:\n  - {allow: [sub, serve], peers: ['fb://dev/node/*'], to: ['q']}\n"
+    )
+
+    async def main() -> tuple[int, list[FlowbridgeError], Any]:
+        answered, errors, told = 0, list[FlowbridgeError](), list[float]()
+
+        async def ask(host: Host, first: int) -> None:
+            nonlocal answered
+            for number in itertools.count(first, 8):
+                if told and time.monotonic() > told[0] + 0.5:
+                    return
+                try:
+                    reply = await host.bus.request("q", Envelope(number), timeout_ns=5 * 10**9)
+                except FlowbridgeError as error:
+                    errors.append(error)
+                    return
+                assert reply.payload == 2 * number
+                answered += 1
+                if answered == 200:
+                    told.append(node.send(signal.SIGTERM))
+
+        async with Host(nodes={"edge-1": f"quic://127.0.0.1:{port}"}, tls=TlsFiles(*files)) as host:
+            running = await host.start(flowbridge.load(path))
+            await asyncio.gather(*(ask(host, first) for first in range(8)))
+            report = await running.wait()
+        return answered, errors, report
+
+    with NodeProcess(tmp_path, port, "--policy", "policy.yaml") as node:
+        answered, errors, report = asyncio.run(main())
+        assert node.wait() == 0, node.said
+    assert answered >= 200
+    assert {error.effect for error in errors} <= {Effect.NONE}, errors
+    assert report.status == "interrupted", report
+    assert node.kinds[-3:] == ["draining", "host_left", "drained"]
+    said = [record.getMessage() for record in caplog.records if "is draining" in record.getMessage()]
+    assert len(said) == 1, said
+    assert re.fullmatch(r"node edge-1 \(quic://.*\) is draining: it takes nothing new, and ends within 10 s", said[0])
 
 
 def test_a_second_signal_ends_a_node_at_once_and_the_flow_fails_by_name(tmp_path: Path) -> None:

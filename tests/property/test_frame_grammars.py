@@ -86,6 +86,12 @@ BUS_HEADERS: Final[dict[str, tuple[int, st.SearchStrategy[bytes]]]] = {
     "retract": (bus_frames.RETRACT, st.builds(bus_frames.numbers, UINT)),
     "limit": (bus_frames.LIMIT, st.builds(bus_frames.numbers, UINT, UINT, UINT, UINT, UINT)),
     "pub": (bus_frames.PUB, st.builds(bus_frames.pub, UINT, st.integers(0, 2), TEXT, FIELDS)),
+    "refuse": (
+        bus_frames.REFUSE,
+        st.builds(
+            bus_frames.refuse, UINT, ENVELOPES, st.integers(0, 2**62 - 1), TEXT, st.none() | st.integers(0, 2**32 - 1)
+        ),
+    ),
     "req": (bus_frames.REQ, st.builds(bus_frames.req, UINT, TEXT, FIELDS)),
     "resp": (bus_frames.RESP, st.builds(bus_frames.resp, UINT, FIELDS)),
     "reply": (bus_frames.REPLY, st.builds(bus_frames.reply, UINT, ENVELOPES, FIELDS)),
@@ -114,6 +120,20 @@ ROUTE_HEADERS: Final[dict[str, tuple[Callable[[bytes], Any], st.SearchStrategy[b
     "item": (
         route_frames.read_item,
         st.builds(route_frames.write_item, ENVELOPES, st.integers(0, 2**16 - 1), st.integers(0, 2**32 - 1)),
+    ),
+    "single": (
+        route_frames.read_single,
+        st.builds(route_frames.write_single, UINT, ENVELOPES, st.integers(0, 2**16 - 1), st.integers(0, 2**32 - 1)),
+    ),
+    "gone": (
+        route_frames.read_gone,
+        st.builds(route_frames.write_gone, st.sampled_from(Priority), UINT, UINT, st.booleans()),
+    ),
+    "settled": (
+        route_frames.read_settled,
+        st.lists(st.tuples(st.sampled_from(Priority).map(int), UINT), min_size=1, max_size=256).map(
+            route_frames.write_settled
+        ),
     ),
     "counts": (route_frames.read_counts, st.lists(UINT, min_size=16, max_size=16).map(route_frames.write_counts)),
     "trail": (

@@ -292,7 +292,7 @@ def test_no_frame_of_a_consumer_does_more_than_break_its_route() -> None:
 @pytest.mark.skipif(native_problem() is not None, reason="the native module is not built")
 def test_no_record_of_a_producer_does_more_than_break_its_route() -> None:
     from flowbridge.shm.port import ShmConsumer, ShmProducer, ShmSpec
-    from flowbridge.transports.uds.ring_link import RingFarLink
+    from flowbridge.transports.uds.ring_far import RingFarLink
 
     broken = 0
 
@@ -312,7 +312,7 @@ def test_no_record_of_a_producer_does_more_than_break_its_route() -> None:
 
         producer = ShmProducer(ShmSpec(classes=(), ring_bytes=4096))
         link = FramedLink(connect, on_frame=frame, on_lost=gone)
-        half = RingFarLink(ShmConsumer.attach(producer.descriptors()), link, TrailReader())
+        half = RingFarLink(ShmConsumer.attach(producer.descriptors()), link, TrailReader(), EdgeBooks())
         source = LinkSource(route_of(small_qos(random)), ManualClock(), half)
         lost: list[Exception] = []
         source.on_lost = lost.append

@@ -76,6 +76,7 @@ FRAMES: Final[dict[str, st.SearchStrategy[Any]]] = {
     "ack": st.builds(words.Ack, ACKS),
     "open": st.builds(words.Open, U63, st.sampled_from(words.StreamKind), text(256), st.binary(max_size=32), U64),
     "accept": st.builds(words.Accept, U63, U64),
+    "single": st.builds(words.Single, U63),
 }
 PAIRS: Final[dict[str, tuple[Callable[[Any], bytes], Callable[[bytes], Any]]]] = {
     "hello": (frames.write_hello, frames.read_hello),
@@ -88,6 +89,7 @@ PAIRS: Final[dict[str, tuple[Callable[[Any], bytes], Callable[[bytes], Any]]]] =
     "ack": (frames.write_ack, frames.read_ack),
     "open": (frames.write_open, frames.read_open),
     "accept": (frames.write_accept, frames.read_accept),
+    "single": (frames.write_single, frames.read_single),
 }
 WEIRD: Final[tuple[Any, ...]] = (
     *(-1, 0, 1, 2, 3, 4, 255, 2**16, 2**32, 2**63 - 1, 2**63, 2**64 - 1, 2**64, None, True, False, 1.0, 1.5, "", "é"),
@@ -207,7 +209,7 @@ def test_any_bytes_are_read_or_a_decode_error(name: str) -> None:
 
 # --- whole frames ----------------------------------------------------------------------------------------------------
 
-CONTROL = st.one_of([strategy for name, strategy in FRAMES.items() if name not in ("open", "accept")])
+CONTROL = st.one_of([strategy for name, strategy in FRAMES.items() if name not in ("open", "accept", "single")])
 GREASE = st.builds(frames.grease, st.integers(0, 2**40), st.binary(max_size=40))
 
 

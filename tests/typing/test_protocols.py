@@ -25,9 +25,9 @@ if TYPE_CHECKING:
     from flowbridge.runtime.flow import Elsewhere, Supervised
     from flowbridge.runtime.gate import HostGate, PartGate
     from flowbridge.runtime.guarded_bus import GuardedBus
+    from flowbridge.runtime.part_told import Whole
     from flowbridge.runtime.remote import RemoteParts
     from flowbridge.runtime.remote_node import RemoteNode
-    from flowbridge.runtime.remote_part import Whole
     from flowbridge.runtime.supervisor import Supervisor
     from flowbridge.testing.faults import CloggedBus, CloggedPort, CloggedSink, CloggedSource, CloggedSubscription
     from flowbridge.transports.link_port import LinkSink, LinkSource

@@ -8,14 +8,16 @@ from typing import TYPE_CHECKING
 
 from reference_bus import ReferenceBus, ReferenceSubscription
 
+from flowbridge.envelope import Envelope
 from flowbridge.errors import BrokenError, Effect, FlowbridgeError, WouldBlock
+from flowbridge.limits import RETRY_BASE_NS
 from flowbridge.plan import Policy, Qos
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Sequence
+    from collections.abc import AsyncGenerator, Mapping, Sequence
     from typing import Any
 
-    from flowbridge.envelope import Envelope
+    from flowbridge.contracts import Clock
     from flowbridge.time.ledger import EdgeBooks
 
 
@@ -123,9 +125,9 @@ class NowaitReachesSome(ReferenceBus):
 class WaitsForNobody(ReferenceBus):
     """A request to nobody waits for its timeout."""
 
-    async def request(self, topic: str, envelope: Envelope, *, timeout_ns: int) -> Envelope:
+    async def request(self, topic: str, envelope: Envelope, *, timeout_ns: int, idempotent: bool = False) -> Envelope:
         try:
-            return await super().request(topic, envelope, timeout_ns=timeout_ns)
+            return await super().request(topic, envelope, timeout_ns=timeout_ns, idempotent=idempotent)
         except FlowbridgeError:
             if not self.closed:
                 await self.clock.sleep_until(self.due_ns(envelope, timeout_ns))
@@ -149,9 +151,9 @@ class IgnoresDeadline(ReferenceBus):
 class SaysNoEffect(ReferenceBus):
     """A request that timed out says that nothing happened."""
 
-    async def request(self, topic: str, envelope: Envelope, *, timeout_ns: int) -> Envelope:
+    async def request(self, topic: str, envelope: Envelope, *, timeout_ns: int, idempotent: bool = False) -> Envelope:
         try:
-            return await super().request(topic, envelope, timeout_ns=timeout_ns)
+            return await super().request(topic, envelope, timeout_ns=timeout_ns, idempotent=idempotent)
         except FlowbridgeError as error:
             error.effect = Effect.NONE
             raise
@@ -178,6 +180,96 @@ class RepliesToTheOldest(ReferenceBus):
         if len(self.requests) > 1:
             request = self.requests[max(self.requests)][0]
         await super().reply(request, envelope)
+
+
+class GivesUpAtOnce(ReferenceBus):
+    """No request is made again."""
+
+    def again_ns(self, error: FlowbridgeError, attempt: int, idempotent: bool) -> int | None:
+        return None
+
+
+class AsksAgainAtOnce(ReferenceBus):
+    """There is no pause between attempts."""
+
+    def again_ns(self, error: FlowbridgeError, attempt: int, idempotent: bool) -> int | None:
+        return None if super().again_ns(error, attempt, idempotent) is None else self.clock.now_ns()
+
+
+class IgnoresRetryAfter(ReferenceBus):
+    """The pause is its own, whatever the responder says."""
+
+    def again_ns(self, error: FlowbridgeError, attempt: int, idempotent: bool) -> int | None:
+        if super().again_ns(error, attempt, idempotent) is None:
+            return None
+        return self.clock.now_ns() + (RETRY_BASE_NS << (attempt - 1))
+
+
+class RepeatsWhatMayBeDone(ReferenceBus):
+    """Every request is taken for one that may be done twice."""
+
+    def again_ns(self, error: FlowbridgeError, attempt: int, idempotent: bool) -> int | None:
+        return super().again_ns(error, attempt, True)
+
+
+class NeverRepeatsWhatMayBeDone(ReferenceBus):
+    """No request is taken for one that may be done twice."""
+
+    def again_ns(self, error: FlowbridgeError, attempt: int, idempotent: bool) -> int | None:
+        return super().again_ns(error, attempt, False)
+
+
+class LeavesRequestsBehind(ReferenceBus):
+    """A request that its responder dropped waits for its deadline."""
+
+    def left(self, request: Envelope) -> None:
+        pass
+
+
+class AsksWithoutBudget(ReferenceBus):
+    """Every request is made four times."""
+
+    def __init__(self, clock: Clock) -> None:
+        super().__init__(clock)
+        self.budget.spend = lambda: True  # type: ignore[method-assign]
+
+
+class AsksForEver(ReferenceBus):
+    """There is no last attempt."""
+
+    def again_ns(self, error: FlowbridgeError, attempt: int, idempotent: bool) -> int | None:
+        return super().again_ns(error, 1, idempotent)
+
+
+class DoesItTwice(ReferenceBus):
+    """An id means nothing."""
+
+    def name_of(self, topic: str, headers: Mapping[str, str | int]) -> object:
+        return None
+
+
+class OneIdForAllTopics(ReferenceBus):
+    """An id is looked up without its topic."""
+
+    def name_of(self, topic: str, headers: Mapping[str, str | int]) -> object:
+        return super().name_of("", headers)
+
+
+class KnowsForEver(ReferenceBus):
+    """Outcomes are never forgotten."""
+
+    def kept_ns(self) -> int:
+        return 10**18
+
+
+class KnowsOnlyReplies(ReferenceBus):
+    """What was refused for good is done again."""
+
+    def ended(self, request: Envelope, outcome: Envelope | FlowbridgeError) -> None:
+        if isinstance(outcome, Envelope):
+            super().ended(request, outcome)
+        else:
+            self.known.pop(self.names.get(int((request.headers or {})["reply_to"])), None)
 
 
 class ForgetsLateReplies(ReferenceBus):

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
 from reference_port import ReferencePort
 
+from flowbridge.codec.codes import Code, coded, error_of
 from flowbridge.envelope import Envelope, Priority
 from flowbridge.errors import (
     BlockReason,
@@ -20,12 +22,19 @@ from flowbridge.errors import (
     ResourceError,
     WouldBlock,
 )
-from flowbridge.limits import TOPIC_CHARACTERS_MAX, TOPIC_TOKENS_MAX
+from flowbridge.limits import (
+    REQUEST_ATTEMPTS_MAX,
+    REQUEST_KEPT_NS,
+    RETRY_BASE_NS,
+    TOPIC_CHARACTERS_MAX,
+    TOPIC_TOKENS_MAX,
+)
+from flowbridge.machines.retry import RetryBudget, may_repeat
 from flowbridge.plan import Policy, Qos
 from flowbridge.time.ledger import EdgeBooks
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Callable, Sequence
+    from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
     from contextlib import AbstractAsyncContextManager
 
     from flowbridge.contracts import Clock
@@ -50,6 +59,10 @@ class ReferenceBus:
         self.all: dict[str, EdgeBooks] = {"(replies)": EdgeBooks()}
         self.topics: list[tuple[str, Qos]] = []
         self.requests: dict[int, tuple[Envelope, asyncio.Future[Envelope]]] = {}
+        self.known: dict[object, tuple[Envelope | FlowbridgeError | None, int]] = {}
+        self.names: dict[int, object] = {}
+        self.budget = RetryBudget()
+        self.pauses: list[asyncio.Future[None]] = []
         self.next = 0
         self.closed = False
 
@@ -147,17 +160,60 @@ class ReferenceBus:
     def due_ns(self, envelope: Envelope, timeout_ns: int) -> int:
         return min(envelope.deadline_ns, self.clock.now_ns() + timeout_ns)
 
-    async def request(self, topic: str, envelope: Envelope, *, timeout_ns: int) -> Envelope:
-        targets = self.targets(topic, envelope)
+    async def request(self, topic: str, envelope: Envelope, *, timeout_ns: int, idempotent: bool = False) -> Envelope:
+        self.budget.earn()
+        due_ns = self.due_ns(envelope, timeout_ns)
+        number = f"id {self.next}"
+        for attempt in itertools.count(1):
+            asked = self.copy(topic, envelope)
+            if idempotent or attempt > 1:
+                asked.headers = {"request_id": number, **(asked.headers or {}), "attempt": attempt}
+                if attempt == 1:
+                    del asked.headers["attempt"]
+            try:
+                return await self.attempt(topic, asked, due_ns)
+            except FlowbridgeError as error:
+                at_ns = self.again_ns(error, attempt, idempotent)
+                if at_ns is None or at_ns >= due_ns or not self.budget.spend():
+                    raise
+            pause = asyncio.ensure_future(self.clock.sleep_until(at_ns))
+            self.pauses.append(pause)
+            await asyncio.wait([pause])
+            self.pauses.remove(pause)
+        raise AssertionError("never")
+
+    def again_ns(self, error: FlowbridgeError, attempt: int, idempotent: bool) -> int | None:
+        """When to ask again."""
+        if attempt == REQUEST_ATTEMPTS_MAX or not may_repeat(error, idempotent=idempotent):
+            return None
+        if error.retry_after_ns is not None:
+            return self.clock.now_ns() + error.retry_after_ns
+        return self.clock.now_ns() + (RETRY_BASE_NS << (attempt - 1))
+
+    def name_of(self, topic: str, headers: Mapping[str, str | int]) -> object:
+        return None if "request_id" not in headers else (topic, headers["request_id"])
+
+    def kept_ns(self) -> int:
+        return REQUEST_KEPT_NS
+
+    async def attempt(self, topic: str, asked: Envelope, due_ns: int) -> Envelope:
+        self.check(topic)
+        headers = asked.headers or {}
+        name = self.name_of(topic, headers)
+        if name in self.known and self.known[name][1] > self.clock.now_ns():
+            return self.again(name, asked)
+        targets = self.targets(topic, asked)
         if not targets:
             raise NoResponderError(f"nobody serves {topic}")
         self.next += 1
         number = self.next
-        asked = self.copy(topic, envelope)
-        asked.headers = {**(asked.headers or {}), "reply_to": number}
+        asked.headers = {**headers, "reply_to": number}
+        asked.deadline_ns = due_ns
         answer: asyncio.Future[Envelope] = asyncio.get_running_loop().create_future()
         self.requests[number] = (asked, answer)
-        due_ns = self.due_ns(asked, timeout_ns)
+        if name is not None:
+            self.known[name] = (None, self.clock.now_ns() + self.kept_ns())
+        self.names[number] = name
 
         def expire() -> None:
             if not answer.done():
@@ -171,20 +227,63 @@ class ReferenceBus:
             alarm.cancel()
             del self.requests[number]
 
+    def again(self, name: object, asked: Envelope) -> Envelope:
+        """The outcome that a request had before."""
+        outcome = self.known[name][0]
+        if outcome is None:
+            raise error_of(Code.CONFLICT)
+        if isinstance(outcome, FlowbridgeError):
+            raise outcome
+        reply = self.copy("reply", outcome)
+        self.inherit(asked, reply)
+        return reply
+
+    def ended(self, request: Envelope, outcome: Envelope | FlowbridgeError) -> None:
+        """Remember what became of a request."""
+        name = self.names.get(int((request.headers or {})["reply_to"]))
+        if name is None:
+            return
+        if isinstance(outcome, FlowbridgeError) and outcome.effect is not Effect.DONE:
+            self.known.pop(name, None)
+        elif self.known[name][0] is None:
+            self.known[name] = (outcome, self.clock.now_ns() + self.kept_ns())
+
     def inherit(self, request: Envelope, reply: Envelope) -> None:
         reply.deadline_ns, reply.priority = request.deadline_ns, request.priority
 
     async def reply(self, request: Envelope, envelope: Envelope) -> None:
+        self.ended(request, envelope)
+        found = self.waiting(request)
+        if found is not None:
+            asked, answer = found
+            reply = self.copy("reply", envelope)
+            self.inherit(asked, reply)
+            answer.set_result(reply)
+
+    async def refuse(self, request: Envelope, error: FlowbridgeError) -> None:
+        error = coded(error)
+        self.ended(request, error)
+        found = self.waiting(request)
+        if found is not None:
+            found[1].set_exception(error)
+
+    def waiting(self, request: Envelope) -> tuple[Envelope, asyncio.Future[Envelope]] | None:
+        """Who waits for an answer, which is counted."""
         books = self.all["(replies)"]
         books.sent += 1
-        asked, answer = self.requests.get(int((request.headers or {})["reply_to"]), (None, None))
-        if asked is None or answer is None or answer.done():
+        found = self.requests.get(int((request.headers or {})["reply_to"]))
+        if found is None or found[1].done():
             self.lost(books)
-            return
+            return None
         books.delivered += 1
-        reply = self.copy("reply", envelope)
-        self.inherit(asked, reply)
-        answer.set_result(reply)
+        return found
+
+    def left(self, request: Envelope) -> None:
+        """The only one who has a request drops it."""
+        found = self.requests.get(int((request.headers or {}).get("reply_to", 0)))
+        if found is not None and not found[1].done():
+            self.ended(request, error_of(Code.REFUSED))
+            found[1].set_exception(error_of(Code.REFUSED))
 
     def lost(self, books: EdgeBooks) -> None:
         books.expired += 1
@@ -211,7 +310,10 @@ class ReferenceBus:
         finally:
             if one in self.open:
                 self.open.remove(one)
+            queued = [envelope for lane in Priority for envelope in one.queue_of(lane)]
             await one.aclose()
+            for envelope in queued:
+                self.left(envelope)
 
     def configure(self, pattern: str, qos: Qos) -> None:
         self.topics.append((pattern, qos))
@@ -224,6 +326,8 @@ class ReferenceBus:
 
     async def aclose(self) -> None:
         self.closed = True
+        for pause in self.pauses:
+            pause.cancel()
         for _, answer in self.requests.values():
             if not answer.done():
                 answer.set_exception(self.pending_error())

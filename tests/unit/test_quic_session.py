@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -21,7 +22,7 @@ from flowbridge.codec.session_words import (
     SessionLimits,
     StreamKind,
 )
-from flowbridge.errors import BrokenError, ClosedError, RemoteProtocolError, ResourceError
+from flowbridge.errors import BrokenError, ClosedError, Effect, RemoteProtocolError, ResourceError, Retry
 from flowbridge.limits import ACK_BYTES, ACK_DELAY_S, CONTROL_UNSENT_BYTES_HIGH, CONTROL_UNSENT_BYTES_MAX
 from flowbridge.testing.virtual_clock import VirtualClock
 from flowbridge.testing.virtual_loop import pause, run_simulated
@@ -330,11 +331,99 @@ def test_what_follows_an_answer_waits_until_the_session_has_taken_over() -> None
 def test_what_closes_a_session_is_told_once() -> None:
     async def scenario(owner: Owner) -> None:
         wire = owner.meet()
-        wire.brings(0, whole(Goaway(int(Code.GOING_AWAY), 0, 0)))
+        wire.brings(0, whole(Error(int(Code.REVOKED), Scope.CONNECTION, 0, "no more", None)))
         owner.session.close()
         wire.ends()
         assert owner.told == ["ended"]
         assert not isinstance(owner.why, ClosedError)
         assert repr(owner.session) == "<Session with edge over, epoch 1, 0 streams>"
+
+    simulated(scenario)
+
+
+# --- draining -------------------------------------------------------------------------------------------------------
+
+
+def goaway(grace_ms: int, again_ms: int) -> bytes:
+    return whole(Goaway(int(Code.GOING_AWAY), grace_ms, again_ms))
+
+
+def test_a_peer_that_drains_keeps_its_streams_and_gets_no_new_one() -> None:
+    async def scenario(owner: Owner) -> None:
+        wire = owner.meet()
+        stream = owner.session.open(StreamKind.ROUTE, "before")
+        wire.brings(0, goaway(2_000, 3_000))
+        assert not owner.session.is_over
+        for grace_ms, again_ms, left_ns in ((9_000, 9_000, 3 * 10**9), (500, 1_000, 10**9)):
+            with pytest.raises(BrokenError, match="edge: is draining and takes nothing new") as caught:
+                owner.session.open(StreamKind.ROUTE, "after")
+            assert (caught.value.code, caught.value.effect, caught.value.retry) == (
+                Code.GOING_AWAY,
+                Effect.NONE,
+                Retry.NOW,
+            )
+            assert caught.value.retry_after_ns is not None
+            assert caught.value.retry_after_ns <= 3 * 10**9
+            wire.brings(0, goaway(grace_ms, again_ms))  # which can only lower what was said
+            leaving = owner.session.leaving
+            assert leaving is not None
+            assert leaving.error("edge", asyncio.get_running_loop().time()).retry_after_ns == left_ns
+        stream.write(b"still")
+        assert list(owner.session.streams) == [stream]
+        wire.ends(code=Code.DRAINED)
+        assert owner.told == ["ended"]
+
+    simulated(scenario)
+
+
+def test_a_session_that_drains_refuses_new_streams_undone_and_says_so_again() -> None:
+    async def scenario(owner: Owner) -> None:
+        wire = owner.meet()
+        wire.brings(4, opened(0))
+        before = owner.streams[0]
+        owner.session.go_away(2_000)
+        assert [frame for frame in wire.frames() if type(frame) is Goaway] == [Goaway(Code.GOING_AWAY, 2_000, 2_000)]
+        wire.brings(8, opened(2) + b"not read")
+        assert owner.streams == [before]
+        told = Error(Code.GOING_AWAY, Scope.STREAM, 2, "draining", 2_000)
+        assert [frame for frame in wire.frames() if type(frame) is Error] == [told]
+        await pause(0.5)
+        again = owner.meet(2)
+        assert [frame for frame in again.frames() if type(frame) is Goaway] == [Goaway(Code.GOING_AWAY, 1_500, 1_500)]
+        assert told in again.frames()
+        again.brings(4, opened(0))  # what is known goes on
+        assert owner.streams == [before]
+        assert not owner.session.is_over
+
+    simulated(scenario)
+
+
+def test_a_stream_that_a_draining_peer_refuses_was_not_begun() -> None:
+    async def scenario(owner: Owner) -> None:
+        wire = owner.meet()
+        stream = owner.session.open(StreamKind.ROUTE, "late")
+        owner.take(stream)
+        wire.brings(0, whole(Error(int(Code.GOING_AWAY), Scope.STREAM, stream.number, "draining", 100)))
+        await pause(0.01)
+        (error,) = owner.lost
+        assert isinstance(error, BrokenError)
+        assert (error.code, error.effect, error.retry_after_ns) == (Code.GOING_AWAY, Effect.NONE, 10**8)
+        assert str(error).startswith("edge")
+
+    simulated(scenario)
+
+
+def test_a_session_with_who_drained_is_over_once_its_time_is() -> None:
+    async def scenario(owner: Owner) -> None:
+        wire = owner.meet()
+        wire.brings(0, goaway(1_000, 1_000))
+        wire.ends(code=Code.PEER_GONE)
+        assert owner.told == ["apart"]
+        await pause(0.9)
+        assert not owner.session.is_over
+        await pause(0.5)
+        assert owner.told == ["apart", "ended"]
+        assert isinstance(owner.why, BrokenError)
+        assert owner.why.code == Code.DRAINED
 
     simulated(scenario)

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 class Recorder:
     """A carrier and a keeper."""
 
+    singles: Any = None
+
     def __init__(self) -> None:
         self.offset = ClockOffset()
         self.written = bytearray()

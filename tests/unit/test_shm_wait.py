@@ -239,3 +239,59 @@ def test_an_event_loop_receives_what_a_thread_sends() -> None:
             assert asyncio.run(messages(consumer)) == payloads
         finally:
             thread.join()
+
+
+def test_a_wait_for_data_takes_nothing() -> None:
+    with channel() as (producer, consumer):
+        assert consumer.wait_data(0) is False
+        assert consumer.wait_data(1000) is False
+        assert consumer.wait_data(1000, spin_ns=500) is False
+        producer.send_nowait(b"x")
+        assert consumer.wait_data(0) is True
+        assert consumer.wait_data(30 * SECOND) is True
+        assert consumer.receive_bytes_nowait() == b"x"
+        assert consumer.wait_data(0) is False
+        producer.close()
+        assert consumer.wait_data(30 * SECOND) is True, "the end is something to look at"
+        with pytest.raises(EndOfStream):
+            consumer.receive_nowait()
+
+
+@pytest.mark.parametrize("spin_ns", [0, 20_000])
+def test_a_wait_for_data_ends_with_every_message(spin_ns: int) -> None:
+    with channel() as (producer, consumer), ThreadPoolExecutor(1) as pool:
+
+        def receive() -> list[bytes | None]:
+            found: list[bytes | None] = []
+            while len(found) < 2000:
+                assert consumer.wait_data(30 * SECOND, spin_ns)
+                found.append(consumer.receive_bytes_nowait())
+            return found
+
+        received = pool.submit(receive)
+        for number in range(2000):
+            producer.send(str(number).encode(), 30 * SECOND)
+        assert received.result() == [str(number).encode() for number in range(2000)]
+
+
+def test_a_wait_for_data_ends_when_its_consumer_is_closed() -> None:
+    with channel() as (_, consumer), ThreadPoolExecutor(1) as pool:
+        waiting = pool.submit(consumer.wait_data, 30 * SECOND, 0)
+        while not waiting.running():
+            pass
+        consumer.close()
+        with pytest.raises(ClosedError):
+            waiting.result()
+
+
+def test_after_a_wait_for_data_the_event_is_asked_for_anew() -> None:
+    with channel() as (producer, consumer):
+        assert consumer.arm()
+        assert consumer.wait_data(1000) is False
+        producer.send_nowait(b"x")
+        assert not readable(consumer.fileno())
+        assert consumer.arm() is False, "something is there already"
+        assert consumer.receive_bytes_nowait() == b"x"
+        assert consumer.arm()
+        producer.send_nowait(b"y")
+        assert readable(consumer.fileno())

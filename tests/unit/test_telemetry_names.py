@@ -47,6 +47,7 @@ def test_prometheus_names_follow_its_conventions() -> None:
 def test_every_metric_is_read_from_its_field() -> None:
     books = EdgeBooks(sent=1, delivered=2, expired=3, refused=4, in_flight=5, dropped={"latest": 6})
     books.missed.late, books.missed.transport, books.missed.queued, books.missed.executing = 7, 8, 9, 10
+    books.late_wakes, books.without_ring = 17, 18
     report = RunReport("f", "d", "running", 11.5)
     report.nodes["n"] = NodeReport("n", Histogram(), "draining", 12, 13, 14)
     report.edges["a/out->n/in"] = EdgeReport("a/out->n/in", "inproc", books)
@@ -66,6 +67,8 @@ def test_every_metric_is_read_from_its_field() -> None:
         (names.EDGE_MISSED.name, *edge, "transport"): 8,
         (names.EDGE_MISSED.name, *edge, "queued"): 9,
         (names.EDGE_MISSED.name, *edge, "executing"): 10,
+        (names.EDGE_LATE_WAKES.name, *edge): 17,
+        (names.EDGE_WITHOUT_RING.name, *edge): 18,
         (names.NODE_STATE.name, "n", "draining"): 1,
         (names.NODE_PROCESSED.name, "n"): 12,
         (names.NODE_ERRORS.name, "n"): 13,

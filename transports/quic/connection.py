@@ -19,6 +19,7 @@ from flowbridge.limits import (
     RESETS_PER_SECOND_MAX,
 )
 from flowbridge.transports.quic.engine import (
+    UNIDIRECTIONAL,
     Closed,
     Connected,
     StreamData,
@@ -27,6 +28,8 @@ from flowbridge.transports.quic.engine import (
     StreamsLeft,
     StreamStopped,
 )
+from flowbridge.transports.quic.refusing import refused
+from flowbridge.transports.quic.single_streams import SingleStreams
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -42,7 +45,6 @@ if TYPE_CHECKING:
 CONTROL: Final = 0
 """The client's first bidirectional stream (RFC 9000, section 2.1)."""
 _CONTROL_BYTES: Final = 4096  # that are cut into frames at once: a thousand of the smallest
-_UNIDIRECTIONAL: Final = 2  # in a stream's number
 _LOOK_S: Final = 1.0  # between two looks at frames that are not whole
 
 
@@ -73,6 +75,10 @@ class ConnectionUser(Protocol):
         """The peer opens a stream, or goes on with one; None when it is not wanted any more."""
         ...
 
+    def single(self, number: int, data: bytes) -> None:
+        """A message came beside the session stream of this number."""
+        ...
+
     def streams_left(self, connection: Connection) -> None:
         """`carry` returned False, and may not do so now."""
         ...
@@ -80,13 +86,6 @@ class ConnectionUser(Protocol):
     def over(self, connection: Connection, closed: Closed) -> None:
         """The connection is gone; nothing more is told."""
         ...
-
-
-def refused(code: int, told: str) -> RemoteProtocolError:
-    """What closes a connection with a code."""
-    error = RemoteProtocolError(told)
-    error.code = code
-    return error
 
 
 class Connection:
@@ -103,6 +102,7 @@ class Connection:
         self.is_over = False
         self.on_written: Callable[[], None] | None = None
         """Called once, with the next bytes of a stream: what is sent then goes with them."""
+        self.singles: Final = SingleStreams(wire.engine, wire.touched)
         self._engine = wire.engine
         self._loop = asyncio.get_running_loop()
         self._is_closing = False
@@ -241,6 +241,7 @@ class Connection:
         self._frames.clear()
         self._fronts.clear()
         self._unfinished.clear()
+        self.singles.clear()
         if self._look_timer is not None:
             self._look_timer.cancel()
             self._look_timer = None
@@ -278,16 +279,11 @@ class Connection:
 
     def _dispatch(self, event: EngineEvent) -> None:
         if type(event) is StreamData:
-            number = event.stream
-            stream = self._streams.get(number)
+            stream = self._streams.get(event.stream)
             if stream is not None:
                 stream.arrived(event.data, event.fin)
-            elif number == CONTROL:
-                self._pieces.append((memoryview(event.data), event.fin))
-                if not self._goes_on:
-                    self._read_control()
-            elif number not in self._given_up:
-                self._first(number, event)
+            else:
+                self._arrived(event)
         elif type(event) is StreamRoom:
             stream = self._streams.get(event.stream) or self._awaited.get(event.stream)
             if stream is not None:
@@ -304,13 +300,26 @@ class Connection:
         elif type(event) is StreamReset or type(event) is StreamStopped:
             self._gave_up(event)
 
+    def _arrived(self, event: StreamData) -> None:
+        """Bytes of what is no session stream, or not yet."""
+        number = event.stream
+        if number == CONTROL:
+            self._pieces.append((memoryview(event.data), event.fin))
+            if not self._goes_on:
+                self._read_control()
+        elif number & UNIDIRECTIONAL:
+            single = self.singles.arrived(number, event.data, event.fin)
+            if single is not None:
+                self.user.single(*single)
+        elif number not in self._given_up:
+            self._first(number, event)
+
     def _gave_up(self, event: StreamReset | StreamStopped) -> None:
         """The peer gave up a QUIC stream; an ERROR says why, also if this connection breaks first."""
         if event.stream == CONTROL:
             raise RemoteProtocolError("the peer gave up the control stream")
-        if event.stream & _UNIDIRECTIONAL:
-            raise RemoteProtocolError(f"stream {event.stream} is unidirectional, and this protocol has none")
         self._drop_front(event.stream)
+        self.singles.drop(event.stream)
         now = self._loop.time()
         left = self._resets_left + (now - self._reset_at) * RESETS_PER_SECOND_MAX
         self._resets_left = min(left, RESETS_BURST_MAX) - 1
@@ -403,8 +412,6 @@ class Connection:
         """The beginning of a session stream's direction: OPEN of the peer's, ACCEPT on one of ours."""
         front = self._fronts.get(number)
         if front is None:
-            if number & _UNIDIRECTIONAL:
-                raise RemoteProtocolError(f"stream {number} is unidirectional, and this protocol has none")
             if number not in self._awaited and (number & 1 == (not self._engine.is_client)):
                 self._engine.consume(number, len(event.data))  # of a stream that was given up
                 return

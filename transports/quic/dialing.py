@@ -33,6 +33,10 @@ if TYPE_CHECKING:
 _LOOK_S: Final = 0.25  # between two looks whether the network says that nobody is there
 
 
+class _NobodyThere(BrokenError):
+    """The network says that nobody listens."""
+
+
 class _Attempt:
     """One dialled connection, up to the peer's answer; see `connection.ConnectionUser`."""
 
@@ -60,13 +64,19 @@ class _Attempt:
             connection.hold()  # what follows is for the session, which takes the connection over in another turn
             self.greeted.set_result(frame)
         elif type(frame) is Error:
-            self.greeted.set_exception(error_of(frame.code, frame.reason, frame.retry_after_ms))
+            error = error_of(frame.code, frame.reason, frame.retry_after_ms)
+            error.args = (f"{self.peer}: {error}",)
+            self.greeted.set_exception(error)
         else:
             raise RemoteProtocolError(f"{self.peer}: {type(frame).__name__.upper()} before HELLO_ACK")
 
     def offered(self, connection: Connection, opened: Open) -> SessionStream | None:
         """None: an early connection keeps streams that overtake the answer, until the session has taken it over."""
         raise RemoteProtocolError(f"{self.peer}: stream {opened.number} before HELLO_ACK")
+
+    def single(self, number: int, data: bytes) -> None:
+        """As `offered`."""
+        raise RemoteProtocolError(f"{self.peer}: {len(data)} bytes beside stream {number} before HELLO_ACK")
 
     def streams_left(self, connection: Connection) -> None:
         """The session asks for all it needs."""
@@ -161,10 +171,8 @@ class Dialer:
             connection.retire(Code.CANCELLED, "too late")
             if wire.is_refused:
                 told = "nobody listens there (connection refused); start the node, or give its address"
-            else:
-                told = (
-                    f"no answer within {within_s:g} s; check that a node listens there, and that UDP passes (firewall)"
-                )
+                raise _NobodyThere(f"{self.peer}: {told}") from None
+            told = f"no answer within {within_s:g} s; check that a node listens there, and that UDP passes (firewall)"
             raise BrokenError(f"{self.peer}: {told}") from None
         except BaseException:
             connection.retire(Code.CANCELLED)
@@ -186,9 +194,9 @@ class Dialer:
     # --- again ------------------------------------------------------------------------------------------------------
 
     def apart(self, session: Session, why: Exception) -> None:
-        """The connection is gone: dial at once."""
-        del why
-        self._redial(session)
+        """The connection is gone: dial at once, unless another one took its place, which may be dialled as we are."""
+        is_superseded = isinstance(why, FlowbridgeError) and why.code == Code.SUPERSEDED
+        self._redial(session, self._pause_s() if is_superseded else 0.0)
 
     def suspicious(self, session: Session) -> None:
         """Nothing is heard: dial beside the connection."""
@@ -201,14 +209,20 @@ class Dialer:
         if self._on_over is not None:
             self._on_over(session, why)
 
-    def _redial(self, session: Session) -> None:
+    def _redial(self, session: Session, after_s: float = 0.0) -> None:
         if self._redialling is None:
-            self._redialling = asyncio.get_running_loop().create_task(self._again(session), name=f"dial {self.peer}")
+            again = self._again(session, after_s)
+            self._redialling = asyncio.get_running_loop().create_task(again, name=f"dial {self.peer}")
 
-    async def _again(self, session: Session) -> None:
+    def _pause_s(self) -> float:
+        return self._chance.uniform(*REDIAL_PAUSE_S)
+
+    async def _again(self, session: Session, after_s: float) -> None:
         # One try a second: its packets are repeated within it, so that a peer that is back is met within half a second.
         within_s = min(max(REDIAL_S, REDIAL_ROUND_TRIPS * session.offset.srtt_ns / 1e9), DIAL_S)
         try:
+            if after_s:
+                await asyncio.sleep(after_s)
             while session.state in (SessionState.APART, SessionState.SUSPECT):
                 try:
                     connection, answer = await self._dial(session.limits, within_s)
@@ -216,10 +230,10 @@ class Dialer:
                     session.end(error)  # another try would end the same way
                     return
                 except FlowbridgeError as error:
-                    if error.code == Code.STATE_LOST:
-                        session.end(error)
+                    if error.code == Code.STATE_LOST or (session.leaving and isinstance(error, _NobodyThere)):
+                        session.end(error)  # who drained is gone, and will not know the session when it is back
                         return
-                    await asyncio.sleep(self._chance.uniform(*REDIAL_PAUSE_S))
+                    await asyncio.sleep(self._pause_s())
                     continue
                 if session.is_over:
                     connection.retire(Code.DRAINED)

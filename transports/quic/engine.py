@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 Address: TypeAlias = "tuple[str, int]"
 """A numeric host and a port."""
 
+UNIDIRECTIONAL: Final = 2
+"""The bit of such streams in their numbers (RFC 9000, section 2.1)."""
+
 URGENCIES: Final = 5
 """Streams are of an urgency from 0, the most urgent, to 4; what is more urgent is sent first."""
 

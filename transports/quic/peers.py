@@ -57,9 +57,9 @@ class Node:
         """With those who have come."""
         return self._server.sessions
 
-    def refuse_new(self) -> None:
-        """Accept no further host; those that are connected stay. Idempotent."""
-        self._server.refuses = True
+    def go_away(self, grace_ns: int) -> None:
+        """Accept no further host, and nothing new of those that are connected, which are told so."""
+        self._server.go_away(grace_ns // 1_000_000)
 
     async def aclose(self, settle_s: float = 0.0) -> None:
         """Close every session and the socket. Idempotent."""
@@ -135,12 +135,18 @@ class Peers:
     async def session(self, node: str, address: NodeAddress) -> Session:
         """The session with a node, dialled when there is none.
 
-        Raises: AuthError, also for a node of another name; BrokenError; RemoteProtocolError; OverloadError.
+        Raises: AuthError, also for a node of another name; BrokenError, also while it drains; RemoteProtocolError;
+        OverloadError.
         """
         name = (node, address)
         found = self._dialers.get(name)
-        if found is not None and found.done() and (found.exception() or found.result()[1].is_over):
-            found = None
+        if found is not None and found.done():
+            session = None if found.exception() else found.result()[1]
+            now = asyncio.get_running_loop().time()
+            if session is not None and session.leaving is not None and now < session.leaving.again_s:
+                raise session.leaving.error(session.peer, now)  # it said when to ask again
+            if session is None or session.is_over:
+                found = None
         if found is None:
             found = asyncio.ensure_future(self._dial(node, address))
             self._dialers[name] = found

@@ -2,23 +2,41 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+import enum
+from typing import TYPE_CHECKING
 
 from flowbridge.codec.route_frames import OPEN, RouteOpen, TrailReader, read_open, write_open
 from flowbridge.errors import BrokenError, CodecError, RemoteProtocolError
+from flowbridge.plan import Policy
 from flowbridge.transports.framed import FramedLink
 from flowbridge.transports.quic.course import RouteCourse
+from flowbridge.transports.quic.single_link import SingleFarLink, SingleNearLink
 from flowbridge.transports.stream_link import StreamFarLink, StreamNearLink
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from flowbridge.contracts import Clock
-    from flowbridge.plan import Route
+    from flowbridge.plan import Qos, Route
     from flowbridge.time.far import Times
-    from flowbridge.transports.framed import ByteStream
     from flowbridge.transports.link_port import LinkSource
     from flowbridge.transports.quic.stream import SessionStream
+
+
+class Singly(enum.Enum):
+    """Why messages of a route travel each on its own."""
+
+    NEWEST = "newest"  # `latest`: what is overtaken is not wanted
+    TIMELY = "timely"  # it may drop, and has a deadline: what is late is not wanted; the rest comes in order
+
+
+def kind_of(qos: Qos) -> Singly | None:
+    """Whether messages of a route travel each on its own; None when one behind the other."""
+    if qos.policy is Policy.LATEST:
+        return Singly.NEWEST
+    if qos.policy in (Policy.DROP_OLDEST, Policy.DROP_NEWEST) and qos.deadline_ns is not None:
+        return Singly.TIMELY
+    return None
 
 
 class NearEnd:
@@ -26,7 +44,13 @@ class NearEnd:
 
     def __init__(self, route: Route, stream: SessionStream, times: Times, clock: Clock, opening: RouteOpen) -> None:
         link = FramedLink(stream.connect, on_frame=self._frame, on_lost=self._lost)
-        self.half = StreamNearLink(link, times, RouteCourse(stream, clock))
+        course = RouteCourse(stream, clock)
+        kind = kind_of(route.qos)
+        self.half: StreamNearLink
+        if kind is None:
+            self.half = StreamNearLink(link, times, course)
+        else:
+            self.half = SingleNearLink(link, stream, times, course, clock, is_newest=kind is Singly.NEWEST)
         link.send(OPEN, write_open(route.id, opening))
 
     def _frame(self, kind: int, header: bytes, body: bytes) -> None:
@@ -40,13 +64,18 @@ class FarEnd:
     """The consumer's end: waits for the producer to open the route, then feeds the far link."""
 
     def __init__(
-        self, route: Route, connect: Callable[..., ByteStream], source: LinkSource, trails: TrailReader, times: Times
+        self, route: Route, stream: SessionStream, source: LinkSource, trails: TrailReader, times: Times
     ) -> None:
         self._route = route
         self._source = source
-        self._make: Any = lambda link: StreamFarLink(link, trails, times)
+        kind = kind_of(route.qos)
+        self._make: Callable[[FramedLink], StreamFarLink]
+        if kind is None:
+            self._make = lambda link: StreamFarLink(link, trails, times)
+        else:
+            self._make = lambda link: SingleFarLink(link, stream, trails, times, is_newest=kind is Singly.NEWEST)
         self._half: StreamFarLink | None = None
-        self._link = FramedLink(connect, on_frame=self._frame, on_lost=self._lost)
+        self._link = FramedLink(stream.connect, on_frame=self._frame, on_lost=self._lost)
 
     def _frame(self, kind: int, header: bytes, body: bytes) -> None:
         if self._half is not None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Final
 
-from flowbridge.codec.codes import Code, code_of, cut
+from flowbridge.codec.codes import Code, code_of, cut, error_as
 from flowbridge.codec.session_words import VERSION, Error, Hello, HelloAck, Resumed, Scope
 from flowbridge.errors import AuthError, FlowbridgeError, OverloadError, RemoteProtocolError
 from flowbridge.limits import GREETING_S, SESSIONS_MAX, SESSIONS_PER_PEER_MAX
@@ -50,6 +50,10 @@ class _Greeting:
         """Nothing is opened before the greeting is answered."""
         raise RemoteProtocolError(f"stream {opened.number} before HELLO")
 
+    def single(self, number: int, data: bytes) -> None:
+        """As `offered`."""
+        raise RemoteProtocolError(f"a message of {len(data)} bytes beside stream {number} before HELLO")
+
     def streams_left(self, connection: Connection) -> None:
         """Nothing waits for a stream."""
 
@@ -82,13 +86,21 @@ class SessionServer:
         self._on_over = on_over
         self._proving = proving
         self._sessions: dict[tuple[str, bytes], Session] = {}
-        self.refuses = False
-        """Whether new sessions are refused; those that are known may still get a new connection."""
+        self._leaves_until: float | None = None
 
     @property
     def sessions(self) -> tuple[Session, ...]:
         """Those that are not over."""
         return tuple(self._sessions.values())
+
+    def go_away(self, grace_ms: int) -> None:
+        """Take no new session, and no new stream of those that are here; these are told, and get `grace_ms`.
+
+        Those that are known may still get a new connection.
+        """
+        self._leaves_until = asyncio.get_running_loop().time() + grace_ms / 1000
+        for session in self.sessions:
+            session.go_away(grace_ms)
 
     def take(self, wire: Wire) -> None:
         """A connection whose handshake is complete: its greeting is awaited."""
@@ -103,7 +115,9 @@ class SessionServer:
         except RemoteProtocolError:
             raise
         except FlowbridgeError as error:
-            told = Error(code_of(error), Scope.CONNECTION, 0, cut(str(error)), None)
+            again_ns = error.retry_after_ns
+            again_ms = None if again_ns is None else again_ns // 1_000_000
+            told = Error(code_of(error), Scope.CONNECTION, 0, cut(str(error)), again_ms)
             connection.send(told)
             connection.close(told.code, told.reason)
 
@@ -158,8 +172,9 @@ class SessionServer:
             self._proving.hold(session, hello.node, holds_s)
 
     def _begin(self, connection: Connection, identity: Identity | None, hello: Hello) -> Session:
-        if self.refuses:
-            raise OverloadError("the node is leaving and takes no new session", None)
+        if self._leaves_until is not None:
+            left_s = max(0.0, self._leaves_until - asyncio.get_running_loop().time())
+            raise error_as(Code.GOING_AWAY, f"node {self._own.node} is draining", int(left_s * 1e9))
         if len(self._sessions) >= SESSIONS_MAX:
             raise OverloadError(f"at most {SESSIONS_MAX} sessions", None)
         if sum(node == hello.node for node, _ in self._sessions) >= SESSIONS_PER_PEER_MAX:

@@ -10,7 +10,7 @@ import asyncio
 import logging
 from typing import TYPE_CHECKING, Final
 
-from flowbridge.codec.codes import Code, code_of, cut, error_of
+from flowbridge.codec.codes import Code, Fault, code_of, cut, error_of
 from flowbridge.codec.session_words import Ack, Auth, Error, Goaway, Open, Ping, Pong, Scope, StreamKind
 from flowbridge.errors import BrokenError, ClosedError, RemoteProtocolError, ResourceError
 from flowbridge.limits import (
@@ -23,7 +23,9 @@ from flowbridge.limits import (
     SUSPECT_BEATS,
 )
 from flowbridge.time.offset import ClockOffset
-from flowbridge.transports.quic.connection import refused, why_closed
+from flowbridge.transports.quic.connection import why_closed
+from flowbridge.transports.quic.leaving import Leaving
+from flowbridge.transports.quic.refusing import refused
 from flowbridge.transports.quic.session_state import Grave, SessionState
 from flowbridge.transports.quic.stream import Before, SessionStream
 
@@ -83,6 +85,9 @@ class Session:
         self.on_stream: Callable[[SessionStream], None] = _unwanted
         """Who takes the streams that the peer opens."""
         self.on_auth: Callable[[Connection, Auth], None] = _unproved  # who judges a new token of the peer
+        self.leaving: Leaving | None = None
+        """What the peer said when it began to drain: it takes no new stream, and finishes what runs."""
+        self._going: Leaving | None = None  # ... and what we said
         self.replays = 0
         """How many times streams went on over another connection."""
         self._owner = owner
@@ -113,6 +118,8 @@ class Session:
         """A new stream; it can be written to at once. Raises: ClosedError, BrokenError, ResourceError."""
         if self.state is SessionState.OVER:
             raise BrokenError(f"{self.peer}: the session is over")
+        if self.leaving is not None:
+            raise self.leaving.error(self.peer, self._loop.time())
         if len(self._streams) >= self.limits.streams_max:
             raise ResourceError(f"{self.peer}: a session has at most {self.limits.streams_max} streams")
         stream = SessionStream(self, self._next, kind, label, key, peer=self.peer)
@@ -139,10 +146,21 @@ class Session:
         if len(self._streams) + len(self._graves) >= SESSION_STREAMS_MAX:
             told = f"{self.peer}: opens streams and answers no ping: {len(self._graves)} that are over are remembered"
             raise refused(Code.LIMIT, told)
+        if self._going is not None:
+            refusal = self._going.refusal(opened.number, self._loop.time())
+            self._graves[opened.number] = Grave(0, refusal, self._pings)
+            connection.send(refusal)
+            return None
         stream = SessionStream(self, opened.number, opened.kind, opened.label, opened.key, peer=self.peer)
         self._streams[opened.number] = stream
         self.on_stream(stream)
         return self._streams.get(stream.number)  # it may have been refused
+
+    def single(self, number: int, data: bytes) -> None:
+        """A message came beside a stream, which may be over by now."""
+        stream = self._streams.get(number)
+        if stream is not None:
+            stream.single(data)
 
     def streams_left(self, connection: Connection) -> None:
         """There may be room for QUIC streams."""
@@ -154,6 +172,7 @@ class Session:
         if self._connection is None:
             return None
         queued = sum([one.waiting_bytes for one in self._streams.values() if one is stream or one.rank <= rank])
+        queued += sum([one.aside.before(rank) for one in self._streams.values() if one.aside is not None])
         return Before(queued, *self._connection.path())
 
     def owes_count(self, stream: SessionStream, size_bytes: int) -> None:
@@ -285,6 +304,8 @@ class Session:
             if self._waiting or not connection.carry(stream):
                 self._waiting.append(stream)
         connection.send(*(grave.error for grave in self._graves.values() if grave.error is not None))
+        if self._going is not None:
+            connection.send(self._going.frame(self._loop.time()))
         # What came over the old connection since our greeting was written, the peer does not know.
         self._counts.update(self._streams, self._graves)
         self._tell_counts()
@@ -316,11 +337,24 @@ class Session:
         elif type(frame) is Error:
             self._told_of(frame)
         elif type(frame) is Goaway:
-            self.end(error_of(frame.code, "the peer goes away", frame.retry_after_ms))
+            self._peer_leaves(frame)
         elif type(frame) is Auth:
             self.on_auth(connection, frame)
         else:
             raise RemoteProtocolError(f"{self.peer}: a second {type(frame).__name__.upper()}")
+
+    def go_away(self, grace_ms: int) -> None:
+        """Take no further stream of the peer, and tell it that this side ends in `grace_ms`; a later call lowers it."""
+        now = self._loop.time()
+        self._going = Leaving.told(Goaway(Code.GOING_AWAY, grace_ms, grace_ms), now, self._going)
+        if self._connection is not None:
+            self._connection.send(self._going.frame(now))
+
+    def _peer_leaves(self, frame: Goaway) -> None:
+        is_new = self.leaving is None
+        self.leaving = Leaving.told(frame, self._loop.time(), self.leaving)
+        if is_new:
+            _log.warning("%s", self.leaving.line(self.peer, self._loop.time()))
 
     def _told_of(self, frame: Error) -> None:
         error = error_of(frame.code, frame.reason, frame.retry_after_ms)
@@ -333,7 +367,11 @@ class Session:
                 self._connection.drop(stream, Code.CANCELLED)
             stream.come.is_ended = True
             self._bury(stream, None)
-            stream.lose(RemoteProtocolError(f"{stream.peer}: the peer gave it up: {error}"))
+            if frame.code >> 8 == Fault.REFUSED:  # before anything was done, so it is not the peer who failed
+                error.args = (f"{stream.peer}: {error}",)
+                stream.lose(error)
+            else:
+                stream.lose(RemoteProtocolError(f"{stream.peer}: the peer gave it up: {error}"))
 
     def over(self, connection: Connection, closed: Closed) -> None:
         """The connection is gone: what is not acknowledged waits for the next one."""
@@ -388,6 +426,8 @@ class Session:
             self.end(BrokenError(f"{self.peer}: not heard for {self._lease_ms} ms"))
             return
         if connection is None:
+            if self.leaving is not None and now > self.leaving.until_s:
+                self.end(error_of(Code.DRAINED, "it said that it would"))
             return
         self.ping()
         is_refused = connection.wire.is_refused

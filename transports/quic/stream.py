@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from flowbridge.contracts import BytesLike
     from flowbridge.machines.admission import Rank
     from flowbridge.time.offset import ClockOffset
+    from flowbridge.transports.quic.single_streams import SingleStreams
 
 _URGENCY: Final = {StreamKind.PART: 1, StreamKind.BUS: 1, StreamKind.ROUTE: 2}
 _PIECE_BYTES: Final = 64 * 1024  # handed to the engine at once, which copies it
@@ -32,6 +33,11 @@ _JOINED_BYTES: Final = (
 
 class Carrier(Protocol):
     """The connection that carries a stream now."""
+
+    @property
+    def singles(self) -> SingleStreams:
+        """Its streams of one message each."""
+        ...
 
     def write(self, number: int, data: BytesLike, fin: bool) -> int:
         """Send on the QUIC stream `number`; returns what is unsent there."""
@@ -47,6 +53,26 @@ class Carrier(Protocol):
 
     def consume(self, number: int, size_bytes: int) -> None:
         """So much of what arrived there was used."""
+        ...
+
+
+class Aside(Protocol):
+    """Messages of a stream that travel beside it, each on a QUIC stream of its own; see `single_streams`."""
+
+    def attached(self, singles: SingleStreams) -> None:
+        """A connection is there: what is not known to have come is to be sent on it."""
+        ...
+
+    def detached(self) -> None:
+        """It is gone, and what was on its way may not have come."""
+        ...
+
+    def before(self, rank: Rank) -> int:
+        """The bytes that wait to be sent and go before what has this rank."""
+        ...
+
+    def arrived(self, data: bytes) -> None:
+        """The peer sent this. Raises: RemoteProtocolError."""
         ...
 
 
@@ -113,6 +139,7 @@ class SessionStream:
         self._loop = asyncio.get_running_loop()
         self.rank: Rank = _URGENCY[StreamKind(kind)], NO_DEADLINE
         """Of the most pressing that waits, or that waited last; see `engine.URGENCIES`."""
+        self.aside: Aside | None = None  # once its link has messages that need not wait for others
         self._pressing: Pressing | None = None  # what `press` was told
         self._carrier: Carrier | None = None
         self._quic = -1  # the number of the QUIC stream
@@ -163,12 +190,16 @@ class SessionStream:
         self._is_full = False
         self._prioritize()
         self.pump()
+        if self.aside is not None:
+            self.aside.attached(carrier.singles)
         if self.out.is_acknowledged:  # the peer knows; but its QUIC stream is to end too, or it stays for ever
             carrier.write(quic, b"", True)
 
     def detach(self) -> None:
         """The connection is gone. What arrived and was not brought comes again."""
         self._carrier = None
+        if self.aside is not None:
+            self.aside.detached()
         self._inbox.clear()
         self._is_last_here = False
 
@@ -176,6 +207,19 @@ class SessionStream:
     def is_behind(self) -> bool:
         """Whether bytes wait here to be taken, so that the peer may have to wait too."""
         return bool(self._inbox)
+
+    @property
+    def singles(self) -> SingleStreams | None:
+        """Where messages can be sent that need not wait for others, while there is a connection."""
+        return None if self._carrier is None else self._carrier.singles
+
+    def single(self, data: bytes) -> None:
+        """The peer sent a message beside this stream; of a stream that nobody reads any more it is not wanted."""
+        if not self._is_closed and self._failure is None:
+            self._guard(self.aside.arrived if self.aside is not None else self._no_aside, data)
+
+    def _no_aside(self, data: bytes) -> None:
+        raise RemoteProtocolError(f"{self.peer}: {len(data)} bytes came beside a stream that goes in order")
 
     def room(self) -> None:
         """The engine takes more of this stream."""
@@ -332,8 +376,11 @@ class SessionStream:
             self.keeper.settled(self)
 
     def _hand_on(self, data: bytes) -> None:
+        self._guard(self._on_data, data, ())
+
+    def _guard(self, take: Callable[..., None], *given: object) -> None:
         try:
-            self._on_data(data, ())
+            take(*given)
         except RemoteProtocolError as error:
             self.fail(error)
         except Exception as error:  # our own mistake: for the loop's exception handler, not for the connection

@@ -128,7 +128,7 @@ class QuicTransport:
                 entry[1].close()
             else:
                 kept.append(entry)
-        kept.append((source, FarEnd(route, stream.connect, source, self._trails, times)))
+        kept.append((source, FarEnd(route, stream, source, self._trails, times)))
         self._sources = kept
 
     def rejoin_sink(self, sink: LinkSink, route: Route, end: Any) -> None:
@@ -246,7 +246,9 @@ class QuicTransport:
         key = os.urandom(_KEY_BYTES)
         session = self._peers.met(place.host)
         stream = session.open(StreamKind.BUS, "bus", key)
-        self._server(bus).attach(stream.connect, FarTimes(self._clock, session.offset))
+        identity = session.identity
+        who = str(PeerIdentity(identity.fabric, identity.node)) if identity is not None else place.host
+        self._server(bus).attach(stream.connect, FarTimes(self._clock, session.offset), who)
         return _awaiting(key)
 
     async def open_far_bus(self, end: Any) -> BusClient:

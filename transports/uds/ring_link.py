@@ -7,56 +7,53 @@ its place says so: the order of messages is that of the ring.
 from __future__ import annotations
 
 import asyncio
-from collections import deque
 from contextlib import suppress
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
-from flowbridge.codec.arrays import INT_MAX, write_array
+from flowbridge.codec.arrays import write_array
 from flowbridge.codec.route_frames import BODY, CODEC_END
-from flowbridge.codec.tree import tree_from_bytes, tree_to_bytes
-from flowbridge.envelope import Envelope, Priority
+from flowbridge.codec.tree import tree_to_bytes
 from flowbridge.errors import (
     BrokenError,
-    EndOfStream,
     FlowbridgeError,
     RemoteProtocolError,
     ResourceError,
     ShmFullError,
 )
-from flowbridge.limits import LANES, STREAM_BYTES_HIGH
+from flowbridge.limits import LANES
 from flowbridge.machines.outcome import CLOSED, COUNTS, NOTHING
 from flowbridge.shm._core import KIND_CTRL, KIND_INLINE, NO_SLOT
 from flowbridge.shm.port import HEADER_BYTES
 from flowbridge.transports.room import Room
-from flowbridge.transports.route_records import RecordReader, RecordWriter
+from flowbridge.transports.route_records import RecordWriter
+from flowbridge.transports.uds.late import LateWatch, note_late
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from flowbridge.codec.payload import Prepared
-    from flowbridge.codec.route_frames import TrailReader
     from flowbridge.contracts import BytesLike
-    from flowbridge.shm._core import SendRecord, TakenRecord
-    from flowbridge.shm.port import ShmConsumer, ShmProducer
+    from flowbridge.envelope import Envelope
+    from flowbridge.shm._core import SendRecord
+    from flowbridge.shm.port import ShmProducer
+    from flowbridge.time.ledger import EdgeBooks
     from flowbridge.transports.framed import FramedLink
     from flowbridge.transports.route_records import Control
 
-_TAKE_MAX: Final = 256
-_TURNS_MAX: Final = 8  # so many takes in one turn of the loop
-_ON_SOCKET: Final = 0x8000
+ON_SOCKET: Final = 0x8000
 """Set in a record's codec when the payload comes over the socket."""
-_BODY_BYTES: Final = 64  # of keeping a body, whatever its size
-_NO_HEADER: Final = write_array(())
+NO_HEADER: Final = write_array(())
 
 
-def _nothing(*_: Any) -> None:
+def nothing(*_: Any) -> None:
     """Nobody listens yet."""
 
 
 class RingNearLink:
     """The producer's half; see `route_link.NearLink`."""
 
-    def __init__(self, producer: ShmProducer, link: FramedLink) -> None:
+    def __init__(self, producer: ShmProducer, link: FramedLink, notes: EdgeBooks) -> None:
         self._producer = producer
         self._link = link
         self._room = Room(link.stream, self._tell)
@@ -67,13 +64,15 @@ class RingNearLink:
         self._written = 0  # records of any kind
         self._pushed = 0  # messages
         self._is_armed = False
+        self._has_sent_bodies = False
         self._loop = asyncio.get_running_loop()
         self._fileno = producer.fileno()
         self._loop.add_reader(self._fileno, self._event)
+        self._watch = LateWatch(self._fileno, self._look, partial(note_late, notes))
         self.records = RecordWriter()
         self.refused: list[Envelope] = []  # none: the ring has no queue before it
-        self.on_news = _nothing
-        self.on_lost = _nothing
+        self.on_news = nothing
+        self.on_lost = nothing
 
     def push(self, envelopes: Sequence[Envelope]) -> int:
         """Write messages as long as there is room; small ones together, with one look at the consumer."""
@@ -189,13 +188,13 @@ class RingNearLink:
             return self._write([(content, 0, codec, 0, 0, 0, 0, 0, number, KIND_CTRL)], messages=False)
         if self._is_socket_full():
             return False
-        record = (b"", 0, codec | _ON_SOCKET, 0, 0, 0, 0, 0, number, KIND_CTRL)
+        record = (b"", 0, codec | ON_SOCKET, 0, 0, 0, 0, 0, number, KIND_CTRL)
         return self._write([record], messages=False) and self._send_body(content)
 
     def _push_on_socket(self, envelope: Envelope, prepared: Prepared, tag: int) -> bool:
         if self._is_socket_full():
             return False
-        record = _record(envelope, b"", prepared.codec | _ON_SOCKET, tag, KIND_INLINE)
+        record = _record(envelope, b"", prepared.codec | ON_SOCKET, tag, KIND_INLINE)
         return self._write([record]) and self._send_body(prepared.to_bytes())
 
     def _is_socket_full(self) -> bool:
@@ -205,8 +204,9 @@ class RingNearLink:
 
     def _send_body(self, data: BytesLike) -> bool:
         """After its record, so that a consumer that finds a body without one knows that it is lied to."""
+        self._has_sent_bodies = True
         with suppress(ResourceError):  # then `lost` comes, and the message counts as sent until then
-            self._link.send(BODY, _NO_HEADER, data)
+            self._link.send(BODY, NO_HEADER, data)
         return True
 
     def push_end(self) -> bool:
@@ -216,6 +216,11 @@ class RingNearLink:
         except FlowbridgeError as error:
             self._loop.call_soon(self._fail, error)
             return False
+
+    @property
+    def needs_loop(self) -> bool:
+        """Only payloads that go over the socket wait for the loop."""
+        return self._has_sent_bodies and self._link.stream.unsent_bytes > 0
 
     def counts(self) -> Sequence[int]:
         """The newest whole report: one that is being written is left for the next call."""
@@ -237,8 +242,17 @@ class RingNearLink:
 
     def _event(self) -> None:
         self._producer.clear()
+        self._watch.woken()
         self._is_armed = False
         self.on_news()
+
+    def _look(self) -> bool:
+        if not self._is_armed or self._producer.closed:
+            return False
+        before = self._counts
+        is_new = self.counts() is not before  # since it was armed: what was there then has been read
+        self.on_news()
+        return is_new
 
     def frame(self, kind: int, header: bytes, body: bytes) -> None:
         """A frame came from the consumer's end, which sends none. Raises: RemoteProtocolError."""
@@ -259,6 +273,7 @@ class RingNearLink:
         if self._fileno >= 0:
             self._loop.remove_reader(self._fileno)
             self._fileno = -1
+            self._watch.close()
             self._room.close()
             self.counts()
             self._producer.close()
@@ -278,167 +293,3 @@ def _record(envelope: Envelope, data: Any, codec: int, tag: int, kind: int) -> S
         tag,
         kind,
     )
-
-
-class RingFarLink:
-    """The consumer's half; see `route_link.FarLink`."""
-
-    def __init__(self, consumer: ShmConsumer, link: FramedLink, trails: TrailReader) -> None:
-        self._consumer = consumer
-        self._link = link
-        self._records = RecordReader(trails)
-        self._bodies: deque[bytes] = deque()
-        self._bodies_bytes = 0
-        self._awaiting: deque[TakenRecord] = deque()  # records taken, the first of which waits for its body
-        self._loop = asyncio.get_running_loop()
-        self._fileno = consumer.fileno()
-        self._is_started = False
-        self._has_ended = False
-        self._broken: Exception | None = None
-        self.on_messages = _nothing
-        self.on_end = _nothing
-        self.on_lost = _nothing
-
-    def start(self) -> None:
-        """Begin to bring messages."""
-        self._is_started = True
-        self._loop.add_reader(self._fileno, self._event)
-        self._loop.call_soon(self._drain)
-
-    def _event(self) -> None:
-        self._consumer.clear()
-        self._drain()
-
-    def _drain(self) -> None:
-        """Bring what is there, for a bounded time; then ask to be told of more."""
-        try:
-            for _ in range(_TURNS_MAX):
-                if self._fileno < 0 or not self._is_started or self._is_drained():
-                    return
-        except EndOfStream:
-            self._lose(BrokenError(f"{self._link.peer}: the producer closed its end without finishing"))
-        except FlowbridgeError as error:
-            self._lose(error)
-        else:
-            self._loop.call_soon(self._drain)
-
-    def _is_drained(self) -> bool:
-        """Bring some of what is there; True when something has to happen first."""
-        if not self._awaiting:
-            if not (self._bodies or self._broken or self._records.is_between):
-                messages = self._consumer.take_plain(_TAKE_MAX, self._records.trails, tree_from_bytes)
-                if messages:
-                    self.on_messages(messages)
-                    return self._fileno < 0 or (len(messages) < _TAKE_MAX and self._consumer.arm())
-            self._awaiting.extend(self._consumer.take_records(_TAKE_MAX))
-        if self._awaiting:
-            self._deliver()
-            if self._has_ended and self._fileno >= 0:
-                self._stop()
-                self.on_end()
-            if not self._awaiting or self._broken is None:
-                return bool(self._awaiting)  # the body that is to come calls again
-        if self._broken is not None:
-            self._lose(self._broken)
-            return True
-        if self._bodies:  # it would have been written before its body was
-            raise RemoteProtocolError(f"{self._link.peer}: a payload came without a record of it")
-        return self._consumer.arm()
-
-    def _deliver(self) -> None:
-        waiting = self._awaiting
-        messages: list[Envelope] = []
-        try:
-            while waiting:
-                if self._has_ended:
-                    raise RemoteProtocolError(f"{self._link.peer}: a record came after the end")
-                record = waiting[0]
-                codec, tag, data = record[1], record[7], record[9]
-                if codec & _ON_SOCKET:
-                    if not self._bodies:
-                        break
-                    codec &= ~_ON_SOCKET
-                    data = self._take_body()
-                waiting.popleft()
-                if record[8] != KIND_CTRL:
-                    messages.append(self._records.message(_envelope(record), codec, tag, data))
-                elif codec == CODEC_END:
-                    self._has_ended = True
-                else:
-                    self._records.control(codec, tag, bytes(data))
-        finally:
-            if messages:
-                self.on_messages(messages)
-
-    def frame(self, kind: int, header: bytes, body: bytes) -> None:
-        """A frame came from the producer's end: a payload that fits no slot. Raises: RemoteProtocolError."""
-        if kind & 1:
-            return  # one that may be skipped
-        if kind != BODY or header != _NO_HEADER:
-            raise RemoteProtocolError(
-                f"{self._link.peer}: frame {kind:#x} of {len(header)} + {len(body)} bytes from the producer of a ring"
-            )
-        self._bodies.append(body)
-        self._bodies_bytes += len(body) + _BODY_BYTES
-        if self._bodies_bytes > STREAM_BYTES_HIGH:
-            self._link.stream.pause()
-        self._drain()
-
-    def _take_body(self) -> bytes:
-        body = self._bodies.popleft()
-        self._bodies_bytes -= len(body) + _BODY_BYTES
-        if self._bodies_bytes <= STREAM_BYTES_HIGH:
-            self._link.stream.resume()
-        return body
-
-    def lost(self, error: Exception | None) -> None:
-        """The producer's end is gone; what it sent is still brought, unless this was not started yet."""
-        why = error or BrokenError(f"{self._link.peer}: the producer vanished")
-        if self._fileno < 0 or not self._is_started:
-            self._lose(why)
-            return
-        self._broken = why
-        self._drain()
-
-    def _lose(self, error: Exception) -> None:
-        self._stop()
-        self.on_lost(error)
-
-    def report(self, counts: Sequence[int]) -> None:
-        """Tell the producer's end what ended."""
-        consumer = self._consumer
-        if consumer.closed:
-            return
-        try:
-            consumer.write_report(tuple(counts))
-        except OverflowError:  # beyond 64 bits: sums of what only a peer that lies can have sent
-            self._link.stream.fail(RemoteProtocolError(f"{self._link.peer}: counts exceed 64 bits"))
-        except FlowbridgeError:
-            return  # it vanished, or what it did shows elsewhere: nobody needs to know
-
-    def _stop(self) -> None:
-        if self._fileno >= 0:
-            self._loop.remove_reader(self._fileno)
-            self._fileno = -1
-
-    def close(self) -> None:
-        """Close this half."""
-        self._stop()
-        self._awaiting.clear()
-        self._bodies.clear()
-        self._consumer.close()
-        self._link.close()
-
-
-_LANES: Final = tuple(Priority)
-
-
-def _envelope(record: TakenRecord) -> Envelope:
-    lane, _, seq, deadline_ns, origin_ns, sent_ns, size_bytes, *_ = record
-    if lane >= len(_LANES):
-        raise RemoteProtocolError(f"a record has lane {lane}")
-    if not 0 <= (seq | origin_ns | sent_ns | size_bytes | deadline_ns) <= INT_MAX:
-        raise RemoteProtocolError(
-            f"a record has a number that is not in 0..2**63-1: {(seq, deadline_ns, origin_ns, sent_ns, size_bytes)}"
-        )
-    return Envelope(None, _LANES[lane], deadline_ns, origin_ns, sent_ns, size_bytes, seq)

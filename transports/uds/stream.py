@@ -10,6 +10,7 @@ import asyncio
 import errno
 import os
 import socket
+import weakref
 from collections import deque
 from typing import TYPE_CHECKING, Final
 
@@ -33,6 +34,18 @@ if TYPE_CHECKING:
 _INT_BYTES: Final = array.array("i").itemsize
 _ANCILLARY_BYTES: Final = socket.CMSG_LEN(DESCRIPTORS_MAX * _INT_BYTES)
 _CLOEXEC: Final = getattr(socket, "MSG_CMSG_CLOEXEC", 0)
+
+
+_streams: Final[weakref.WeakSet[UdsStream]] = weakref.WeakSet()
+
+
+def _forked() -> None:
+    """In a child that was forked: what it wrote would stand in the middle of what its parent writes."""
+    for stream in tuple(_streams):
+        stream.abandon()
+
+
+os.register_at_fork(after_in_child=_forked)
 
 
 class UdsStream:
@@ -72,6 +85,7 @@ class UdsStream:
         self._waiters = Waiters()
         self._failure: Exception | None = None
         self._is_closed = False
+        _streams.add(self)
         self._is_ended = False  # the peer sends no more
         self._is_lost_told = False
         self._is_paused = False
@@ -368,6 +382,10 @@ class UdsStream:
         if not self._is_closed and not self._is_lost_told:
             self._is_lost_told = True
             self._on_lost(error)
+
+    def abandon(self) -> None:
+        """Take it as closed, and leave descriptor and loop alone: they are those of the parent of this process."""
+        self._is_closed = True
 
     def close(self) -> None:
         """Close at once; what is unsent is lost, and `on_lost` is not called any more. Idempotent."""

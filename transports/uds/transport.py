@@ -4,13 +4,21 @@ from __future__ import annotations
 
 import logging
 import os
-import socket
+import weakref
 from contextlib import suppress
 from importlib import import_module
 from typing import TYPE_CHECKING, Final, Self
 
 from flowbridge.codec.route_frames import OPEN, RouteOpen, TrailReader, read_open, write_open
-from flowbridge.errors import BrokenError, CodecError, LocalProtocolError, RemoteProtocolError, ResourceError
+from flowbridge.errors import (
+    BrokenError,
+    CodecError,
+    FlowbridgeError,
+    LocalProtocolError,
+    RemoteProtocolError,
+    ResourceError,
+    ShmFullError,
+)
 from flowbridge.limits import SHM_POOL_PORTS_MAX
 from flowbridge.plan import ContentType
 from flowbridge.shm import native_problem
@@ -22,12 +30,16 @@ from flowbridge.transports.uds.stream import UdsStream
 from flowbridge.transports.uds.workers import meet_host, pair, start_worker
 
 if TYPE_CHECKING:
+    import socket
+
     from flowbridge.contracts import Clock, EventBus
     from flowbridge.plan import Placement, Route
     from flowbridge.shm.port import ShmProducer, SlotPool
+    from flowbridge.time.ledger import EdgeBooks
     from flowbridge.transports.bus_server import BusServer
     from flowbridge.transports.uds.bus import BusPair
-    from flowbridge.transports.uds.ring_link import RingFarLink, RingNearLink
+    from flowbridge.transports.uds.ring_far import RingFarLink
+    from flowbridge.transports.uds.ring_link import RingNearLink
     from flowbridge.transports.uds.workers import LocalWorker, SocketPartLink
 
 _log: Final = logging.getLogger("flowbridge.transports")
@@ -37,7 +49,9 @@ _warned: list[str] = []
 class _Near:
     """The producer's end of a route's socket: opens the route and feeds the near link."""
 
-    def __init__(self, route: Route, sock: socket.socket, producer: ShmProducer | None, opening: RouteOpen) -> None:
+    def __init__(
+        self, route: Route, sock: socket.socket, producer: ShmProducer | None, opening: RouteOpen, notes: EdgeBooks
+    ) -> None:
         self._half: StreamNearLink | RingNearLink
         link = FramedLink(
             connector(UdsStream, sock, peer=f"route {route.id}"), on_frame=self._frame, on_lost=self._lost
@@ -49,10 +63,12 @@ class _Near:
             from flowbridge.transports.uds.ring_link import RingNearLink
 
             descriptors = producer.descriptors()
-            self._half = RingNearLink(producer, link)
+            self._half = RingNearLink(producer, link, notes)
         try:
             opened = opening._replace(descriptors=len(descriptors))
             link.send(OPEN, write_open(route.id, opened), b"", descriptors)
+        except BrokenError:
+            pass  # the consumer's process is gone already, which `_lost` is told
         except BaseException:
             self._half.close()
             raise
@@ -103,10 +119,10 @@ class _Far:
             if problem is not None:
                 raise RemoteProtocolError(f"route {self._route.id}: the producer has a ring, but here {problem}")
             from flowbridge.shm.port import ShmConsumer
-            from flowbridge.transports.uds.ring_link import RingFarLink
+            from flowbridge.transports.uds.ring_far import RingFarLink
 
             consumer = ShmConsumer.attach(descriptors, name=self._route.id)
-            return RingFarLink(consumer, self._link, self._trails)
+            return RingFarLink(consumer, self._link, self._trails, self._source.books)
         except (LocalProtocolError, ResourceError) as error:  # it has a consumer already, or cannot be mapped
             raise RemoteProtocolError(f"route {self._route.id}: the ring cannot be joined: {error}") from error
         finally:
@@ -118,8 +134,10 @@ class _Far:
             self._half.lost(error)
         else:
             self._link.close()
-            why = error or BrokenError(f"route {self._route.id}: the producer vanished before it opened the route")
-            self._source.on_lost(why)
+            if not isinstance(error, FlowbridgeError):  # such as for want of descriptors
+                what = error or "the producer vanished before it opened the route"
+                error = BrokenError(f"route {self._route.id}: {what}")
+            self._source.on_lost(error)
 
     def close(self) -> None:
         """Close the socket of a route that was never opened."""
@@ -144,18 +162,21 @@ class UdsTransport:
         self._sinks: list[LinkSink] = []
         self._sources: list[tuple[LinkSource, _Far]] = []
         self._pools: list[tuple[SlotPool, list[ShmProducer]]] = []  # with those that use it
+        self._left: list[weakref.ref[ShmProducer]] = []  # closed; those that live have slots out
         self._bus: BusPair | None = None
         self._bus_servers: list[BusServer] = []
 
     async def open_port(self, route: Route) -> LinkDataPort:
         """Both ends of a route in this process, joined as two processes are."""
-        near, far = socket.socketpair()
+        near, far = pair()
+        source = LinkSource(route, self._clock)
         try:
-            sink = await self.open_sink(route, near)
+            sink = self._open_sink(route, near, source.books)
         except BaseException:
             far.close()
             raise
-        return LinkDataPort(route, sink, await self.open_source(route, far))
+        self._join(source, route, far)
+        return LinkDataPort(route, sink, source)
 
     async def open_bus(self) -> EventBus:
         """A bus whose owner is at the other end of a socket, in this process too; every call gives the same one."""
@@ -168,11 +189,16 @@ class UdsTransport:
     async def open_sink(self, route: Route, sock: socket.socket) -> LinkSink:
         """The producer's end; the other end of the connected socket is given to `open_source`, here or elsewhere.
 
-        The socket is this object's from here on, also when it raises: ShmFullError, BrokenError, EncodeError.
+        The socket is this object's from here on, also when it raises: BrokenError, ResourceError.
+        That the other end is gone is no error yet: the sink's `on_lost` is told.
         """
+        return self._open_sink(route, sock)
+
+    def _open_sink(self, route: Route, sock: socket.socket, notes: EdgeBooks | None = None) -> LinkSink:
+        """A sink that notes in these books, or its own, what the link has to say for itself."""
         _warm_up(route)
         sink = make_sink(route, self._clock)
-        sink.attach(self._near(route, sock, sink.opening))
+        sink.attach(self._near(route, sock, sink.opening, sink.books if notes is None else notes))
         self._sinks = [other for other in self._sinks if not other.is_left]
         self._sinks.append(sink)
         return sink
@@ -186,7 +212,7 @@ class UdsTransport:
 
     def rejoin_sink(self, sink: LinkSink, route: Route, sock: socket.socket) -> None:
         """Let a sink whose consumer vanished go on with another one."""
-        sink.attach(self._near(route, sock, sink.opening))
+        sink.attach(self._near(route, sock, sink.opening, sink.books))
 
     def rejoin_source(self, source: LinkSource, route: Route, sock: socket.socket) -> None:
         """Let a source whose producer vanished go on with another one."""
@@ -233,11 +259,14 @@ class UdsTransport:
         """In a worker: the connection to the host that started it."""
         return meet_host(address)
 
-    def _near(self, route: Route, sock: socket.socket, opening: RouteOpen) -> StreamNearLink | RingNearLink:
+    def _near(
+        self, route: Route, sock: socket.socket, opening: RouteOpen, notes: EdgeBooks
+    ) -> StreamNearLink | RingNearLink:
         producer = None
         try:
             producer = self._producer(route)
-            return _Near(route, sock, producer, opening).half
+            notes.without_ring += producer is None
+            return _Near(route, sock, producer, opening, notes).half
         except BaseException:
             if producer is not None:
                 producer.close()
@@ -245,24 +274,38 @@ class UdsTransport:
             raise
 
     def _producer(self, route: Route) -> ShmProducer | None:
-        """A ring of this process's pool, None where the native module is missing."""
+        """A ring of this process's pool, None where the native module or memory for one is missing."""
         problem = native_problem()
         if problem is not None:
             if not _warned:
                 _warned.append(problem)
                 _log.warning("%s: routes of tier ipc go over sockets, which copy more", problem)
             return None
+        try:
+            return self._new_producer(route)
+        except ShmFullError as error:
+            _log.warning("%s: goes over its socket, which copies more, for want of shared memory: %s", route.id, error)
+            return None
+
+    def _new_producer(self, route: Route) -> ShmProducer:
         from flowbridge.shm.port import ShmSpec, SlotPool
 
         for pool, users in self._pools:
-            users[:] = [user for user in users if not user.closed]
             _ = pool.free_slots  # which looks after the returns of rings that are closed
+            self._left += [weakref.ref(user) for user in users if user.closed]
+            users[:] = [user for user in users if not user.closed]
+        self._left = [left for left in self._left if (user := left()) is not None and not user.reclaim_from_dead()]
+        for pool, users in self._pools:
             if len(users) < SHM_POOL_PORTS_MAX:
                 with suppress(LocalProtocolError):  # its last places wait for slots of rings that are closed
                     users.append(pool.producer(name=route.id))
                     return users[-1]
         pool = SlotPool(ShmSpec(), name="slots")
-        producer = pool.producer(name=route.id)
+        try:
+            producer = pool.producer(name=route.id)
+        except BaseException:
+            pool.close()
+            raise
         self._pools.append((pool, [producer]))
         return producer
 

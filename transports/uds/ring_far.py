@@ -1,4 +1,4 @@
-"""The consumer's half of a route over a ring in shared memory; see `ring_link` for the other, and for what goes where."""
+"""The consumer's half of a route over a ring in shared memory; see `ring_link` for the other half."""
 
 from __future__ import annotations
 

@@ -83,7 +83,7 @@ class LinkSink(QueueSink):
         self._producer = secrets.randbits(_PRODUCER_BITS)
         self._lost_items = 0  # with the last consumer: the next one is told
         self.on_lost: Callable[[Exception], None] = self._break_unless_finished
-        """What to do when the link is lost, such as to `attach` another; else it breaks the route, unless that is over."""
+        """What to do when the link is lost, such as to `attach` another; else it breaks a route that is not over."""
         if link is not None:
             self.attach(link)
 

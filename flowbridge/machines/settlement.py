@@ -10,7 +10,6 @@ All of it is by lane: within one the order of a route is kept, between two there
 from __future__ import annotations
 
 from collections import deque
-from itertools import islice
 from typing import TYPE_CHECKING
 
 from flowbridge.limits import LANES
@@ -60,7 +59,7 @@ class _Lane:
     __slots__ = ("done", "known", "lent", "marked", "settled")
 
     def __init__(self) -> None:
-        self.lent: deque[Envelope] = deque()  # from the first that is not done
+        self.lent: deque[Envelope] = deque()  # from the first that is not done, in the order of arrival
         self.done: deque[Envelope] = deque()  # all before it that are not settled
         self.settled = 0  # all before those
         self.marked = 0  # how many the last snapshot knows
@@ -76,26 +75,26 @@ class Settlement:
     `waits` says that it may be settled only when a snapshot that knows it is safe.
     """
 
-    __slots__ = ("_done", "_lanes", "_marks", "_waits")
+    __slots__ = ("_done", "_lanes", "_marks", "_returned", "_waits")
 
     def __init__(self, *, waits: bool) -> None:
         self._waits = waits
         self._lanes = [_Lane() for _ in range(LANES)]
         self._done: dict[int, bool] = {}  # by the id of what is held and done: whether it expired
+        self._returned: set[int] = set()  # by id: in their queue again
         self._marks: deque[tuple[int, tuple[int, ...]]] = deque()  # snapshots that are not safe yet: number, done
 
     def lent(self, taken: Sequence[Envelope]) -> None:
         """These were taken from the queue."""
-        if taken:
-            self._lanes[taken[0].priority].lent.extend(taken)
+        for envelope in taken:
+            if id(envelope) in self._returned:
+                self._returned.remove(id(envelope))
+            else:
+                self._lanes[envelope.priority].lent.append(envelope)
 
     def returned(self, taken: Sequence[Envelope]) -> None:
-        """These went back to the queue: the last ones that were taken of their lane, and not done."""
-        if taken:
-            lent = self._lanes[taken[0].priority].lent
-            for envelope in reversed(taken):
-                last = lent.pop()
-                assert last is envelope, f"{envelope!r} was not the last that was taken"
+        """These went back to the head of their queue. They keep their place: later ones may be done, and expired."""
+        self._returned.update(map(id, taken))
 
     def finished(self, taken: Sequence[Envelope], expired: int = 0) -> None:
         """These are done, `expired` of them because they were late."""
@@ -151,15 +150,18 @@ class Settlement:
         return [] if until is None else self._settle(until)
 
     def rewind(self) -> list[list[Envelope]]:
-        """The state is that of the last snapshot again: what was lent since is to be lent once more, by lane."""
+        """The state is that of the last snapshot again: what was done since goes back to its queue, by lane.
+
+        What was lent is back there already. What is done and waits for such a one has expired, and stays so.
+        """
         lanes: list[list[Envelope]] = []
         for lane in self._lanes:
-            again = [*islice(lane.done, lane.marked - lane.settled, None), *lane.lent]
+            again = [lane.done.pop() for _ in range(lane.done_items() - lane.marked)]
+            lane.lent.extendleft(again)
+            again.reverse()
             for envelope in again:
-                self._done.pop(id(envelope), None)
-            for _ in range(lane.done_items() - lane.marked):
-                lane.done.pop()
-            lane.lent.clear()
+                del self._done[id(envelope)]
+            self.returned(again)
             lanes.append(again)
         return lanes
 

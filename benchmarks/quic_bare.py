@@ -1,10 +1,11 @@
-"""The peers of `quic.py`: aioquic as it comes, and TLS over TCP, both with the least that the workload needs."""
+"""The peers of `quic.py`: aioquic or qh3 as it comes, and TLS over TCP, both with the least that the workload needs."""
 
 # pyright: reportPrivateUsage=false, reportUnknownVariableType=false, reportUnknownMemberType=false
 
 from __future__ import annotations
 
 import asyncio
+import importlib
 import ssl
 import time
 from typing import TYPE_CHECKING, Any, Final
@@ -15,7 +16,19 @@ from aioquic.asyncio.server import serve
 from aioquic.quic.configuration import QuicConfiguration
 from aioquic.quic.events import StreamDataReceived
 from ipc_pair import percentiles_us
-from quic_pair import FAR, HOST, NEAR, Stopwatch, both, bulk_figures, connections, no_packets, resident_bytes, run_pair
+from quic_pair import (
+    ENGINE,
+    FAR,
+    HOST,
+    NEAR,
+    Stopwatch,
+    both,
+    bulk_figures,
+    connections,
+    no_packets,
+    resident_bytes,
+    run_pair,
+)
 
 from flowbridge.limits import QUIC_CONNECTION_WINDOW_BYTES, QUIC_DATAGRAM_BYTES, QUIC_STREAM_WINDOW_BYTES
 from flowbridge.transports.quic.engine import WRITE_BYTES_HIGH
@@ -26,28 +39,55 @@ if TYPE_CHECKING:
 
     from quic_pair import Files, Talk
 
-QUIC: Final = "aioquic"
+QUIC: Final = "bare QUIC"
+"""What ours is compared with: aioquic, or qh3."""
 TLS: Final = "TCP + TLS"
 _ALPN: Final = "bench"
 _ASK_BYTES: Final = 64
 
 
-def _configuration(files: Files, name: str, datagram_bytes: int | None, *, is_client: bool) -> QuicConfiguration:
+def _configuration(files: Files, name: str, datagram_bytes: int | None, *, is_client: bool) -> Any:
     """With the windows, the size of packets and the congestion control of ours."""
-    configuration = QuicConfiguration(
-        alpn_protocols=[_ALPN],
-        congestion_control_algorithm="cubic",
-        is_client=is_client,
-        max_data=QUIC_CONNECTION_WINDOW_BYTES,
-        max_stream_data=QUIC_STREAM_WINDOW_BYTES,
-        max_datagram_size=datagram_bytes or QUIC_DATAGRAM_BYTES,
-    )
+    size_bytes = datagram_bytes or QUIC_DATAGRAM_BYTES
+    windows: dict[str, Any] = {"max_data": QUIC_CONNECTION_WINDOW_BYTES, "max_stream_data": QUIC_STREAM_WINDOW_BYTES}
+    configuration: Any
+    if ENGINE[0] == "qh3":
+        from flowbridge.transports.quic.qh3.configuration import PACKET_BYTES_MAX
+
+        made = importlib.import_module("qh3.quic.configuration").QuicConfiguration
+        size_bytes = min(size_bytes, PACKET_BYTES_MAX)
+        configuration = made(
+            alpn_protocols=[_ALPN],
+            is_client=is_client,
+            max_datagram_size=size_bytes,
+            probe_datagram_size=False,
+            **windows,
+        )
+    else:
+        configuration = QuicConfiguration(
+            alpn_protocols=[_ALPN],
+            congestion_control_algorithm="cubic",
+            is_client=is_client,
+            max_datagram_size=size_bytes,
+            **windows,
+        )
     if is_client:
         configuration.load_verify_locations(cafile=str(files.ca))
         configuration.server_name = HOST
     else:
         configuration.load_cert_chain(files.certificate(name), files.key(name))
     return configuration
+
+
+def _of_engine() -> tuple[Any, Any, Any]:
+    """What makes a protocol, dials and listens with the engine that was chosen; both libraries are alike."""
+    if ENGINE[0] == "qh3":
+        from qh3.asyncio.client import connect as connect_qh3
+        from qh3.asyncio.server import serve as serve_qh3
+        from quic_bare_qh3 import Qh3Protocol
+
+        return Qh3Protocol, connect_qh3, serve_qh3
+    return _Quic, connect, serve
 
 
 class _Quic(QuicConnectionProtocol):
@@ -134,14 +174,15 @@ class _Tls(asyncio.Protocol):
 async def _listen(name: str, files: Files, datagram_bytes: int | None, made: Callable[[Any], None]) -> tuple[Any, int]:
     """A listener, and its port; each connection is told to `made`."""
     if name == QUIC:
+        kind, _, listen = _of_engine()
 
-        def create(*arguments: Any, **options: Any) -> _Quic:
-            protocol = _Quic(*arguments, **options)
+        def create(*arguments: Any, **options: Any) -> Any:
+            protocol = kind(*arguments, **options)
             made(protocol)
             return protocol
 
         configuration = _configuration(files, FAR, datagram_bytes, is_client=False)
-        server: Any = await serve(HOST, 0, configuration=configuration, create_protocol=create)
+        server: Any = await listen(HOST, 0, configuration=configuration, create_protocol=create)
         return server, server._transport.get_extra_info("sockname")[1]
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     context.load_cert_chain(files.certificate(FAR), files.key(FAR))
@@ -159,9 +200,8 @@ async def _dial(name: str, files: Files, datagram_bytes: int | None, port: int) 
     """A connection, and what closes it."""
     if name == QUIC:
         configuration = _configuration(files, NEAR, datagram_bytes, is_client=True)
-        context: AbstractAsyncContextManager[Any] = connect(
-            HOST, port, configuration=configuration, create_protocol=_Quic
-        )
+        kind, dial, _ = _of_engine()
+        context: AbstractAsyncContextManager[Any] = dial(HOST, port, configuration=configuration, create_protocol=kind)
         protocol: Any = await context.__aenter__()
         protocol.stream = protocol._quic.get_next_available_stream_id()
         return protocol, context

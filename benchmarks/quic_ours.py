@@ -11,7 +11,19 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
 from ipc_pair import percentiles_us
-from quic_pair import FAR, HOST, NEAR, Stopwatch, both, bulk_figures, connections, no_packets, resident_bytes, run_pair
+from quic_pair import (
+    ENGINE,
+    FAR,
+    HOST,
+    NEAR,
+    Stopwatch,
+    both,
+    bulk_figures,
+    connections,
+    no_packets,
+    resident_bytes,
+    run_pair,
+)
 
 from flowbridge.addresses import NodeAddress, TlsFiles
 from flowbridge.envelope import NO_DEADLINE, Envelope, Priority
@@ -27,6 +39,7 @@ from flowbridge.transports.quic.engines import make_acceptor, make_client
 from flowbridge.transports.quic.greeting import Own
 from flowbridge.transports.quic.serving import SessionServer
 from flowbridge.transports.quic.settings import QuicSettings
+from flowbridge.transports.quic.tokens import make_token
 from flowbridge.transports.quic.transport import QuicTransport
 
 if TYPE_CHECKING:
@@ -41,12 +54,30 @@ _TOPIC: Final = "bench.echo"
 _SECOND_NS: Final = 10**9
 
 
+def _with_token(files: Files, name: str, datagram_bytes: int | None, peer: str) -> dict[str, Any]:
+    """As `_identity` with qh3, whose servers ask for no certificate: who dials shows a token."""
+    if not peer:
+        tls = TlsFiles(str(files.certificate(name)), str(files.key(name)), str(files.ca), token_keys=str(files.ca))
+        settings = replace(_settings_of(files, name), client_certificates="none")
+    else:
+        key = files.ca.with_suffix(".key")
+        token = files.ca.with_name(f"{name}.token")
+        token.write_text(make_token(key, fabric="bench", node=name, audience=peer, now=time.time()), encoding="ascii")
+        tls = TlsFiles("", "", str(files.ca), token=str(token))
+        settings = QuicSettings(ca=files.ca)
+    if datagram_bytes is None:
+        return {"tls": tls, "engine": "qh3"}
+    return {"tls": tls, "settings": replace(settings, engine="qh3", datagram_bytes=datagram_bytes)}
+
+
 def _settings_of(files: Files, name: str) -> QuicSettings:
     return QuicSettings(certificate=files.certificate(name), key=files.key(name), ca=files.ca)
 
 
-def _identity(files: Files, name: str, datagram_bytes: int | None) -> dict[str, Any]:
-    """What a transport is told of who it is; without a size of datagrams it chooses one."""
+def _identity(files: Files, name: str, datagram_bytes: int | None, peer: str = "") -> dict[str, Any]:
+    """What a transport is told of who it is, and whom it dials; without a size of datagrams it chooses one."""
+    if ENGINE[0] == "qh3":
+        return _with_token(files, name, datagram_bytes, peer)
     if datagram_bytes is None:
         return {"tls": TlsFiles(str(files.certificate(name)), str(files.key(name)), str(files.ca))}
     return {"settings": replace(_settings_of(files, name), datagram_bytes=datagram_bytes)}
@@ -94,7 +125,7 @@ async def _host(
 ) -> AsyncGenerator[QuicTransport]:
     """The end that dials."""
     address = NodeAddress(HOST, talk.hear())
-    options = _identity(files, name, datagram_bytes)
+    options = _identity(files, name, datagram_bytes, peer)
     async with QuicTransport(SystemClock(), nodes={peer: address}, **options) as transport:
         await transport.start_worker(Placement(host=peer))
         yield transport

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 HOST: Final = "127.0.0.1"
 _FAILED: Final = b"x\n"
 NEAR, FAR = "near", "far"
+ENGINE = ["aioquic"]
+"""The engine of ours, and what is beside it."""
 LOOP: list[str] = ["uvloop"]
 """The name of the loop that every trial runs on."""
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Self, TextIO
 from flowbridge.addresses import parse_nodes
 from flowbridge.errors import ClosedError, FlowbridgeError
 from flowbridge.limits import DRAIN_NS_DEFAULT
+from flowbridge.placing import node_options
 from flowbridge.runtime.clock import SystemClock
 from flowbridge.runtime.launch import launch
 from flowbridge.runtime.tier_set import TierSet
@@ -32,7 +33,8 @@ class Host:
     `operators` are functions, classes or objects that a flow names as ``host:NAME``. `drain_ns` bounds
     every drain. `stdout` is where operators that print for people write; None is the process's own.
     `nodes` says where hosts are that a flow names, as ``{"edge-1": "quic://edge-1.example:4433"}``; `tls` has the files
-    with which this one proves to them who it is. Raises: LocalProtocolError for an address that is none.
+    with which this one proves to them who it is, and `engine` is what speaks QUIC with them: "auto", "aioquic" or
+    "qh3". Raises: LocalProtocolError for an address that is none.
     """
 
     def __init__(
@@ -45,6 +47,7 @@ class Host:
         stdout: TextIO | None = None,
         nodes: Mapping[str, str | NodeAddress] | None = None,
         tls: TlsFiles | None = None,
+        engine: str = "auto",
     ) -> None:
         self.clock: Clock = clock if clock is not None else SystemClock()
         self._operators = dict(operators or {})
@@ -53,7 +56,7 @@ class Host:
         self._stdout = stdout
         self._turns = Turns()
         self._nodes = parse_nodes(nodes or {})
-        self._tiers = TierSet(self.clock, _options(self._nodes, tls))
+        self._tiers = TierSet(self.clock, _options(self._nodes, tls, engine))
         self._flows: list[RunningFlow] = []
         self._started = 0  # how many flows, ever
         self._bus: EventBus | None = None
@@ -121,11 +124,11 @@ class Host:
         self._bus = None
 
 
-def _options(nodes: Mapping[str, NodeAddress], tls: TlsFiles | None) -> dict[str, dict[str, Any]]:
+def _options(nodes: Mapping[str, NodeAddress], tls: TlsFiles | None, engine: str) -> dict[str, dict[str, Any]]:
     """What transports are made with, by tier; an address names its tier."""
     schemes = {address.scheme for address in nodes.values()}
     return {
-        scheme: {"nodes": {name: found for name, found in nodes.items() if found.scheme == scheme}, "tls": tls}
+        scheme: node_options(tls, engine, {name: found for name, found in nodes.items() if found.scheme == scheme})
         for scheme in sorted(schemes)
     }
 

@@ -11,6 +11,7 @@ from flowbridge import registry
 from flowbridge.codec.codes import Code, error_of
 from flowbridge.errors import AuthError, FlowbridgeError, ResourceError
 from flowbridge.limits import DRAIN_NS_DEFAULT, NODE_HOSTS_MAX
+from flowbridge.placing import node_options
 from flowbridge.runtime.clock import SystemClock
 from flowbridge.runtime.gate import HostGate
 from flowbridge.runtime.part import Part
@@ -54,6 +55,7 @@ class Node:
         policy: NodePolicy,
         *,
         tls: TlsFiles | None = None,
+        engine: str = "auto",
         tell: Callable[[NodeEvent], object],
         clock: Clock | None = None,
         tiers: TierSet | None = None,
@@ -62,6 +64,7 @@ class Node:
         self.name = name
         self._policy = policy
         self._tls = tls
+        self._engine = engine
         self._tell = tell
         self._clock: Clock = clock if clock is not None else SystemClock()
         self._tiers = tiers
@@ -77,7 +80,7 @@ class Node:
         """Serve until it has drained or was stopped. Raises: FlowbridgeError when it cannot listen."""
         tiers = self._tiers
         if tiers is None:
-            tiers = TierSet(self._clock, {listen.scheme: {"nodes": {}, "tls": self._tls}})
+            tiers = TierSet(self._clock, {listen.scheme: node_options(self._tls, self._engine)})
         try:
             transport = await tiers.get(listen.scheme)
             if not hasattr(transport, "serve_node"):

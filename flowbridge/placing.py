@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING, Any, Protocol
 from flowbridge.contracts import DataSink, DataSource, Transport
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
-    from flowbridge.addresses import NodeAddress, PeerIdentity
+    from flowbridge.addresses import NodeAddress, PeerIdentity, TlsFiles
     from flowbridge.contracts import EventBus
     from flowbridge.plan import Placement, Route
 
@@ -233,10 +233,18 @@ class NodeListener(Protocol):
         ...
 
 
+def node_options(
+    tls: TlsFiles | None, engine: str = "auto", nodes: Mapping[str, NodeAddress] | None = None
+) -> dict[str, Any]:
+    """What a `NodeTransport` is made with: ``nodes`` by name of host, ``tls``, and ``engine`` where one was chosen."""
+    chosen = {} if engine == "auto" else {"engine": engine}
+    return {"nodes": dict(nodes or {}), "tls": tls, **chosen}
+
+
 class NodeTransport(PlacingTransport, Protocol):
     """A tier on which a node can serve hosts on other machines.
 
-    It is made with the keyword arguments ``nodes`` (`NodeAddress` by name of host) and ``tls`` (`TlsFiles` or None).
+    It is made with the keyword arguments of `node_options`.
     """
 
     async def serve_node(

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import gc
+import tracemalloc
 from dataclasses import replace
 from functools import partial
 from random import Random
@@ -11,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from quic_certs import make_ca, make_node
 
 from flowbridge.codec.arrays import write_array
+from flowbridge.codec.codes import Code
 from flowbridge.codec.framing import prefix
 from flowbridge.codec.session_frames import control_reader, read_control, whole
 from flowbridge.codec.session_words import (
@@ -18,6 +21,9 @@ from flowbridge.codec.session_words import (
     Hello,
     HelloAck,
     Open,
+    Ping,
+    Pong,
+    Scope,
     SessionLimits,
     StreamKind,
 )
@@ -86,6 +92,8 @@ class Core:
         self.echoes: dict[tuple[str, int], Echo] = {}
         self.wires: list[EngineWire] = []
         self.takes = True
+        self.takers: dict[StreamKind, Callable[[SessionStream], object]] = {}
+        """Who takes the streams of a kind, instead of an echo."""
 
     async def start(self) -> None:
         own = Own("core", VirtualClock(), incarnation=7)
@@ -102,6 +110,8 @@ class Core:
         def take(stream: SessionStream) -> None:
             if stream.kind is StreamKind.PART:
                 stream.fail(AuthError(f"{identity.node} may run nothing here"))
+            elif stream.kind in self.takers:
+                self.takers[StreamKind(stream.kind)](stream)
             elif self.takes:
                 self.echoes[identity.node, stream.number] = Echo(stream)
 
@@ -115,15 +125,16 @@ class Core:
 class Evil:
     """A client of the engine, driven by hand: it says what it likes."""
 
-    def __init__(self, node: str = "evil", **settings: Any) -> None:
+    def __init__(self, node: str = "evil", *, port: int = PORT, **settings: Any) -> None:
         self.node = node
+        self._port = port
         self._settings = replace(settings_of(node), **settings)
         self.events: list[EngineEvent] = []
         self.wire: EngineWire
         self._changed = asyncio.Event()
 
     async def connect(self) -> Evil:
-        self.wire = await dial(("core", PORT), partial(make_client, self._settings), on_event=self._on_event)
+        self.wire = await dial(("core", self._port), partial(make_client, self._settings), on_event=self._on_event)
         await self.until(lambda: any(isinstance(event, Connected) for event in self.events))
         return self
 
@@ -266,3 +277,29 @@ def attacked(attack: Callable[[Evil, Scene], Awaitable[None]], seed: int = 1) ->
         await scene.finish()
 
     run_simulated(scenario, seed=seed, until_s=1000)
+
+
+class Growth:
+    """How much more memory is in use; `measured` looks away from what the attacker itself keeps."""
+
+    def __init__(self) -> None:
+        gc.collect()
+        tracemalloc.start()
+        self.before = tracemalloc.get_traced_memory()[0]
+
+    def assert_small(self) -> None:
+        gc.collect()
+        now = tracemalloc.get_traced_memory()[0]
+        tracemalloc.stop()
+        assert now - self.before < GROWTH_BYTES_MAX
+
+
+async def stream_ends(evil: Evil, code: Code = Code.FRAME) -> str:
+    """The stream was given up with a code, and nothing else was; returns what was said."""
+    await evil.until(lambda: bool(evil.errors()))
+    (error,) = evil.errors()
+    assert (Code(error.code), error.scope, error.ref) == (code, Scope.STREAM, 0), error
+    evil.control(whole(Ping(10**6, 1, ())))
+    await evil.until(lambda: any(isinstance(one, Pong) and one.number == 10**6 for one in evil.frames()))
+    assert not any(isinstance(event, Closed) for event in evil.events)
+    return error.reason

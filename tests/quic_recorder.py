@@ -31,6 +31,7 @@ class RecordingEngine:
         self.consumed: dict[int, int] = {}
         self.closed: tuple[int, str] | None = None
         self.unsent = 0
+        self.on_left: Callable[[int], None] | None = None
         self.streams_left = 1 << 30
         self._next = 0 if is_client else 1
 

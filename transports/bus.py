@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from flowbridge.codec.codes import coded
 from flowbridge.envelope import Envelope, Priority
@@ -21,7 +21,7 @@ from flowbridge.errors import (
     NoResponderError,
     WouldBlock,
 )
-from flowbridge.limits import SUBSCRIPTIONS_MAX, TOPICS_CACHED_MAX
+from flowbridge.limits import SUBSCRIPTIONS_MAX, TOPICS_CACHED_MAX, TOPICS_REACH_MAX
 from flowbridge.machines.topics import TopicEntry, TopicTable, check_pattern, covers
 from flowbridge.plan import Qos
 from flowbridge.transports.bus_books import SubscriptionBooks
@@ -49,6 +49,9 @@ class _Fanout:
     every: tuple[Gate, ...]  # each subscription
     priority: Priority | None
     deadline_ns: int | None
+
+
+_GATE_REACH: Final = 64  # what a gate before a group costs, in references
 
 
 class _Opening:
@@ -92,6 +95,7 @@ class LocalEventBus:
         self._clock = clock
         self._table: TopicTable[SubscriptionPort] = TopicTable(cached_max=0)  # the fanouts are remembered instead
         self._fanouts: dict[str, _Fanout] = {}
+        self._reach = 0  # about how much all of them hold, as `TOPICS_REACH_MAX` counts
         self._entries: dict[SubscriptionPort, TopicEntry[SubscriptionPort]] = {}
         self._own: dict[SubscriptionPort, Gate] = {}
         self._groups: dict[str, dict[tuple[SubscriptionPort, ...], Gate]] = {}
@@ -172,8 +176,9 @@ class LocalEventBus:
         fanout = self._fanouts.get(topic)
         if fanout is None:
             ports = self._table.match(topic)
-            if len(self._fanouts) >= TOPICS_CACHED_MAX:
-                self._fanouts.clear()
+            self._reach += 2 * len(ports) + (_GATE_REACH if any(port.group is not None for port in ports) else 0)
+            if len(self._fanouts) >= TOPICS_CACHED_MAX or self._reach > TOPICS_REACH_MAX:
+                self._forget()
             qos = self._configured(topic)
             fanout = self._fanouts[topic] = _Fanout(
                 tuple(self._gates(ports)),
@@ -182,6 +187,16 @@ class LocalEventBus:
                 None if qos is None else qos.deadline_ns,
             )
         return fanout
+
+    def _forget(self) -> None:
+        """What topics reach is found again; with it go the gates of groups before which nothing waits."""
+        self._fanouts.clear()
+        self._reach = 0
+        self._groups = {
+            group: kept
+            for group, gates in self._groups.items()
+            if (kept := {members: gate for members, gate in gates.items() if any(gate.waits)})
+        }
 
     def _gates(self, ports: tuple[SubscriptionPort, ...]) -> Iterable[Gate]:
         groups: dict[str, list[SubscriptionPort]] = {}

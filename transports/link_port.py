@@ -449,6 +449,7 @@ class LinkSink(QueueSink):
         try:
             accepting = self._outcomes.apply(counts)
         except RemoteProtocolError as error:
+            self._loop.call_soon(link.fail, error)
             self._loop.call_soon(self._lost, link, error)
             return
         if self._outcomes.is_finished:

@@ -59,6 +59,10 @@ class NearLink(Protocol):
         """
         ...
 
+    def fail(self, error: Exception) -> None:
+        """The other end broke the rules: tell it, where the link can, and close this half."""
+        ...
+
     @property
     def needs_loop(self) -> bool:
         """Whether anything that was pushed waits for a turn of the loop."""

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from flowbridge.envelope import Trail
 
 _NUMBER_MAX: Final = 0xFFFF
-NODES_MAX: Final = 65_536
+NODES_MAX: Final = 16_384
 """Of all trails of a route together; further ones travel without, and are RemoteProtocolError from a peer."""
 _NO_CONTEXT: Final = write_array((None, "", None))
 

@@ -152,6 +152,11 @@ class StreamNearLink:
         """The consumer's end is gone."""
         self.on_lost(error or BrokenError(f"{self._link.peer}: the consumer vanished"))
 
+    def fail(self, error: Exception) -> None:
+        """The consumer's end broke the rules."""
+        self._link.stream.fail(error)
+        self.close()
+
     @property
     def needs_loop(self) -> bool:
         """A stream is written by the loop."""

@@ -10,6 +10,7 @@ import typer
 
 from flowbridge.cli import output
 from flowbridge.cli.flow_file import JsonOption  # noqa: TC001 - Typer reads the annotation
+from flowbridge.cli.tls_options import EngineOption  # noqa: TC001 - Typer reads the annotation
 from flowbridge.cli.units import (
     BENCH_BYTES_MAX,
     duration_text,
@@ -105,6 +106,7 @@ def bench_rtt(
     deadline: DeadlineOption = None,
     processes: ProcessesOption = 0,
     raw: RawOption = False,
+    engine: EngineOption = "auto",
     json: JsonOption = False,
 ) -> None:
     """Round trips, one after the other.
@@ -114,8 +116,8 @@ def bench_rtt(
     """
     from flowbridge.cli import bench_pair, bench_transport
 
-    if _in_two(tier, processes, raw=raw):
-        _run("rtt", partial(bench_pair.measure_rtt, raw=raw), tier, size, count, deadline, json=json)
+    if _in_two(tier, processes, raw=raw, engine=engine):
+        _run("rtt", partial(bench_pair.measure_rtt, raw=raw), tier, size, count, deadline, engine=engine, json=json)
     else:
         _run("rtt", bench_transport.measure_rtt, tier, size, count, deadline, json=json)
 
@@ -128,6 +130,7 @@ def bench_data(
     deadline: DeadlineOption = None,
     processes: ProcessesOption = 0,
     raw: RawOption = False,
+    engine: EngineOption = "auto",
     json: JsonOption = False,
 ) -> None:
     """One data port with a full queue.
@@ -136,13 +139,13 @@ def bench_data(
     """
     from flowbridge.cli import bench_pair, bench_transport
 
-    if _in_two(tier, processes, raw=raw):
-        _run("data", partial(bench_pair.measure_data, raw=raw), tier, size, count, deadline, json=json)
+    if _in_two(tier, processes, raw=raw, engine=engine):
+        _run("data", partial(bench_pair.measure_data, raw=raw), tier, size, count, deadline, engine=engine, json=json)
     else:
         _run("data", bench_transport.measure_data, tier, size, count, deadline, json=json)
 
 
-def _in_two(tier: str, processes: int, *, raw: bool) -> bool:
+def _in_two(tier: str, processes: int, *, raw: bool, engine: str) -> bool:
     """Whether to measure between two processes. BadParameter for what cannot be."""
     from flowbridge.cli.bench_pair import can_split
 
@@ -151,6 +154,8 @@ def _in_two(tier: str, processes: int, *, raw: bool) -> bool:
     possible = can_split(tier)
     if processes == 2 and not possible:
         raise typer.BadParameter(f"the tier {tier} joins no two processes", param_hint="--processes")
+    if processes == 1 and engine == "qh3":
+        raise typer.BadParameter("qh3 is measured between two processes", param_hint="--engine")
     return possible and processes != 1
 
 
@@ -162,12 +167,13 @@ def _run(
     count: int,
     deadline: str | None,
     *,
+    engine: str = "auto",
     json: bool,
 ) -> None:
     from flowbridge.cli.bench_measure import Trial, surroundings
 
     deadline_ns = None if deadline is None else parse_duration_ns(deadline)
-    trials = [Trial(tier, size_bytes, count, deadline_ns) for size_bytes in parse_sizes(size)]
+    trials = [Trial(tier, size_bytes, count, deadline_ns, engine) for size_bytes in parse_sizes(size)]
     results: list[Measured] = []
     for trial in trials:
         if sys.stderr.isatty():

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol, cast
 from flowbridge import registry
 from flowbridge.addresses import NodeAddress, TlsFiles
 from flowbridge.errors import FlowbridgeError
-from flowbridge.placing import Ticket
+from flowbridge.placing import Ticket, node_options
 from flowbridge.plan import ContentType, Placement, Plane, Qos, Route
 from flowbridge.runtime.clock import SystemClock
 
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 _ADDRESS: Final = "127.0.0.1"
 _HOST: Final = "bench-host"
 _NODE: Final = "bench-node"
+_TOKEN: Final = "token"  # noqa: S105 - the name of a file
 _PATIENCE_S: Final = 60.0  # for the other process to start
 _LINE_BYTES_MAX: Final = 65_536
 
@@ -66,8 +67,11 @@ def bench_route(name: str) -> Route:
 
 
 @contextmanager
-def identities(tier: str) -> Generator[str]:
-    """The folder with the certificates of both processes while they run; empty for a tier that needs none."""
+def identities(tier: str, engine: str) -> Generator[str]:
+    """The folder with the certificates of both processes while they run; empty for a tier that needs none.
+
+    With the engine qh3, whose servers ask for no certificates, the host has a token.
+    """
     if not hasattr(registry.transport(tier, SystemClock()), "serve_node"):
         yield ""
         return
@@ -77,21 +81,30 @@ def identities(tier: str) -> Generator[str]:
         now = dt.datetime.now(dt.UTC)
         names = [_HOST, _NODE]
         make_certificates(Path(folder), names, hosts=[_ADDRESS], fabric="bench", days=1, force=False, now=now)
+        if engine == "qh3":
+            from flowbridge.transports.quic.tokens import make_token
+
+            key = str(Path(folder, "ca.key"))
+            token = make_token(key, fabric="bench", node=_HOST, audience=_NODE, now=now.timestamp())
+            Path(folder, _TOKEN).write_text(token, encoding="ascii")
         yield folder
 
 
-def _files(folder: str, name: str) -> TlsFiles:
-    return TlsFiles(*(str(Path(folder, file)) for file in (f"{name}.pem", f"{name}.key", "ca.pem")))
+def _files(folder: str, name: str, engine: str) -> TlsFiles:
+    certificate, key, ca, token = (str(Path(folder, file)) for file in (f"{name}.pem", f"{name}.key", "ca.pem", _TOKEN))
+    if engine != "qh3":
+        return TlsFiles(certificate, key, ca)
+    return TlsFiles("", "", ca, token) if name == _HOST else TlsFiles(certificate, key, ca, token_keys=ca)
 
 
 async def near_ends(
-    tier: str, folder: str, there: socket.socket, back: socket.socket | None = None
+    tier: str, folder: str, there: socket.socket, back: socket.socket | None = None, *, engine: str = "auto"
 ) -> tuple[SplitTransport, Sequence[Any]]:
     """A transport of this process, and its ends of the route there and of the one back. Raises: FlowbridgeError."""
     if not folder:
         return cast("SplitTransport", registry.transport(tier, SystemClock())), (there, back)
     port = int(await asyncio.to_thread(_line, there))
-    options: dict[str, Any] = {"nodes": {_NODE: NodeAddress(_ADDRESS, port)}, "tls": _files(folder, _HOST)}
+    options = node_options(_files(folder, _HOST, engine), engine, {_NODE: NodeAddress(_ADDRESS, port)})
     transport = cast("NodeTransport", registry.transport(tier, SystemClock(), **options))
     here, place = Placement(), Placement(host=_NODE)
     own_there, its_there = await transport.join(bench_route("there"), here, place)
@@ -101,12 +114,13 @@ async def near_ends(
 
 
 async def far_ends(
-    tier: str, folder: str, there: socket.socket, back: socket.socket | None
+    tier: str, folder: str, there: socket.socket, back: socket.socket | None, *, engine: str = "auto"
 ) -> tuple[SplitTransport, Sequence[Any]]:
     """As `near_ends`, in the other process. Raises: FlowbridgeError."""
     if not folder:
         return cast("SplitTransport", registry.transport(tier, SystemClock())), (there, back)
-    transport = cast("NodeTransport", registry.transport(tier, SystemClock(), tls=_files(folder, _NODE)))
+    options = node_options(_files(folder, _NODE, engine), engine)
+    transport = cast("NodeTransport", registry.transport(tier, SystemClock(), **options))
     node = await transport.serve_node(NodeAddress(_ADDRESS, 0), _NODE, lambda link, _: link.close())
     there.sendall(f"{node.address.port}\n".encode())
     tickets = json.loads(await asyncio.to_thread(_line, there))

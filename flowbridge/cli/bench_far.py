@@ -39,6 +39,7 @@ class Job:
     there: int
     back: int
     folder: str = ""
+    engine: str = "auto"
 
     def to_json(self) -> str:
         """For the command line."""
@@ -98,7 +99,7 @@ def histogram_of(answer: dict[str, Any]) -> Histogram:
 async def _ports(job: Job) -> dict[str, Any]:
     there = socket.socket(fileno=job.there)
     back = None if job.back < 0 else socket.socket(fileno=job.back)
-    transport, ends = await far_ends(job.tier, job.folder, there, back)
+    transport, ends = await far_ends(job.tier, job.folder, there, back, engine=job.engine)
     try:
         source = await transport.open_source(bench_route("there"), ends[0])
         if back is None:

@@ -22,6 +22,7 @@ class Trial:
     size_bytes: int
     count: int
     deadline_ns: int | None
+    engine: str = "auto"
 
 
 @dataclass(frozen=True, slots=True)

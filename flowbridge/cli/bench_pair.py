@@ -38,9 +38,9 @@ def can_split(tier: str) -> bool:
 def measure_data(trial: Trial, *, raw: bool = False) -> Measured:
     """Fill a port from this process and empty it in another."""
     near, far = socket.socketpair()
-    with near, identities(trial.tier) as folder:
+    with near, identities(trial.tier, trial.engine) as folder:
         warm = min(WARM_UP, trial.count)
-        job = Job(trial.tier, raw, trial.size_bytes, warm, trial.count, far.fileno(), -1, folder)
+        job = Job(trial.tier, raw, trial.size_bytes, warm, trial.count, far.fileno(), -1, folder, trial.engine)
         with _other(job, [far]) as process:
             sent: Any = _ring_send(near, trial, job) if raw else run_on_loop(_send(near, trial, job))
             answer = _answer_of(process)
@@ -55,8 +55,10 @@ def measure_rtt(trial: Trial, *, raw: bool = False) -> Measured:
     near, far = socket.socketpair()
     near_back, far_back = socket.socketpair()
     warm = min(WARM_UP, trial.count)
-    with near, near_back, identities(trial.tier) as folder:
-        job = Job(trial.tier, raw, trial.size_bytes, warm, trial.count, far.fileno(), far_back.fileno(), folder)
+    with near, near_back, identities(trial.tier, trial.engine) as folder:
+        job = Job(
+            trial.tier, raw, trial.size_bytes, warm, trial.count, far.fileno(), far_back.fileno(), folder, trial.engine
+        )
         with _other(job, [far, far_back]) as process:
             if raw:
                 asked = _ring_ask(near, near_back, trial, job)
@@ -102,7 +104,7 @@ def _deadline_ns(trial: Trial, now_ns: int) -> int:
 
 async def _send(near: socket.socket, trial: Trial, job: Job) -> tuple[int, int]:
     """Processor time, and messages that were late before they left."""
-    transport, ends = await near_ends(trial.tier, job.folder, near)
+    transport, ends = await near_ends(trial.tier, job.folder, near, engine=job.engine)
     try:
         sink = await transport.open_sink(bench_route("there"), ends[0])
         payload, cpu_ns, missed = bytes(trial.size_bytes), 0, 0
@@ -134,7 +136,7 @@ async def _flushed(sink: DataSink) -> None:
 
 
 async def _ask_all(near: socket.socket, back: socket.socket, trial: Trial, job: Job) -> Measured:
-    transport, ends = await near_ends(trial.tier, job.folder, near, back)
+    transport, ends = await near_ends(trial.tier, job.folder, near, back, engine=job.engine)
     try:
         sink = await transport.open_sink(bench_route("there"), ends[0])
         source = await transport.open_source(bench_route("back"), ends[1])

@@ -11,7 +11,14 @@ import typer
 
 from flowbridge.cli import output
 from flowbridge.cli.flow_file import JsonOption  # noqa: TC001 - Typer reads the annotation
-from flowbridge.cli.tls_options import AuthorityOption, CertOption, KeyOption, TokenKeysOption, tls_files
+from flowbridge.cli.tls_options import (
+    AuthorityOption,
+    CertOption,
+    EngineOption,
+    KeyOption,
+    TokenKeysOption,
+    tls_files,
+)
 from flowbridge.cli.units import parse_duration_ns
 
 if TYPE_CHECKING:
@@ -40,6 +47,7 @@ def node(
     key: KeyOption = None,
     ca: AuthorityOption = None,
     token_keys: TokenKeysOption = None,
+    engine: EngineOption = "auto",
     policy: Annotated[str | None, typer.Option(metavar="FILE", help="What hosts may run and use here (YAML).")] = None,
     drain_timeout: Annotated[
         str, typer.Option(metavar="DURATION", help="A drain that takes longer cuts off what still runs.")
@@ -55,11 +63,15 @@ def node(
         return
     if listen is None or name is None:
         raise output.WrongUse("needs --listen quic://HOST:PORT and --name NAME")
+    if engine == "qh3" and not token_keys:
+        raise output.WrongUse(
+            "--engine qh3: a node with it cannot ask hosts for certificates; give --token-keys, or use aioquic"
+        )
     address, drain_ns = _address(listen), _drain_ns(drain_timeout)
     tls = tls_files(cert, key, ca, needed_by="a node", token_keys=token_keys)
     assert tls is not None, "a node needs files"
     made = _policy(policy, _fabric(name, tls))
-    cut = _run(address, name, made, tls, drain_ns, as_json=json)
+    cut = _run(address, name, made, tls, drain_ns, engine=engine, as_json=json)
     raise typer.Exit(output.INTERRUPTED if cut else output.DONE)
 
 
@@ -117,7 +129,9 @@ def _policy(path: str | None, fabric: str) -> NodePolicy:
     return read_policy(path)
 
 
-def _run(address: NodeAddress, name: str, policy: NodePolicy, tls: TlsFiles, drain_ns: int, *, as_json: bool) -> bool:
+def _run(
+    address: NodeAddress, name: str, policy: NodePolicy, tls: TlsFiles, drain_ns: int, *, engine: str, as_json: bool
+) -> bool:
     """Serve until a signal ended it; returns whether something was cut off."""
     from flowbridge.cli.run_loop import run_on_loop
     from flowbridge.telemetry.log import configure_logging
@@ -129,7 +143,7 @@ def _run(address: NodeAddress, name: str, policy: NodePolicy, tls: TlsFiles, dra
 
         from flowbridge.node import Node
 
-        made = Node(name, policy, tls=tls, tell=_teller(as_json=as_json), drain_ns=drain_ns)
+        made = Node(name, policy, tls=tls, engine=engine, tell=_teller(as_json=as_json), drain_ns=drain_ns)
         with _Signals(made, get_running_loop()):
             await made.serve(address)
         return made.was_cut

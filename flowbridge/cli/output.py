@@ -152,6 +152,13 @@ def report_error(error: FlowbridgeError | OSError, *, as_json: bool) -> int:
 
 
 def _one_line(error: FlowbridgeError | OSError) -> str:
+    """What it says; part of it may be from another machine."""
+    from flowbridge.codec.terminal_text import harmless
+
+    return harmless(_said(error))
+
+
+def _said(error: FlowbridgeError | OSError) -> str:
     if isinstance(error, FlowErrors):
         count = len(error.findings)
         return f"{count} finding{'' if count == 1 else 's'}"

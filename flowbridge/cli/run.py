@@ -9,7 +9,15 @@ import typer
 
 from flowbridge.cli import output
 from flowbridge.cli.flow_file import FlowArgument, JsonOption, load_plan
-from flowbridge.cli.tls_options import AuthorityOption, CertOption, KeyOption, TokenOption, node_addresses, tls_files
+from flowbridge.cli.tls_options import (
+    AuthorityOption,
+    CertOption,
+    EngineOption,
+    KeyOption,
+    TokenOption,
+    node_addresses,
+    tls_files,
+)
 from flowbridge.cli.units import parse_duration_ns
 
 if TYPE_CHECKING:
@@ -57,6 +65,7 @@ def run(
     key: KeyOption = None,
     ca: AuthorityOption = None,
     token: TokenOption = None,
+    engine: EngineOption = "auto",
     json: JsonOption = False,
 ) -> None:
     """Run a flow in this process, and what it places elsewhere there.
@@ -77,6 +86,7 @@ def run(
         trace_ratio=trace_ratio if trace_ratio is not None else 0.01 if otlp else 0.0,
         nodes=nodes,
         tls=tls_files(cert, key, ca, needed_by="--node" if nodes else "", token=token),
+        engine=engine,
     )
     view: View = choose_view(plan, as_json=json)
     ending = run_flow(plan, options, view)

@@ -31,6 +31,7 @@ class Options:
     trace_ratio: float
     nodes: Mapping[str, NodeAddress] = field(default_factory=dict[str, "NodeAddress"])
     tls: TlsFiles | None = None
+    engine: str = "auto"
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +103,7 @@ async def _host(
         stdout=stdout.as_text_io(),
         nodes=options.nodes,
         tls=options.tls,
+        engine=options.engine,
     ) as host:
         flow = await host.start(plan)
         current[0] = flow.report

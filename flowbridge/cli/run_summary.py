@@ -11,6 +11,7 @@ from flowbridge.cli import output
 from flowbridge.cli.run_view import alarming, percentiles
 from flowbridge.cli.table import print_rest, print_table, table
 from flowbridge.cli.units import duration_text, rate_text, size_text
+from flowbridge.codec.terminal_text import harmless
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -39,7 +40,7 @@ def print_summary(plan: Plan, report: RunReport, stream: TextIO) -> None:
     for text in _files(plan):
         console.print(Text(text))
     for error in report.errors:
-        console.print(Text.assemble(("error: ", "bold red"), error))
+        console.print(Text.assemble(("error: ", "bold red"), harmless(error)))
 
 
 def _print_nodes(console: Console, report: RunReport) -> None:

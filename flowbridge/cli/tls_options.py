@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import datetime as dt
+import importlib.util
 import time
-from typing import TYPE_CHECKING, Annotated, TypeAlias
+from typing import TYPE_CHECKING, Annotated, Final, TypeAlias
 
 import typer
 
@@ -15,6 +16,8 @@ from flowbridge.errors import LocalProtocolError, ResourceError
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Sequence
+
+ENGINES: Final = ("auto", "aioquic", "qh3")
 
 CertOption: TypeAlias = Annotated[
     str | None,
@@ -41,6 +44,27 @@ TokenKeysOption: TypeAlias = Annotated[
         metavar="FILE",
         envvar="FLOWBRIDGE_TOKEN_KEYS",
         help="Take tokens of hosts that are signed with these keys (PEM or JWKS).",
+    ),
+]
+
+
+def _known_engine(name: str) -> str:
+    """Refuse what is no engine, or is not installed, while the command line is read."""
+    if name not in ENGINES:
+        raise typer.BadParameter(f"{name!r:.40} is not one of {', '.join(ENGINES)}")
+    if name == "qh3" and importlib.util.find_spec("qh3") is None:
+        raise WrongUse("--engine qh3: it is not installed; pip install 'flowbridge[qh3]'")
+    return name
+
+
+EngineOption: TypeAlias = Annotated[
+    str,
+    typer.Option(
+        "--engine",
+        metavar="|".join(ENGINES),
+        envvar="FLOWBRIDGE_ENGINE",
+        callback=_known_engine,
+        help="What speaks QUIC with other hosts; auto is aioquic.",
     ),
 ]
 

@@ -16,6 +16,7 @@ from typing import Any, Final, cast
 
 from flowbridge import errors
 from flowbridge.codec.arrays import NOT_AGREED, read_plain
+from flowbridge.codec.terminal_text import harmless_plain
 from flowbridge.errors import EncodeError, FlowbridgeError, ProtocolError, RemoteProtocolError
 from flowbridge.limits import PART_DEPTH_MAX
 
@@ -73,8 +74,8 @@ def write_part(content: dict[str, Any]) -> bytes:
         raise EncodeError(f"what is told to another process cannot be written: {error}") from error
 
 
-def read_part(peer: str, kind: int, body: bytes) -> tuple[PartFrame, dict[str, Any]]:
-    """Kind and content of a frame. Raises: RemoteProtocolError."""
+def read_part(peer: str, kind: int, body: bytes, *, is_shown: bool = False) -> tuple[PartFrame, dict[str, Any]]:
+    """Kind and content of a frame; texts that may be shown command no terminal. Raises: RemoteProtocolError."""
     try:
         known = PartFrame(kind)
         content = _whole_item(body)
@@ -82,7 +83,7 @@ def read_part(peer: str, kind: int, body: bytes) -> tuple[PartFrame, dict[str, A
         raise RemoteProtocolError(f"{peer}: frame {kind:#x} cannot be read: {error!s:.200}") from error
     if not isinstance(content, dict):
         raise RemoteProtocolError(f"{peer}: frame {known.name} holds no map")
-    return known, cast("dict[str, Any]", content)
+    return known, cast("dict[str, Any]", harmless_plain(content) if is_shown else content)
 
 
 def _whole_item(body: bytes) -> Any:

@@ -51,6 +51,7 @@ CODEC_END: Final = 0x42
 _TAG_MAX: Final = 2**32 - 1
 _CODEC_MAX: Final = 2**16 - 1
 TRAIL_NODES_MAX: Final = 1024
+REMEMBERED_NODES_MAX: Final = 65_536
 _CONTEXT_BYTES_MAX: Final = HEADER_BYTES_MAX - 96  # what the other positions of an ITEM leave
 _INT_MIN: Final = -(2**63)
 
@@ -237,12 +238,16 @@ def write_trail(trail: Trail) -> bytes:
 
 
 class TrailReader:
-    """Makes trails of what a peer sends; equal trails become the same object."""
+    """Makes trails of what a peer sends; equal trails become the same object.
 
-    __slots__ = ("_roots",)
+    It remembers about `REMEMBERED_NODES_MAX` nodes, whatever routes come and go; then it begins anew.
+    """
+
+    __slots__ = ("_nodes", "_roots")
 
     def __init__(self) -> None:
         self._roots: dict[str, Trail] = {}
+        self._nodes = 0  # that were read since it began; those that many trails share count for each
 
     def read(self, data: bytes, nodes_max: int = TRAIL_NODES_MAX) -> tuple[Trail, int]:
         """A trail and how many nodes it has. Raises: DecodeError."""
@@ -250,6 +255,10 @@ class TrailReader:
         nodes_max = min(nodes_max, TRAIL_NODES_MAX)
         if not 1 <= len(items) <= nodes_max or not all(type(item) is str for item in items):
             raise DecodeError(f"a trail is no list of up to {nodes_max} nodes")
+        self._nodes += len(items)
+        if self._nodes > REMEMBERED_NODES_MAX:
+            self._roots.clear()
+            self._nodes = len(items)
         first = items[0]
         trail = self._roots.get(first)
         if trail is None:

@@ -16,7 +16,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from flowbridge.errors import RemoteProtocolError
-from flowbridge.limits import LANES, TOPICS_CACHED_MAX
+from flowbridge.limits import LANES, TOPICS_CACHED_MAX, TOPICS_REACH_MAX
 from flowbridge.machines.topics import TopicTable
 
 if TYPE_CHECKING:
@@ -49,13 +49,14 @@ class Offer:
 class BusMirror:
     """The table of subscriptions of a bus elsewhere."""
 
-    __slots__ = ("_entries", "_reached", "_table", "offers")
+    __slots__ = ("_entries", "_reach", "_reached", "_table", "offers")
 
     def __init__(self) -> None:
         self.offers: dict[int, Offer] = {}
         self._entries: dict[int, TopicEntry[Offer]] = {}
-        self._table: TopicTable[Offer] = TopicTable()
+        self._table: TopicTable[Offer] = TopicTable(cached_max=0)  # what is reached is remembered instead
         self._reached: dict[str, tuple[tuple[Offer, ...], ...]] = {}
+        self._reach = 0  # offers of all topics that are remembered
 
     def add(self, number: int, pattern: str, group: str | None, waits: bool) -> None:
         """Somebody subscribed. Raises: RemoteProtocolError for a number in use; LocalProtocolError."""
@@ -85,10 +86,13 @@ class BusMirror:
         found = self._reached.get(topic)
         if found is None:
             groups: dict[object, list[Offer]] = {}
-            for offer in self._table.match(topic):
+            offers = self._table.match(topic)
+            self._reach += len(offers)
+            for offer in offers:
                 groups.setdefault(offer if offer.group is None else offer.group, []).append(offer)
-            if len(self._reached) >= TOPICS_CACHED_MAX:
+            if len(self._reached) >= TOPICS_CACHED_MAX or self._reach > TOPICS_REACH_MAX:
                 self._reached.clear()
+                self._reach = len(offers)
             found = self._reached[topic] = tuple(tuple(members) for members in groups.values())
         return found
 

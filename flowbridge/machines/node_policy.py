@@ -59,16 +59,18 @@ class NodePolicy:
         manifest: PluginManifest,
         spec: OperatorSpec | None,
         digest_of: Callable[[str], str],
+        leads_out: Callable[[str], bool] = lambda _: False,
     ) -> str:
         """Why the node does not run an operator for a peer, in one line; empty when it does.
 
         `spec` is that of a built-in operator. `digest_of` gives the digest of the source of a reference; its
-        FlowbridgeError passes through.
+        FlowbridgeError passes through. `leads_out` says whether a path in the folder `files` leads out of it, over a
+        link, say.
         """
         ref = manifest.artifact.ref
         why = never_runs(ref) or self._not_granted(principal, ref, spec, digest_of)
         if not why and spec is not None:
-            why = self._outside(manifest.config, spec)
+            why = self._outside(manifest.config, spec, leads_out)
         return f"operator {ref!r:.120} is not allowed for {principal}: {why} (0x502 FORBIDDEN)" if why else ""
 
     def _not_granted(self, principal: str, ref: str, spec: OperatorSpec | None, digest_of: Callable[[str], str]) -> str:
@@ -89,7 +91,7 @@ class NodePolicy:
         found = digest_of(ref)
         return "" if found in expected else f"its source has digest {found}, the policy expects {' or '.join(expected)}"
 
-    def _outside(self, config: Mapping[str, object], spec: OperatorSpec) -> str:
+    def _outside(self, config: Mapping[str, object], spec: OperatorSpec, leads_out: Callable[[str], bool]) -> str:
         names = [setting.name for setting in spec.config if setting.type == "path"]
         if not names:
             return ""
@@ -97,7 +99,7 @@ class NodePolicy:
             return f"it uses files ({', '.join(names)}), and the policy names no folder for them (`files:`)"
         for name in names:
             value = config.get(name)
-            if isinstance(value, str) and not _is_below(value):
+            if isinstance(value, str) and (not _is_below(value) or leads_out(value)):
                 return f"{name} {value!r:.80} leads out of the folder {self.files}"
         return ""
 
@@ -123,6 +125,6 @@ def never_runs(ref: str) -> str:
 
 
 def _is_below(path: str) -> bool:
-    """Whether a path stays in the folder that it starts from; a link on the node may still lead out of it."""
+    """Whether a path stays in the folder that it starts from, by its text."""
     parts: Sequence[str] = path.replace("\\", "/").split("/")
     return bool(path) and not path.startswith(("/", "~", "\\")) and "\0" not in path and ".." not in parts

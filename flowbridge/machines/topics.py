@@ -14,7 +14,13 @@ import unicodedata
 from typing import TYPE_CHECKING, Final, Generic, TypeVar
 
 from flowbridge.errors import LocalProtocolError
-from flowbridge.limits import SUBSCRIPTIONS_MAX, TOPIC_CHARACTERS_MAX, TOPIC_TOKENS_MAX, TOPICS_CACHED_MAX
+from flowbridge.limits import (
+    SUBSCRIPTIONS_MAX,
+    TOPIC_CHARACTERS_MAX,
+    TOPIC_TOKENS_MAX,
+    TOPICS_CACHED_MAX,
+    TOPICS_REACH_MAX,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -131,16 +137,18 @@ class _Node(Generic[T]):
 class TopicTable(Generic[T]):
     """Values by pattern. A topic asked for before costs one dictionary look-up until the next change.
 
-    `cached_max` bounds how many topics are remembered; beyond it all are forgotten and found again in the trie. With 0
-    none is, for a caller that remembers what it makes of the answer.
+    `cached_max` bounds how many topics are remembered, and `TOPICS_REACH_MAX` how many values for all of them; beyond
+    that all are forgotten and found again in the trie. With 0 none is, for a caller that remembers what it makes of
+    the answer.
     """
 
-    __slots__ = ("_cache", "_cached_max", "_count", "_order", "_root")
+    __slots__ = ("_cache", "_cached", "_cached_max", "_count", "_order", "_root")
 
     def __init__(self, cached_max: int = TOPICS_CACHED_MAX) -> None:
         self._root: _Node[T] = _Node()
         self._cache: dict[str, tuple[T, ...]] = {}
         self._cached_max = cached_max
+        self._cached = 0  # values of all topics that are remembered
         self._count = 0
         self._order = 0
 
@@ -165,6 +173,7 @@ class TopicTable(Generic[T]):
         self._order += 1
         self._count += 1
         self._cache.clear()
+        self._cached = 0
         return entry
 
     def remove(self, entry: TopicEntry[T]) -> None:
@@ -189,6 +198,7 @@ class TopicTable(Generic[T]):
             del parent.children[word]
         self._count -= 1
         self._cache.clear()
+        self._cached = 0
 
     def match(self, topic: str) -> tuple[T, ...]:
         """The values whose patterns match, in the order they were added. Raises: LocalProtocolError for a bad topic."""
@@ -197,8 +207,10 @@ class TopicTable(Generic[T]):
             check_topic(topic)
             found = self._walk(topic.split("."))
             if self._cached_max:
-                if len(self._cache) >= self._cached_max:
+                self._cached += len(found)
+                if len(self._cache) >= self._cached_max or self._cached > TOPICS_REACH_MAX:
                     self._cache.clear()
+                    self._cached = len(found)
                 self._cache[topic] = found
         return found
 

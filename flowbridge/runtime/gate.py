@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING, Protocol
 
 from flowbridge.errors import FlowbridgeError
@@ -67,10 +68,18 @@ class HostGate:
         ref = manifest.artifact.ref
         spec = None if ":" in ref else self._catalog.get(ref)
         try:
-            why = self._policy.refusal(self._principal, manifest, spec, self._digest)
+            why = self._policy.refusal(self._principal, manifest, spec, self._digest, self._leads_out)
         except FlowbridgeError as error:
             why = f"operator {ref!r:.120} cannot be held against its digest: {error} (0x502 FORBIDDEN)"
         return self._told(why)
+
+    def _leads_out(self, path: str) -> bool:
+        """Whether links lead out of the folder for files. A host makes no links here: what leads in does so later."""
+        folder = os.path.realpath(self.base_dir)
+        try:
+            return os.path.commonpath((folder, os.path.realpath(os.path.join(folder, path)))) != folder
+        except (OSError, ValueError):
+            return True
 
     def _digest(self, ref: str) -> str:
         return operator_digest(ref, self._catalog)

@@ -58,7 +58,7 @@ def part_content(plan: Plan, place: Placement, around: Surroundings, *, same_use
     content: dict[str, Any] = {
         "process": str(place),
         "serial": around.serial,
-        "is_terminal": around.stdout.isatty(),
+        "is_terminal": same_user and around.stdout.isatty(),  # what others print is shown without its colours
         "trace_ratio": around.trace_ratio,
         "encoding": getattr(around.stdout, "encoding", None) or "utf-8",
     }

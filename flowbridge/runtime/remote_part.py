@@ -69,7 +69,7 @@ class RemotePart:
         self._loading: str | None = None  # the node whose operator is being loaded
         self._link_lost = asyncio.Event()
         self._is_stopping = False  # its nodes were told to stop, or it is to leave
-        self._is_late = False
+        self._is_late = self._is_same_user = False
         self._gone_at_ns = 0
         self._has_left = False  # it has said everything
         self._alarms: list[Alarm] = []
@@ -112,7 +112,7 @@ class RemotePart:
 
     def _tell_part(self, link: PartLink) -> None:
         """Tell it what to run. Raises: EncodeError that names the node whose state cannot go there; ResourceError."""
-        same_user = link.is_same_user
+        same_user = self._is_same_user = link.is_same_user
         content = part_content(self._plan, self.place, self._whole, same_user=same_user)
         content["nodes"] = [node.node for node in self.unfinished]
         content["ended"] = [node.node for node in self.nodes.values() if node.has_ended]
@@ -260,7 +260,7 @@ class RemotePart:
     def _frame(self, kind: int, body: bytes, ends: Sequence[Any]) -> None:
         for end in ends:
             end.close()  # a worker sends none
-        frame, content = read_part(self.name, kind, body)
+        frame, content = read_part(self.name, kind, body, is_shown=not self._is_same_user)
         try:
             self._said(frame, content)
         except DAMAGE as error:
@@ -334,7 +334,7 @@ class RemotePart:
         self._whole.recorded(spans)
 
     def _packed(self, plain: Any) -> PackedState:
-        return packed_from_plain(plain, same_user=self._worker is not None and self._worker.link.is_same_user)
+        return packed_from_plain(plain, same_user=self._is_same_user)
 
     def _node_ended(self, content: dict[str, Any]) -> None:
         node = self.nodes[content["node"]]

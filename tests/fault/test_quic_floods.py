@@ -5,11 +5,9 @@
 from __future__ import annotations
 
 import asyncio
-import gc
-import tracemalloc
 from typing import TYPE_CHECKING, Any
 
-from quic_hostile import GROWTH_BYTES_MAX, Evil, Scene, attacked, frame
+from quic_hostile import Evil, Growth, Scene, attacked, frame
 
 from flowbridge.codec.codes import Code
 from flowbridge.codec.session_frames import grease, whole
@@ -111,21 +109,6 @@ def test_a_peer_has_only_so_many_sessions(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 # --- floods: how much they may cost ---------------------------------------------------------------------------------
-
-
-class Growth:
-    """How much more memory is in use; `measured` looks away from what the attacker itself keeps."""
-
-    def __init__(self) -> None:
-        gc.collect()
-        tracemalloc.start()
-        self.before = tracemalloc.get_traced_memory()[0]
-
-    def assert_small(self) -> None:
-        gc.collect()
-        now = tracemalloc.get_traced_memory()[0]
-        tracemalloc.stop()
-        assert now - self.before < GROWTH_BYTES_MAX
 
 
 def test_a_flood_of_pings_is_answered_turn_by_turn_and_never_kept() -> None:

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import pickle
+import sys
 import textwrap
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -42,6 +43,14 @@ OPERATORS = textwrap.dedent(
 
 
     from flowbridge import Envelope
+
+
+    def shouts(value, context):
+        print("\\x1b]0;owned\\x07", "\\x9b31m", "tab\\there", file=context.stdout)
+        if context.stdout.isatty():
+            raise ValueError("it may think that it is on a terminal")
+        if value == 2:
+            raise ValueError("\\x1b]0;owned too\\x07")
 
 
     async def heard(value, context):
@@ -253,6 +262,47 @@ def test_a_file_operator_stays_in_the_folder_of_the_policy(monkeypatch: pytest.M
     for path in ("../in.csv", "/etc/passwd", "~/x", "a/../../b"):
         text = Scene(monkeypatch, policy).refusal(reads(path), 'id: k, operator: "null", inputs: {in: b/out}')
         assert "leads out of the folder" in text
+
+
+def test_a_link_in_the_folder_of_the_policy_leads_nowhere_else(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    folder = tmp_path / "data"
+    (folder / "deep").mkdir(parents=True)
+    (tmp_path / "secret.csv").write_text("n\n1\n")
+    (folder / "in.csv").write_text("n\n1\n2\n")
+    (folder / "file.csv").symlink_to(tmp_path / "secret.csv")
+    (folder / "folder").symlink_to(tmp_path)
+    (folder / "deep" / "none").symlink_to("../../nothing.csv")
+    (folder / "round").symlink_to("round")
+    (folder / "deep" / "good.csv").symlink_to("../in.csv")
+    (tmp_path / "link").symlink_to(folder)
+    policy, sink = replace(DEFAULT, files=str(tmp_path / "link")), Sink()
+
+    def reads(path: str) -> str:
+        return f"id: b, operator: csv_source, with: {{path: {path}}}, {EDGE}"
+
+    report = Scene(monkeypatch, policy).run(reads("deep/good.csv"), KEEP, operators={"keep": sink})
+    assert (report.status, sink.values[0].to_pydict()) == ("done", {"n": [1, 2]})
+    for path in ("file.csv", "folder/secret.csv", "folder/link/in.csv/../../secret.csv", "deep/none"):
+        text = Scene(monkeypatch, policy).refusal(reads(path), 'id: k, operator: "null", inputs: {in: b/out}')
+        assert "leads out of the folder" in text
+        assert "secret.csv" not in text.replace(path, ""), "where a link leads is not told"
+    sink_there = f"id: k, operator: csv_sink, with: {{path: folder/out.csv}}, inputs: {{in: b/out}}, {EDGE}"
+    assert "leads out of the folder" in Scene(monkeypatch, policy).refusal(reads("in.csv"), sink_there)
+    assert not (tmp_path / "out.csv").exists()
+
+
+def test_what_another_host_says_commands_no_terminal(
+    monkeypatch: pytest.MonkeyPatch, module: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True, raising=False)
+    shouts = f'id: b, operator: "python:{module}:shouts", inputs: {{in: a/out}}, {EDGE}'
+    report = Scene(monkeypatch, grant(f"python:{module}:shouts")).run(source(3), shouts, is_balanced=False)
+    assert report.status == "failed"
+    assert "\\x1b]0;owned too\\x07" in report.errors[0]
+    shown = capsys.readouterr()
+    assert shown.out == 3 * "\\x1b]0;owned\\x07 \\x9b31m tab\there\n"
+    everything = shown.out + shown.err + "".join(report.errors) + str(report.nodes["b"].error)
+    assert not any(code in everything for code in "\x1b\x07\x9b")
 
 
 def test_topics_cross_only_where_both_sides_name_them(monkeypatch: pytest.MonkeyPatch, module: str) -> None:

@@ -28,7 +28,7 @@ FLOW = "flowbridge: 1\nname: f\nnodes:\n  - {id: a, operator: sequence, with: {c
 def call(capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Call:
     """Run a command line in a folder of its own: exit code, stdout, stderr."""
     monkeypatch.chdir(tmp_path)
-    for name in ("CERT", "KEY", "CA", "TOKEN", "TOKEN_KEYS"):
+    for name in ("CERT", "KEY", "CA", "TOKEN", "TOKEN_KEYS", "ENGINE"):
         monkeypatch.delenv(f"FLOWBRIDGE_{name}", raising=False)
     (tmp_path / "flow.yaml").write_text(FLOW)
 
@@ -103,6 +103,46 @@ def test_a_wrong_use_is_one_line(call: Call, args: list[str], code: int, why: st
     assert (found, out) == (code, "")
     assert why in " ".join(err.replace("│", " ").split())
     assert "Traceback" not in err
+
+
+def installed(_: str) -> object:
+    return object()
+
+
+def missing(_: str) -> None:
+    return None
+
+
+@pytest.mark.parametrize(
+    ("args", "why"),
+    [
+        (["run", "flow.yaml", "--engine", "quiche"], "'quiche' is not one of auto, aioquic, qh3"),
+        (["bench", "rtt", "--engine", "quiche"], "'quiche' is not one of auto, aioquic, qh3"),
+        (["node", "--listen", "quic://h:1", "--name", "n", "--engine", "quiche"], "is not one of auto, aioquic, qh3"),
+        (["bench", "rtt", "--tier", "quic", "--processes", "1", "--engine", "qh3"], "between two processes"),
+        (["node", "--listen", "quic://h:1", "--name", "n", "--engine", "qh3"], "give --token-keys, or use aioquic"),
+    ],
+)
+def test_an_engine_that_cannot_be_chosen_is_a_wrong_use(
+    call: Call, args: list[str], why: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", installed)
+    code, out, err = call(*args)
+    assert (code, out) == (2, "")
+    assert why in " ".join(err.replace("│", " ").split())
+
+
+@pytest.mark.parametrize("by_environment", [False, True])
+def test_an_engine_that_is_not_installed_is_one_line_that_says_how_to_get_it(
+    call: Call, monkeypatch: pytest.MonkeyPatch, by_environment: bool
+) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", missing)
+    if by_environment:
+        monkeypatch.setenv("FLOWBRIDGE_ENGINE", "qh3")
+    args = ("run", "flow.yaml", "--node", "edge-1=quic://h:1")
+    code, out, err = call(*args, *(() if by_environment else ("--engine", "qh3")))
+    assert (code, out) == (2, "")
+    assert err == "Error: --engine qh3: it is not installed; pip install 'flowbridge[qh3]'\n"
 
 
 def test_the_environment_names_the_files_too(call: Call, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,8 +9,9 @@ import pytest
 from quic_recorder import EDGE, RecordingWire
 
 from flowbridge.codec.codes import Code
-from flowbridge.codec.session_frames import first_frame, grease, read_first, whole
+from flowbridge.codec.session_frames import control_reader, first_frame, grease, read_first, whole
 from flowbridge.codec.session_words import (
+    PING,
     Accept,
     Ack,
     Error,
@@ -23,7 +24,7 @@ from flowbridge.codec.session_words import (
     StreamKind,
 )
 from flowbridge.errors import BrokenError, ClosedError, Effect, RemoteProtocolError, ResourceError, Retry
-from flowbridge.limits import ACK_BYTES, ACK_DELAY_S, CONTROL_UNSENT_BYTES_HIGH, CONTROL_UNSENT_BYTES_MAX
+from flowbridge.limits import ACK_BYTES, ACK_DELAY_S, CONTROL_UNSENT_BYTES_HIGH, CONTROL_UNSENT_BYTES_MAX, GREASE_BEATS
 from flowbridge.testing.virtual_clock import VirtualClock
 from flowbridge.testing.virtual_loop import pause, run_simulated
 from flowbridge.transports.quic.connection import Connection
@@ -324,6 +325,21 @@ def test_what_follows_an_answer_waits_until_the_session_has_taken_over() -> None
         assert [one.number for one in of(Pong, wire)] == [9]
         assert [stream.number for stream in owner.streams] == [0]
         assert owner.take(owner.streams[0]) == b""
+
+    simulated(scenario)
+
+
+def test_a_frame_that_means_nothing_is_sent_now_and_then() -> None:
+    async def scenario(owner: Owner) -> None:
+        wire = owner.meet()
+        for _ in range(2000):
+            wire.heard_at = asyncio.get_running_loop().time()
+            await pause(0.25)
+        kinds = [kind for kind, _, _ in control_reader().feed(bytes(wire.engine.written[0]))]
+        odd = [kind for kind in kinds if kind & 1]
+        assert 2000 / GREASE_BEATS / 2 < len(odd) < 2000 / GREASE_BEATS * 2
+        assert len(set(odd)) > len(odd) / 2
+        assert sum(kind == PING for kind in kinds) == 2001, "and nothing goes instead of a ping"
 
     simulated(scenario)
 

@@ -55,6 +55,9 @@ class Recorder:
     def prioritize(self, number: int, urgency: int, deadline: float | None) -> None:
         """Everything leaves at once."""
 
+    def moved(self, stream: SessionStream) -> None:
+        """Nobody asks."""
+
     def owes_count(self, stream: SessionStream, size_bytes: int) -> None:
         self.counts.append(size_bytes)
 

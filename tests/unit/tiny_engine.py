@@ -18,6 +18,8 @@ from flowbridge.transports.quic.engine import (
 )
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from flowbridge.contracts import BytesLike
 
 HELLO_S = 0.2  # between two hellos of a client
@@ -44,6 +46,7 @@ class TinyEngine:
         """How often the timer came."""
         self.times: list[float] = [now]
         """Every time it was told."""
+        self.on_left: Callable[[int], None] | None = None
         self.raises: Exception | None = None
         """Raised by the next `receive`."""
 

@@ -7,7 +7,7 @@ from collections import deque
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from flowbridge.codec.codes import Code, from_transport
-from flowbridge.codec.session_frames import control_reader, first_frame, read_control, read_first, whole
+from flowbridge.codec.session_frames import control_reader, first_frame, grease, read_control, read_first, whole
 from flowbridge.codec.session_words import Accept, Open, StreamKind
 from flowbridge.errors import RemoteProtocolError
 from flowbridge.limits import (
@@ -127,11 +127,19 @@ class Connection:
         self._reset_at = self._loop.time()
         self._has_control = False
         wire.on_event = self._event
+        self._engine.on_left = self._left
 
     # --- out --------------------------------------------------------------------------------------------------------
 
     def send(self, *frames: ControlFrame) -> None:
         """Send frames on the control stream; never waits."""
+        self._send(b"".join([whole(frame) for frame in frames]))
+
+    def send_grease(self, number: int, body: bytes) -> None:
+        """Send a frame that the peer skips; see `session_frames.grease`."""
+        self._send(grease(number, body))
+
+    def _send(self, data: bytes) -> None:
         if self.is_over or self._is_closing:
             return
         if not self._has_control:
@@ -141,7 +149,7 @@ class Connection:
                 assert number == CONTROL, f"the control stream is {number}"
             else:
                 self._engine.prioritize(CONTROL, 0)
-        unsent = self._engine.write(CONTROL, b"".join([whole(frame) for frame in frames]))
+        unsent = self._engine.write(CONTROL, data)
         self.wire.touched()
         if unsent > CONTROL_UNSENT_BYTES_MAX:
             self.close(Code.LIMIT, f"more than {CONTROL_UNSENT_BYTES_MAX} bytes of control frames were not taken")
@@ -182,6 +190,12 @@ class Connection:
     def prioritize(self, number: int, urgency: int, deadline: float | None) -> None:
         """Change the place of a QUIC stream in the order of streams."""
         self._engine.prioritize(number, urgency, deadline)
+
+    def _left(self, number: int) -> None:
+        """Less of a QUIC stream is unsent."""
+        stream = self._streams.get(number) or self._awaited.get(number)
+        if stream is not None:
+            stream.keeper.moved(stream)
 
     def path(self) -> tuple[int, int, int]:
         """As the last three of `stream.Before`; 0 if unknown."""

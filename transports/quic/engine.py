@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, NamedTuple, Protocol, TypeAlias
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from flowbridge.contracts import BytesLike
 
@@ -138,6 +138,9 @@ EngineEvent: TypeAlias = (
 
 class Engine(Protocol):
     """One connection. Streams are numbered as RFC 9000, section 2.1 says; all calls after `Closed` do nothing."""
+
+    on_left: Callable[[int], None] | None
+    """Called with the number of each stream whose backlog has become smaller; it must not call the engine."""
 
     @property
     def caps(self) -> EngineCaps: ...

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 from flowbridge.addresses import NodeAddress, PeerIdentity
 from flowbridge.codec.session_words import StreamKind
 from flowbridge.errors import AuthError, BrokenError, LocalProtocolError, OverloadError
+from flowbridge.limits import DIALERS_MAX
 from flowbridge.transports.quic.dialing import Dialer
 from flowbridge.transports.quic.endpoint import listen
 from flowbridge.transports.quic.engines import make_acceptor, make_client
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from flowbridge.transports.quic.engine import Address, Engine, Identity
     from flowbridge.transports.quic.meeting import Meeting
     from flowbridge.transports.quic.session import Session
+    from flowbridge.transports.quic.settings import ClientCertificates, EngineName
     from flowbridge.transports.quic.stream import SessionStream
     from flowbridge.transports.quic.wire import Listener
 
@@ -73,11 +75,20 @@ class Node:
 class Peers:
     """The sessions of a process, one for each node that it reaches. Streams that come go to the meeting."""
 
-    def __init__(self, clock: Clock, meeting: Meeting, *, tls: TlsFiles | None, settings: QuicSettings | None) -> None:
+    def __init__(
+        self,
+        clock: Clock,
+        meeting: Meeting,
+        *,
+        tls: TlsFiles | None,
+        settings: QuicSettings | None,
+        engine: EngineName = "auto",
+    ) -> None:
         self._clock = clock
         self._meeting = meeting
         self._tls = tls
         self._given = settings
+        self._engine: EngineName = engine
         self._chooses_size = settings is None  # of datagrams, by where they go
         self._settings: QuicSettings | None = None
         self._own: Own | None = None
@@ -107,7 +118,8 @@ class Peers:
                 certificate=(tls.certificate or None) if tls else None,
                 key=(tls.key or None) if tls else None,
                 ca=tls.ca if tls else None,
-                client_certificates="ask" if tls and tls.token_keys else "require",
+                client_certificates=_asks(tls, self._engine),
+                engine=self._engine,
                 reset_key=reset_key_of(tls.key) if tls and tls.key else None,
             )
             if tls and tls.token:
@@ -148,9 +160,20 @@ class Peers:
             if session is None or session.is_over:
                 found = None
         if found is None:
+            self._forget_dialers()
+            if len(self._dialers) >= DIALERS_MAX:
+                raise OverloadError(
+                    f"node {node} ({address}): there are sessions with {DIALERS_MAX} nodes already", None
+                )
             found = asyncio.ensure_future(self._dial(node, address))
             self._dialers[name] = found
         return (await asyncio.shield(found))[1]
+
+    def _forget_dialers(self) -> None:
+        """Those that met nobody, and whose sessions are over: a host may name any address."""
+        for name, found in tuple(self._dialers.items()):
+            if found.done() and (found.cancelled() or found.exception() or found.result()[1].is_over):
+                del self._dialers[name]
 
     async def _dial(self, node: str, address: NodeAddress) -> tuple[Dialer, Session]:
         own, settings = self._me(), self._set()
@@ -265,6 +288,13 @@ class Peers:
         results: list[Any] = await asyncio.gather(*dialers.values(), return_exceptions=True)
         await asyncio.gather(*(one[0].aclose(settle_s) for one in results if isinstance(one, tuple)))
         await asyncio.gather(*(node.aclose(settle_s) for node in nodes))
+
+
+def _asks(tls: TlsFiles | None, engine: EngineName) -> ClientCertificates:
+    """How a node asks for certificates of hosts: where tokens do, the engine qh3 need not, which cannot."""
+    if tls is None or not tls.token_keys:
+        return "require"
+    return "none" if engine == "qh3" else "ask"
 
 
 def _another(peer: str, node: str, identity: Identity | None) -> AuthError:

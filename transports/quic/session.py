@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from random import Random
 from typing import TYPE_CHECKING, Final
 
 from flowbridge.codec.codes import Code, Fault, code_of, cut, error_of
@@ -18,16 +19,16 @@ from flowbridge.limits import (
     ACK_DELAY_S,
     HEARTBEAT_MS_MIN,
     SESSION_ACKS_MAX,
-    SESSION_STREAMS_MAX,
     SUCCEEDED_LEASE_MS,
     SUSPECT_BEATS,
 )
 from flowbridge.time.offset import ClockOffset
 from flowbridge.transports.quic.connection import why_closed
 from flowbridge.transports.quic.leaving import Leaving
-from flowbridge.transports.quic.refusing import refused
-from flowbridge.transports.quic.session_state import Grave, SessionState
+from flowbridge.transports.quic.refusing import check_room
+from flowbridge.transports.quic.session_state import GOES_ON, GRAVES, Grave, SessionState, grease, unproved, unwanted
 from flowbridge.transports.quic.stream import Before, SessionStream
+from flowbridge.transports.quic.waiting import Waiting
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -41,20 +42,6 @@ if TYPE_CHECKING:
 
 
 _log: Final = logging.getLogger("flowbridge.session")
-_GOES_ON: Final = frozenset({Code.SUPERSEDED, Code.CANCELLED, Code.PEER_GONE})
-"""Codes that end a connection and not its session: another one took over, or it came too late for who dialled it."""
-
-
-_GRAVES_PINGED: Final = 64
-"""With so many streams that are over the peer is asked at once, and not with the next heartbeat, whether it knows."""
-
-
-def _unwanted(stream: SessionStream) -> None:
-    stream.fail(RemoteProtocolError(f"{stream.peer}: nobody takes streams here"))
-
-
-def _unproved(connection: Connection, frame: Auth) -> None:
-    raise RemoteProtocolError("a new proof of identity came, and none was needed")
 
 
 class Session:
@@ -82,9 +69,9 @@ class Session:
         self.identity: Identity | None = None
         self.offset: Final = ClockOffset()
         self.state = SessionState.APART
-        self.on_stream: Callable[[SessionStream], None] = _unwanted
+        self.on_stream: Callable[[SessionStream], None] = unwanted
         """Who takes the streams that the peer opens."""
-        self.on_auth: Callable[[Connection, Auth], None] = _unproved  # who judges a new token of the peer
+        self.on_auth: Callable[[Connection, Auth], None] = unproved  # who judges a new token of the peer
         self.leaving: Leaving | None = None
         """What the peer said when it began to drain: it takes no new stream, and finishes what runs."""
         self._going: Leaving | None = None  # ... and what we said
@@ -92,17 +79,19 @@ class Session:
         """How many times streams went on over another connection."""
         self._owner = owner
         self._clock = clock
+        self._chance = Random(identifier + bytes((is_client,)))  # noqa: S311  (picks frames that mean nothing)
         self._loop = asyncio.get_running_loop()
         self._is_client = is_client
         self._streams: dict[int, SessionStream] = {}
         self._graves: dict[int, Grave] = {}
         self._next = 0 if is_client else 1
         self._waiting: list[SessionStream] = []  # for a QUIC stream
+        self._bytes = Waiting()
         self._counts: set[int] = set()  # streams whose count the peer is to be told
         self._counts_bytes = 0
         self._counts_timer: asyncio.TimerHandle | None = None
         self._pings = 0
-        self._ping_at_graves = _GRAVES_PINGED
+        self._ping_at_graves = GRAVES
         self._beat_ms = max(limits.hb_ms, HEARTBEAT_MS_MIN)
         self._beat: asyncio.TimerHandle | None = None
         self._next_beat = 0.0  # when `_tick` is due
@@ -140,12 +129,7 @@ class Session:
             return None
         if opened.number % 2 != self._is_client:
             raise RemoteProtocolError(f"{self.peer}: stream {opened.number} is not the peer's to open")
-        if len(self._streams) >= self.limits.streams_max:
-            told = f"{self.peer}: a session has at most {self.limits.streams_max} streams"
-            raise refused(Code.LIMIT, told)
-        if len(self._streams) + len(self._graves) >= SESSION_STREAMS_MAX:
-            told = f"{self.peer}: opens streams and answers no ping: {len(self._graves)} that are over are remembered"
-            raise refused(Code.LIMIT, told)
+        check_room(self.peer, len(self._streams), len(self._graves), self.limits.streams_max)
         if self._going is not None:
             refusal = self._going.refusal(opened.number, self._loop.time())
             self._graves[opened.number] = Grave(0, refusal, self._pings)
@@ -171,9 +155,12 @@ class Session:
         """What lies before bytes of this rank now: what waits on their stream, and on those that go first."""
         if self._connection is None:
             return None
-        queued = sum([one.waiting_bytes for one in self._streams.values() if one is stream or one.rank <= rank])
-        queued += sum([one.aside.before(rank) for one in self._streams.values() if one.aside is not None])
-        return Before(queued, *self._connection.path())
+        return Before(self._bytes.before(stream, rank), *self._connection.path())
+
+    def moved(self, stream: SessionStream) -> None:
+        """What waits on a stream, or its rank, may have changed."""
+        if stream.number in self._streams:
+            self._bytes.changed(stream)
 
     def owes_count(self, stream: SessionStream, size_bytes: int) -> None:
         """The peer is to be told how far a stream has come: with other bytes, or alone after a while or a lot."""
@@ -201,13 +188,14 @@ class Session:
 
     def _bury(self, stream: SessionStream, error: Error | None) -> None:
         self._streams.pop(stream.number, None)
+        self._bytes.forget(stream)
         if stream in self._waiting:
             self._waiting.remove(stream)
         self._graves[stream.number] = Grave(stream.come.count, error, self._pings)
         if not self._streams:
             self._settled.set()
         if len(self._graves) >= self._ping_at_graves:
-            self._ping_at_graves += _GRAVES_PINGED
+            self._ping_at_graves += GRAVES
             self.ping()
 
     # --- counts -----------------------------------------------------------------------------------------------------
@@ -333,7 +321,7 @@ class Session:
             for number in known:
                 if number not in self._counts:
                     del self._graves[number]
-            self._ping_at_graves = len(self._graves) + _GRAVES_PINGED
+            self._ping_at_graves = len(self._graves) + GRAVES
         elif type(frame) is Error:
             self._told_of(frame)
         elif type(frame) is Goaway:
@@ -378,7 +366,7 @@ class Session:
         if connection is not self._connection:
             return
         error = why_closed(closed, self.peer)
-        if closed.by_application and closed.code not in _GOES_ON:
+        if closed.by_application and closed.code not in GOES_ON:
             self.end(error)
             return
         self._connection = None
@@ -430,6 +418,7 @@ class Session:
                 self.end(error_of(Code.DRAINED, "it said that it would"))
             return
         self.ping()
+        grease(self._chance, connection)
         is_refused = connection.wire.is_refused
         if is_refused or silent_ms > SUSPECT_BEATS * self._beat_ms:
             if self.state is SessionState.CONNECTED:

@@ -101,6 +101,10 @@ class Keeper(Protocol):
         """What lies before bytes of this rank on a stream now; None without a connection, when nobody knows."""
         ...
 
+    def moved(self, stream: SessionStream) -> None:
+        """What waits on it, or its rank, may have changed: `before` asks the stream again."""
+        ...
+
     def owes_count(self, stream: SessionStream, size_bytes: int) -> None:
         """The peer is to be told how far the stream has come; so much came since it was asked last."""
         ...
@@ -139,7 +143,7 @@ class SessionStream:
         self._loop = asyncio.get_running_loop()
         self.rank: Rank = _URGENCY[StreamKind(kind)], NO_DEADLINE
         """Of the most pressing that waits, or that waited last; see `engine.URGENCIES`."""
-        self.aside: Aside | None = None  # once its link has messages that need not wait for others
+        self._aside: Aside | None = None  # once its link has messages that need not wait for others
         self._pressing: Pressing | None = None  # what `press` was told
         self._carrier: Carrier | None = None
         self._quic = -1  # the number of the QUIC stream
@@ -155,6 +159,16 @@ class SessionStream:
         self._failure: Exception | None = None
         self._is_lost_told = False
         self._waiters = Waiters()
+
+    @property
+    def aside(self) -> Aside | None:
+        """Who takes what comes, and sends what goes, beside the stream."""
+        return self._aside
+
+    @aside.setter
+    def aside(self, aside: Aside | None) -> None:
+        self._aside = aside
+        self.keeper.moved(self)
 
     def connect(
         self,
@@ -202,6 +216,7 @@ class SessionStream:
             self.aside.detached()
         self._inbox.clear()
         self._is_last_here = False
+        self.keeper.moved(self)
 
     @property
     def is_behind(self) -> bool:
@@ -241,6 +256,7 @@ class SessionStream:
         carrier, out = self._carrier, self.out
         if carrier is None:
             return
+        self.keeper.moved(self)
         while not self._is_full and out.kept_bytes < REPLAY_BYTES_MAX:
             data = out.take(_PIECE_BYTES)
             if not data:
@@ -279,6 +295,7 @@ class SessionStream:
         rank = pressing.rank
         if rank is not None and rank != self.rank:
             self.rank = rank
+            self.keeper.moved(self)
             self._prioritize()
 
     def _prioritize(self) -> None:
@@ -307,6 +324,7 @@ class SessionStream:
         if descriptors:
             raise LocalProtocolError(f"{self.peer}: descriptors do not leave their machine")
         carrier = self._carrier
+        self.keeper.moved(self)
         for part in parts:
             data = part if type(part) is bytes else bytes(part)  # it is kept until the peer has it
             is_idle = not out.unsent_bytes and not self._is_full and out.kept_bytes < REPLAY_BYTES_MAX
@@ -430,6 +448,7 @@ class SessionStream:
         """The session or the peer gave it up: nothing more can be sent or will come."""
         if self._failure is None:
             self._failure = error
+            self.keeper.moved(self)
             self._inbox.clear()  # nobody takes it, not even once it goes on after a pause
             self.out.finish()
             self.out.give_up()

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from flowbridge.placing import NodeListener, PartLink
     from flowbridge.plan import Route
     from flowbridge.transports.quic.session import Session
-    from flowbridge.transports.quic.settings import QuicSettings
+    from flowbridge.transports.quic.settings import EngineName, QuicSettings
     from flowbridge.transports.quic.stream import SessionStream
 
 _HERE: Final = Placement()
@@ -58,7 +58,7 @@ class Opening:
 class QuicTransport:
     """Makes ports whose ends are on two machines. `nodes` are the addresses of hosts by name.
 
-    `settings` replaces `tls` for those who need more than names of files.
+    `settings` replaces `tls` and `engine` for those who need more than names of files.
     """
 
     tier = "quic"
@@ -70,11 +70,12 @@ class QuicTransport:
         nodes: Mapping[str, NodeAddress] | None = None,
         tls: TlsFiles | None = None,
         settings: QuicSettings | None = None,
+        engine: EngineName = "auto",
     ) -> None:
         self._clock = clock
         self._nodes = dict(nodes or {})
         self._meeting = Meeting()
-        self._peers = Peers(clock, self._meeting, tls=tls, settings=settings)
+        self._peers = Peers(clock, self._meeting, tls=tls, settings=settings, engine=engine)
         self._trails = TrailReader()
         self._sinks: list[LinkSink] = []
         self._sources: list[tuple[LinkSource, FarEnd]] = []

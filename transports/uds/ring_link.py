@@ -268,6 +268,11 @@ class RingNearLink:
     def _fail(self, error: Exception) -> None:
         self.on_lost(error)
 
+    def fail(self, error: Exception) -> None:
+        """The consumer's end broke the rules."""
+        self._link.stream.fail(error)
+        self.close()
+
     def close(self) -> None:
         """Close this half; the consumer still gets what is in the ring."""
         if self._fileno >= 0:

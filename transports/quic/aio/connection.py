@@ -238,6 +238,10 @@ class BoundedConnection(QuicConnection):
         """... of all streams."""
         return sum(self.backlog(stream_id) for stream_id in self._streams)
 
+    def tell_sent(self, told: Callable[[int], None]) -> None:
+        """Tell of each stream that has something new in a packet."""
+        self._order.on_sent = told
+
     def can_send(self, stream_id: int) -> bool:
         """Whether a stream's number lets this side send."""
         return self._stream_can_send(stream_id)

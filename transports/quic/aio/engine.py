@@ -89,6 +89,8 @@ class AioquicEngine:
         self.faults = 0
         self.dropped = 0
         self.on_connection_id: Callable[[bytes, bool], None] | None = None
+        self.on_left: Callable[[int], None] | None = None
+        connection.tell_sent(self._left)
 
     # --- what an acceptor asks ------------------------------------------------------------------------------------
 
@@ -269,7 +271,7 @@ class AioquicEngine:
         """Give up sending a stream."""
         if self._closed is None and self._connection.writable(stream):
             self._connection.reset_stream(stream, code)
-            self._full.discard(stream)
+            self._dropped(stream)
 
     def stop(self, stream: int, code: int) -> None:
         """Want no more of a stream."""
@@ -338,7 +340,7 @@ class AioquicEngine:
                 events.append(StreamReset(event.stream_id, event.error_code))
         elif isinstance(event, aio.StopSendingReceived):
             if connection.first_stop(event.stream_id):
-                self._full.discard(event.stream_id)
+                self._dropped(event.stream_id)
                 events.append(StreamStopped(event.stream_id, event.error_code))
         elif isinstance(event, aio.HandshakeCompleted):
             self._complete()
@@ -364,6 +366,16 @@ class AioquicEngine:
         if not data or data[0] & 0x80 or connection.knows(data[1 : 1 + CONNECTION_ID_BYTES]):
             return False
         return is_reset(data, connection.reset_tokens(address))
+
+    def _dropped(self, stream: int) -> None:
+        """What was unsent of a stream is not sent."""
+        self._full.discard(stream)
+        self._left(stream)
+
+    def _left(self, stream: int) -> None:
+        """Less of a stream is unsent."""
+        if self.on_left is not None:
+            self.on_left(stream)
 
     def _find_room(self) -> None:
         for stream in sorted(self._full):

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Final, TypeAlias
 from flowbridge.transports.quic.engine import URGENCIES
 
 if TYPE_CHECKING:
-    from collections.abc import Collection
+    from collections.abc import Callable, Collection
 
     from aioquic.quic.stream import QuicStream
 
@@ -111,6 +111,7 @@ class StreamOrder(list["QuicStream"]):
         """Begin without streams."""
         super().__init__()
         self._schedule: Final = schedule
+        self.on_sent: Callable[[int], None] | None = None  # told of each stream that had something new in a packet
 
     def append(self, stream: QuicStream) -> None:
         """Put a new stream in its place."""
@@ -121,6 +122,10 @@ class StreamOrder(list["QuicStream"]):
         """Put the streams of one packet in their next places."""
         if not streams:
             return
+        if self.on_sent is not None:
+            for stream in streams:
+                assert stream.stream_id is not None, "only that of the handshake has no number, and is not in the list"
+                self.on_sent(stream.stream_id)
         if not self and len(streams) == 1:
             list.extend(self, streams)  # the only stream: there is no order, and nobody was passed over
             return

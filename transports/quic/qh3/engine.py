@@ -110,6 +110,8 @@ class Qh3Engine:
         self.faults = 0
         self.dropped = 0
         self.on_connection_id: Callable[[bytes, bool], None] | None = None
+        self.on_left: Callable[[int], None] | None = None
+        self._behind: Final[set[int]] = set()  # streams that had a backlog when it was looked at last
 
     # --- what an acceptor asks ------------------------------------------------------------------------------------
 
@@ -201,6 +203,8 @@ class Qh3Engine:
             self._datagrams = 0
         if connection.told:
             self._drain()
+        if self._behind:
+            self._tell_left()
         if self._full:
             self._find_room()
         if connection.ending is not None:
@@ -268,6 +272,8 @@ class Qh3Engine:
         if fin:
             self._ended.add(stream)
         unsent = connection.write(stream, data, fin)
+        if unsent:
+            self._behind.add(stream)
         if unsent > WRITE_BYTES_HIGH and not fin:
             self._full.add(stream)
         return unsent
@@ -425,6 +431,14 @@ class Qh3Engine:
             kind = bool(stream & 2)
             if stream > self._of_peer[kind]:
                 self._of_peer[kind] = stream
+
+    def _tell_left(self) -> None:
+        """Tell of every stream that had a backlog: qh3 does not say of which it sent."""
+        for stream in tuple(self._behind):
+            if not self.backlog(stream):
+                self._behind.discard(stream)
+            if self.on_left is not None:
+                self.on_left(stream)
 
     def _find_room(self) -> None:
         for stream in sorted(self._full):

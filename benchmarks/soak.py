@@ -3,7 +3,7 @@
     python benchmarks/soak.py --minutes 60
 
 Prints a line a minute, and at the end the slope of each process's memory over the second half of the run. Exit code 1
-when something was dropped, lost or late, or memory grew by more than a page a second.
+when something was dropped, lost, late or woken late, or memory grew by more than a page a second.
 """
 
 from __future__ import annotations
@@ -130,8 +130,10 @@ def main(arguments: list[str] | None = None) -> int:
     for name, edge in report.edges.items():
         books = edge.books
         bad |= not books.balances or bool(books.dropped_total or books.expired or books.refused or books.in_flight)
+        bad |= books.late_wakes > 0
         p99_ms = (books.latency.percentile(0.99) or 0) / 1e6
         counts = f"sent {books.sent:,}, delivered {books.delivered:,}, dropped {books.dropped}"
+        counts += f", woken late {books.late_wakes}"
         print(f"{name}: {counts}, p99 {p99_ms:.2f} ms")
     for process, slope in slopes(samples).items():
         bad |= slope > PAGE_BYTES

@@ -11,7 +11,7 @@ from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.sdk.util.instrumentation import InstrumentationScope
-from opentelemetry.trace import NoOpTracer, SpanKind, StatusCode
+from opentelemetry.trace import NoOpTracer, SpanContext, SpanKind, StatusCode
 from process_scene import Sink, run_placed
 
 from flowbridge.envelope import Envelope
@@ -48,9 +48,15 @@ def recording(ratio: float = 1) -> tuple[OtelInstrument, InMemorySpanExporter]:
     return OtelInstrument(tracer, "flow", ratio, SystemTime(), far=far), exporter
 
 
+def context_of(span: ReadableSpan) -> SpanContext:
+    context = span.get_span_context()
+    assert context is not None
+    return context
+
+
 def by_id(spans: tuple[ReadableSpan, ...], name: str) -> dict[int, ReadableSpan]:
     """The spans of a name, by their ids."""
-    return {span.context.span_id: span for span in spans if span.name == name}
+    return {context_of(span).span_id: span for span in spans if span.name == name}
 
 
 @pytest.mark.parametrize("place", ["", ", place: {process: first}"])
@@ -69,10 +75,12 @@ def test_the_span_of_a_worker_is_a_link_of_the_chain(tmp_path: Path, place: str)
         assert middle.parent is not None
         start = starts[middle.parent.span_id]
         assert start.parent is None
-        assert end.context.trace_id == middle.context.trace_id == start.context.trace_id
+        assert context_of(end).trace_id == context_of(middle).trace_id == context_of(start).trace_id
         assert began_ns <= start.end_time <= middle.end_time <= time.time_ns()  # type: ignore[operator]
         assert middle.start_time <= middle.end_time  # type: ignore[operator]
-    assert {span.context.trace_id for span in middles.values()} == {span.context.trace_id for span in starts.values()}
+    assert {context_of(span).trace_id for span in middles.values()} == {
+        context_of(span).trace_id for span in starts.values()
+    }
     middle = next(iter(middles.values()))
     assert middle.kind is SpanKind.CONSUMER
     assert middle.resource.attributes["service.name"] == "flow"

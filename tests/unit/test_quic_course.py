@@ -57,7 +57,7 @@ def test_urgency_comes_from_the_priority_and_arrow_data_is_bulk_unless_that_is_h
 
 def test_what_has_no_deadline_or_no_known_path_always_goes() -> None:
     clock = ManualClock(1_000 * MS)
-    busy, apart = Stream(Before(10**9, 1, MS, MS)), Stream(None)
+    busy, apart = Stream(Before(10**9, 1, 0, MS, MS)), Stream(None)
     assert RouteCourse(busy, clock).admits(prepared(b"x"))
     assert not busy.asked
     assert RouteCourse(apart, clock).admits(prepared(b"x", deadline_ns=1_001 * MS))
@@ -68,8 +68,8 @@ def test_the_way_to_the_peer_is_taken_off_what_is_left() -> None:
     clock = ManualClock(1_000 * MS)
     payload = bytes(20_000 - 64)  # with its frame 20 ms of a path of 1 MB a second
 
-    def admits(left_ms: int, way_ms: int, queued_bytes: int) -> bool:
-        stream = Stream(Before(queued_bytes, 20_000, 20 * MS, way_ms * MS))
+    def admits(left_ms: int, way_ms: int, queued_bytes: int, free_bytes: int = 0) -> bool:
+        stream = Stream(Before(queued_bytes, 20_000, free_bytes, 20 * MS, way_ms * MS))
         return RouteCourse(stream, clock).admits(prepared(payload, deadline_ns=(1_000 + left_ms) * MS))
 
     assert admits(100, 0, 60_000)
@@ -77,6 +77,8 @@ def test_the_way_to_the_peer_is_taken_off_what_is_left() -> None:
     assert admits(110, 10, 60_000)
     assert not admits(10, 10, 1)
     assert admits(10, 10, 0)
+    assert admits(10, 10, 10_000, free_bytes=30_000), "what leaves at once takes nobody's place"
+    assert not admits(10, 10, 10_001, free_bytes=30_000)
 
 
 def test_what_was_written_lends_its_rank_to_the_stream() -> None:

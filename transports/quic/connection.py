@@ -197,10 +197,11 @@ class Connection:
         if stream is not None:
             stream.keeper.moved(stream)
 
-    def path(self) -> tuple[int, int, int]:
-        """As the last three of `stream.Before`; 0 if unknown."""
+    def path(self) -> tuple[int, int, int, int]:
+        """As the last four of `stream.Before`; 0 if unknown."""
         stats = self._engine.stats()
-        return stats.window_bytes, round(stats.rtt * 1e9), round((stats.rtt - stats.rtt_min / 2) * 1e9)
+        free_bytes = max(0, stats.window_bytes - stats.in_flight_bytes)
+        return stats.window_bytes, free_bytes, round(stats.rtt * 1e9), round((stats.rtt - stats.rtt_min / 2) * 1e9)
 
     def consume(self, number: int, size_bytes: int) -> None:
         """So much of what arrived there was used."""

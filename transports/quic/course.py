@@ -57,11 +57,11 @@ class RouteCourse:
         if before is None:
             return True
         remaining_ns = envelope.deadline_ns - self._now_ns()
-        if not before.queued_bytes:
-            return remaining_ns > 0  # it takes nobody's place, and how long the way is is known best after it went
-        remaining_ns -= before.way_ns
         prepared: Prepared = envelope.payload
         size_bytes = prepared.nbytes + _FRAME_BYTES
+        if not before.queued_bytes or before.queued_bytes + size_bytes <= before.free_bytes:
+            return remaining_ns > 0  # it takes nobody's place, and how long the way is is known best after it went
+        remaining_ns -= before.way_ns
         return admit(size_bytes, remaining_ns, before.queued_bytes, before.window_bytes, before.srtt_ns)
 
     def wrote(self, envelope: Envelope) -> None:

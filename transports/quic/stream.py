@@ -80,11 +80,13 @@ class Before(NamedTuple):
     """What would be sent before bytes that are written now, and what the path carries in a round trip, if known.
 
     `way_ns` is how long bytes that leave are under way: all that makes a round trip longer than it can be is taken to
-    wait in front of them, as what keeps the path full is what this side sends.
+    wait in front of them, as what keeps the path full is what this side sends. `free_bytes` of the window are not in
+    flight: so much leaves at once.
     """
 
     queued_bytes: int
     window_bytes: int
+    free_bytes: int
     srtt_ns: int
     way_ns: int
 

@@ -11,7 +11,7 @@ from flowbridge.adapters.cycle import components, cycles, graph_of
 from flowbridge.adapters.unit import duration_text
 from flowbridge.budget import Budgets
 from flowbridge.limits import FINDINGS_MAX
-from flowbridge.plan import Category, ContentType, Plane, Policy
+from flowbridge.plan import Category, ContentType, Delivery, Plane, Policy
 from flowbridge.tiers import choose
 
 if TYPE_CHECKING:
@@ -33,6 +33,7 @@ def check_plan(plan: Plan, scene: Scene) -> None:
     if _check_cycles(plan, data, scene):
         _check_budgets(plan, scene)
     _check_tiers(plan, data, scene)
+    _check_delivery(plan, data, scene)
 
 
 def _mark(plan: Plan, *keys: str) -> Mark:
@@ -166,3 +167,21 @@ def _check_tiers(plan: Plan, data: Sequence[Route], scene: Scene) -> None:
         problem = choose(route, places[route.source_node], places[route.target_node]).problem
         if problem:
             scene.findings.add(rule.TIER, _mark(plan, route.id), f"{route.id}: {problem}")
+
+
+def _check_delivery(plan: Plan, data: Sequence[Route], scene: Scene) -> None:
+    """What is to be kept may not be dropped, and what is to have an effect once needs snapshots that know it."""
+    for route in data:
+        delivery, policy = route.qos.delivery, route.qos.policy
+        if delivery is Delivery.AT_MOST_ONCE:
+            continue
+        mark = _mark(plan, route.id)
+        if policy not in (Policy.BLOCK, Policy.ERROR):
+            message = f"{route.id}: delivery {delivery.value} with a queue of policy {policy.value}, which drops"
+            scene.findings.add(rule.DELIVERY, mark, message, "queue: {policy: block}")
+        draft = scene.drafts[route.target_node]
+        if delivery is not Delivery.EFFECTIVELY_ONCE or draft.damaged:
+            continue
+        if plan.manifest(route.target_node).snapshot_ns is None:
+            message = f"{route.id}: delivery effectively_once, but node {route.target_node} keeps no snapshots"
+            scene.findings.add(rule.DELIVERY, mark, message, "snapshot: 100ms, and an operator with both its hooks")

@@ -11,7 +11,7 @@ from flowbridge.adapters.qos import priority_of, queue_qos
 from flowbridge.adapters.source import Branch
 from flowbridge.adapters.syntax import CONTENT_TYPES, Output
 from flowbridge.limits import FLOW_ROUTES_MAX
-from flowbridge.plan import ContentType, Plane, Port, Qos, Route, Tier
+from flowbridge.plan import ContentType, Delivery, Plane, Port, Qos, Route, Tier
 from flowbridge.schema import accepts
 
 if TYPE_CHECKING:
@@ -131,7 +131,7 @@ def _check_settings(join: Join, scene: Scene) -> None:
     if join.end.plane is not Plane.BUS:
         wrong = [(key, "bus/...") for key in ("group", "reply") if getattr(given, key) is not None]
     if join.end.plane is not Plane.DATA:
-        wrong += [(key, "node/port") for key in ("feedback", "tier") if getattr(given, key) is not None]
+        wrong += [(key, "node/port") for key in ("feedback", "tier", "delivery") if getattr(given, key) is not None]
     for key, place in wrong:
         mark = join.tree.entries[key].mark
         scene.findings.add(rule.MISPLACED, mark, f"`{key}` belongs to {place}, not to {join.end}")
@@ -181,6 +181,7 @@ def _qos(join: Join, scene: Scene) -> Qos:
         qos,
         priority=priority if priority is not None else qos.priority,
         deadline_ns=given.deadline if given.deadline is not None else qos.deadline_ns,
+        delivery=Delivery(given.delivery) if given.delivery is not None and not is_bus else qos.delivery,
     )
 
 

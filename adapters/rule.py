@@ -152,7 +152,13 @@ PLACE: Final = _rule("FB510", "A place with both process and host", "Keep one of
 MISPLACED: Final = _rule(
     "FB511",
     "A setting that this kind of input does not have",
-    "`group` and `reply` belong to `bus/...`; `feedback` and `tier` belong to `node/port`.",
+    "`group` and `reply` belong to `bus/...`; `feedback`, `tier` and `delivery` belong to `node/port`.",
+)
+DELIVERY: Final = _rule(
+    "FB512",
+    "A delivery that cannot be kept",
+    "Give the route a queue that does not drop, and for `effectively_once` its node `snapshot:` and an operator with "
+    "both hooks; or leave `delivery` out.",
 )
 
 # --- limits -------------------------------------------------------------------------------------------------------

@@ -16,7 +16,7 @@ from pydantic_core import PydanticCustomError, core_schema
 from flowbridge.adapters import rule, unit
 from flowbridge.envelope import Priority
 from flowbridge.limits import NAME_CHARACTERS_MAX
-from flowbridge.plan import Category, ContentType, OnError, Per, Policy, RestartWhen, Scatter, Tier
+from flowbridge.plan import Category, ContentType, Delivery, OnError, Per, Policy, RestartWhen, Scatter, Tier
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -182,6 +182,9 @@ class Input(_Map):
     deadline: Duration | None = Field(None, description="From being sent on this route.")
     priority: PriorityWord | None = Field(None, description="Instead of the message's own.")
     tier: Annotated[str, _word(*(t.value for t in Tier))] | None = Field(None, description="How the nodes are joined.")
+    delivery: Annotated[str, _word(*(d.value for d in Delivery))] | None = Field(
+        None, description="What becomes of messages whose consumer's process dies; `at_most_once` unless told."
+    )
     feedback: bool | None = Field(None, description="This edge closes a cycle.")
     group: Name | None = Field(None, description="bus: one member of the group gets each message.")
     reply: bool | None = Field(None, description="bus: what the operator returns answers the request.")

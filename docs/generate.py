@@ -121,7 +121,7 @@ imported from the module that is named there. How they are used: [Embed flowbrid
 CHAPTERS: Final[dict[str, str]] = {
     "Run flows": "load Host RunReport Finding",
     "Write operators": "Operator OperatorContext Outputs Emit",
-    "Messages": "Envelope Priority TraceContext",
+    "Messages": "Envelope Gap Priority TraceContext",
     "Plans": "Plan Policy Qos Tier",
     "Contracts": "Clock DataPort DataSink DataSource Lease EventBus Transport FlowAdapter",
     "Machinery": "NodeRunner TimeManager",

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
         Transport,
     )
     from flowbridge.emit import Emit
-    from flowbridge.envelope import Envelope, Priority, TraceContext
+    from flowbridge.envelope import Envelope, Gap, Priority, TraceContext
     from flowbridge.errors import (
         AuthError,
         BrokenError,
@@ -83,6 +83,7 @@ __all__ = [
     "FlowAdapter",
     "FlowErrors",
     "FlowbridgeError",
+    "Gap",
     "Host",
     "Lease",
     "LocalProtocolError",
@@ -122,7 +123,7 @@ _HOMES: Final = {
         "Clock DataPort DataSink DataSource EventBus FlowAdapter Lease Operator OperatorContext Outputs Transport"
     ),
     "emit": "Emit",
-    "envelope": "Envelope Priority TraceContext",
+    "envelope": "Envelope Gap Priority TraceContext",
     "errors": (
         "AuthError BrokenError BusyError ClosedError CodecError DeadlineExceeded DecodeError EncodeError EndOfStream "
         "FlowErrors FlowbridgeError LocalProtocolError MissingExtraError NativeUnavailableError NoResponderError "

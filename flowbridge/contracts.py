@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
     from contextlib import AbstractAsyncContextManager
 
-    from flowbridge.envelope import Envelope, TraceContext
+    from flowbridge.envelope import Envelope, Gap, TraceContext
     from flowbridge.errors import FlowbridgeError
     from flowbridge.operator_spec import OperatorSpec
     from flowbridge.plan import Plan, PluginManifest, Qos, Route
@@ -438,6 +438,10 @@ class OpensOperator(Protocol):
 
     def restore(self, state: Any) -> Any:
         """Continue from what `snapshot` gave; called after `open`."""
+        ...
+
+    def on_gap(self, port: str, gap: Gap) -> Any:
+        """Messages of this input are missing, because a process died; called before the next one is handled."""
         ...
 
     def close(self) -> Any:

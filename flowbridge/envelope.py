@@ -129,3 +129,24 @@ class Envelope:
         deadline = "none" if self.deadline_ns == NO_DEADLINE else str(self.deadline_ns)
         lane = Priority(self.priority).word
         return f"<Envelope {self.seq} {lane} deadline_ns={deadline} {self.size_bytes} B {type(self.payload).__name__}>"
+
+
+@dataclass(frozen=True, slots=True)
+class Gap:
+    """Messages of a route that will not come, because a process died; an operator hears of it by its hook `on_gap`.
+
+    The numbers are those of `Envelope.seq`, the last one included. A number is None where nobody knows it: after a
+    producer died, what it had not sent, and what it would have counted to; `count` is the most that can be missing.
+    """
+
+    from_seq: int | None
+    to_seq: int | None
+    why: str
+    count: int | None = None
+
+    def __str__(self) -> str:
+        """Such as ``at most 3 messages are missing from 17 to 19: the consumer died``."""
+        how_many = "messages are" if self.count is None else f"at most {self.count} messages are"
+        first = "" if self.from_seq is None else f" from {self.from_seq}"
+        last = "" if self.to_seq is None else f" to {self.to_seq}"
+        return f"{how_many} missing{first}{last}: {self.why}"

@@ -124,6 +124,8 @@ class CrossingSink(DataSink, Protocol):
 class CrossingSource(DataSource, Protocol):
     """The consumer's end of a route whose producer is in another process."""
 
+    on_gap: Any
+    """A callable that takes the Gap, or None: who hears that messages are missing, before those that follow come."""
     on_lost: Any
     """A callable that takes the error: what to do when the other end is gone. (A checker would bind a Callable.)"""
 
@@ -133,6 +135,34 @@ class CrossingSource(DataSource, Protocol):
 
     def close(self) -> None:
         """Leave, after a last report. Idempotent."""
+        ...
+
+
+class SettlingSource(DataSource, Protocol):
+    """The consumer's end of a route of `effectively_once`: what is settled uses credit until a snapshot is safe."""
+
+    @property
+    def is_ahead(self) -> bool:
+        """Whether something was settled that the last snapshot does not know."""
+        ...
+
+    def resume(self, known: Sequence[int]) -> None:
+        """Begin, with the state of a snapshot that knew this, as `mark` returned it; empty without one.
+
+        Nothing arrives before. Once; after that `rewind` is what goes back.
+        """
+        ...
+
+    def mark(self, number: int) -> list[int]:
+        """A snapshot of this number is taken: it knows what was settled. Returns that, for `resume`."""
+        ...
+
+    def is_safe(self, number: int) -> None:
+        """That snapshot, or a later one, is there after a death: the producer need not keep what it knows."""
+        ...
+
+    def rewind(self) -> None:
+        """The state is that of the last snapshot again: what was settled since can be taken once more."""
         ...
 
 

@@ -16,7 +16,7 @@ from flowbridge.envelope import Priority
 from flowbridge.finding import Position
 from flowbridge.limits import QUEUE_BYTES_DEFAULT, QUEUE_ITEMS_DEFAULT
 
-PLAN_FORMAT: Final = (1, 0)
+PLAN_FORMAT: Final = (1, 1)
 """Major and minor of the plan document.
 
 A reader of 1.x reads every 1.y: unknown members are ignored, missing ones take their defaults. Another major is
@@ -66,6 +66,14 @@ class Policy(enum.Enum):
     DROP_NEWEST = "drop_newest"  # the new one goes, and is counted
     LATEST = "latest"  # one place: the new one replaces the old, which is counted
     ERROR = "error"  # the sender gets WouldBlock, counted as refused
+
+
+class Delivery(enum.Enum):
+    """What becomes of messages that were sent to a process that dies, when it is started again."""
+
+    AT_MOST_ONCE = "at_most_once"  # those that it had not reported as handled are lost, and counted
+    AT_LEAST_ONCE = "at_least_once"  # they are sent again; some may be handled twice
+    EFFECTIVELY_ONCE = "effectively_once"  # those that its last snapshot does not know are: its state has each once
 
 
 class Tier(enum.Enum):
@@ -188,6 +196,7 @@ class Qos:
     low_items: int = QUEUE_ITEMS_DEFAULT // 2
     priority: Priority | None = None
     deadline_ns: int | None = None
+    delivery: Delivery = Delivery.AT_MOST_ONCE
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -75,6 +75,9 @@ class EdgeReport:
                 "executing": books.missed.executing,
                 "late": books.missed.late,
             },
+            "gaps": books.gaps,
+            "redelivered": books.redelivered,
+            "repeated": books.repeated,
             "latency_us": latency_us(books.latency),
             **{name: count for name, count in seldom.items() if count},
         }

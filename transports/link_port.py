@@ -16,14 +16,18 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import secrets
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
+from flowbridge.codec.route_frames import RouteOpen
 from flowbridge.errors import BrokenError, ClosedError, EncodeError, RemoteProtocolError, WouldBlock
 from flowbridge.limits import LANES, SLICE_ITEMS_MAX
 from flowbridge.machines.outcome import NOTHING, Outcomes
 from flowbridge.plan import Policy
+from flowbridge.transports.link_pair import LinkDataPort
 from flowbridge.transports.link_source import LinkSource
+from flowbridge.transports.route_link import without_refused
 from flowbridge.transports.route_queue import QueueSink, RouteQueue
 from flowbridge.transports.route_records import RecordWriter
 
@@ -39,6 +43,7 @@ if TYPE_CHECKING:
 __all__ = ["LinkDataPort", "LinkSink", "LinkSource"]
 
 _log: Final = logging.getLogger("flowbridge.transports")
+_PRODUCER_BITS: Final = 62  # enough that no two runs of a producer are taken for one
 
 
 class LinkSink(QueueSink):
@@ -51,7 +56,9 @@ class LinkSink(QueueSink):
         "_lazy_items",
         "_link",
         "_loop",
+        "_lost_items",
         "_outcomes",
+        "_producer",
         "_records",
         "_seen",
         "_soon",
@@ -73,15 +80,19 @@ class LinkSink(QueueSink):
         self._is_left = False
         self._soon = False
         self._flushed: asyncio.Future[None] | None = None
+        self._producer = secrets.randbits(_PRODUCER_BITS)
+        self._lost_items = 0  # with the last consumer: the next one is told
         self.on_lost: Callable[[Exception], None] = self._break_unless_finished
-        """What to do when the link is lost; by default the route is broken, unless the consumer had seen its end.
-
-        Another may `attach` a new link later.
-        """
+        """What to do when the link is lost, such as to `attach` another; else it breaks a route that is not over."""
         if link is not None:
             self.attach(link)
 
     # --- the link ---------------------------------------------------------------------------------------------------
+
+    @property
+    def opening(self) -> RouteOpen:
+        """What the next consumer is to be told when the route is opened."""
+        return RouteOpen(producer=self._producer, lost=self._lost_items)
 
     def attach(self, link: NearLink) -> None:
         """Go on over this link; messages that wait go over it first. One that is still there is taken as lost."""
@@ -109,6 +120,13 @@ class LinkSink(QueueSink):
         self._take_report(link)
         self._link = None
         link.close()
+        before = 0 if self._outcomes.has_heard else self._lost_items  # that consumer died before it handled anything
+        lost = self._forget()
+        self._lost_items = before + lost
+        return lost
+
+    def _forget(self) -> int:
+        """The consumer is gone: what becomes of that which it had not reported. Returns how many were lost."""
         return self._outcomes.lose()
 
     def _lost(self, link: NearLink, error: Exception) -> None:
@@ -119,7 +137,7 @@ class LinkSink(QueueSink):
         lost = self._leave()
         if lost:
             _log.warning("%s: %d messages were lost with the consumer: %s", self._ends.edge, lost, error)
-        elif was_finished:
+        elif was_finished and not self._queue.waiting:
             self._outcomes.is_finished = True  # a successor of the consumer is sent the end once more
         try:
             self.on_lost(error)
@@ -300,7 +318,7 @@ class LinkSink(QueueSink):
         if link is not None and link.refused:
             for _ in link.refused:
                 queue.expire_waiting()
-            went = _without_refused(link, went)
+            went = without_refused(link, went)
         for envelope in went:
             queue.pass_on(envelope)
             self._outcomes.pushed(envelope.priority, envelope.size_bytes)
@@ -336,9 +354,8 @@ class LinkSink(QueueSink):
             if link.refused:
                 self._miss(link.refused)
                 self._loop.call_soon(self._admit)
-                went = _without_refused(link, went)
-            for envelope in went:
-                outcomes.pushed(envelope.priority, envelope.size_bytes)
+                went = without_refused(link, went)
+            self._went(went)
             if count < len(taken):
                 queue.give_back(taken[count:])
                 self._is_full = True
@@ -349,6 +366,11 @@ class LinkSink(QueueSink):
             if not outcomes.has_ended:
                 self._is_full = True
                 self._ask()
+
+    def _went(self, envelopes: Sequence[Envelope]) -> None:
+        """Messages that stood in the queue went over the link."""
+        for envelope in envelopes:
+            self._outcomes.pushed(envelope.priority, envelope.size_bytes)
 
     def _pump_backlog(self) -> None:
         """As `_pump`, for what has stood here a while: it may be late by now."""
@@ -476,23 +498,3 @@ class LinkSink(QueueSink):
         self._leave()
         self._queue.abort()
         self._tell_flushed()
-
-
-def _without_refused(link: NearLink, went: Sequence[Envelope]) -> list[Envelope]:
-    """Those that are on their way; the link forgets which it refused."""
-    refused, link.refused = {id(envelope) for envelope in link.refused}, []
-    return [envelope for envelope in went if id(envelope) not in refused]
-
-
-class LinkDataPort:
-    """Both ends of a route whose link has both ends in this process; see `contracts.DataPort`."""
-
-    __slots__ = ("route", "sink", "source")
-
-    def __init__(self, route: Route, sink: LinkSink, source: LinkSource) -> None:
-        self.route = route
-        self.sink = sink
-        self.source = source
-
-    def __repr__(self) -> str:
-        return f"<LinkDataPort {self.route.id}>"

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import logging
+from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
+from flowbridge.envelope import Gap
 from flowbridge.errors import ClosedError
 from flowbridge.machines.outcome import Arrivals
 from flowbridge.transports.route_link import BlockingLink
@@ -14,16 +17,23 @@ from flowbridge.transports.route_queue import QueueSource, RouteQueue
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from flowbridge.codec.route_frames import RouteOpen
     from flowbridge.contracts import Clock
     from flowbridge.envelope import Envelope
     from flowbridge.plan import Route
     from flowbridge.transports.route_link import FarLink
 
+_log: Final = logging.getLogger("flowbridge.transports")
+PRODUCER_DIED: Final = "the producer died; another one counts from 0"
+
 
 class LinkSource(QueueSource):
     """The consumer's end; see `contracts.DataSource`."""
 
-    __slots__ = ("_arrivals", "_blocking", "_is_scheduled", "_is_started", "_link", "_loop", "_owes_report", "on_lost")
+    __slots__ = (
+        *("_arrivals", "_blocking", "_gap", "_is_scheduled", "_is_started", "_last_seq", "_link", "_loop", "_opened"),
+        *("_owes_report", "on_gap", "on_lost"),
+    )
 
     def __init__(self, route: Route, clock: Clock, link: FarLink | None = None) -> None:
         super().__init__(RouteQueue(route.id, route.qos, clock))
@@ -34,23 +44,65 @@ class LinkSource(QueueSource):
         self._is_started = False  # the link brings messages
         self._owes_report = False
         self._is_scheduled = False  # the loop will report
+        self._opened: RouteOpen | None = None  # by the producer that sends, or sent last
+        self._gap: Gap | None = None  # before what the link brings next
+        self._last_seq: int | None = None
+        self.on_gap: Callable[[Gap], None] | None = None
+        """Hears that messages are missing, before those that follow arrive."""
         self.on_lost: Callable[[Exception], None] = self.break_off
         """What to do when the link is lost before the end; by default the route is broken."""
         if link is not None:
             self.attach(link)
 
-    def attach(self, link: FarLink) -> None:
-        """Go on over this link, once everything that came over the last one is settled."""
+    def attach(self, link: FarLink, opened: RouteOpen | None = None) -> None:
+        """Go on over this link, once everything that came over the last one is settled; `opened` is what it said."""
         last, self._link = self._link, link
         if last is not None:
             last.close()
         self._blocking = link if isinstance(link, BlockingLink) else None
         self._is_started = False
         link.on_messages = self._arrived
+        self._expect(None if opened is None else self._missing(opened))
         link.on_end = self._finished
         link.on_missed = self._missed
         link.on_lost = partial(self._lost, link)
         self._start()
+
+    def _missing(self, opened: RouteOpen) -> Gap | None:
+        """What is missing between the last message and the next one, as far as is known by now."""
+        before, self._opened = self._opened, opened
+        if before is not None and before.producer != opened.producer:
+            last, self._last_seq = self._last_seq, None
+            first = 0 if last is None else last + 1
+            return Gap(first, None, PRODUCER_DIED)
+        if opened.lost:
+            return Gap(None, None, "the consumer died", opened.lost)
+        return self._gap
+
+    def _expect(self, gap: Gap | None) -> None:
+        """Tell this before what the link brings first."""
+        link, self._gap = self._link, gap
+        if gap is not None and link is not None:
+            link.on_messages = partial(self._arrived_after, link)
+
+    def _arrived_after(self, link: FarLink, envelopes: Sequence[Envelope]) -> None:
+        """The first messages after a gap."""
+        link.on_messages = self._arrived
+        gap = self._gap
+        if gap is not None and gap.count is not None:
+            to_seq = max(0, envelopes[0].seq - 1)
+            gap = replace(gap, from_seq=max(0, to_seq - gap.count + 1), to_seq=to_seq)
+        self._tell_gap(gap)
+        self._arrived(envelopes)
+
+    def _tell_gap(self, gap: Gap | None) -> None:
+        self._gap = None
+        if gap is None:
+            return
+        self.books.gaps += 1
+        _log.warning("%s: %s", self._ends.edge, gap, extra={"edge": self._ends.edge})
+        if self.on_gap is not None:
+            self.on_gap(gap)
 
     def _start(self) -> None:
         """Start the link if nothing of an earlier one is held."""
@@ -70,6 +122,7 @@ class LinkSource(QueueSource):
 
     def _arrived(self, envelopes: Sequence[Envelope]) -> None:
         queue, arrivals = self._queue, self._arrivals
+        self._last_seq = envelopes[-1].seq
         dropped = queue.books.dropped_total if queue.drops else 0
         size_bytes = queue.arrive_plain(envelopes)
         if size_bytes >= 0:
@@ -101,6 +154,7 @@ class LinkSource(QueueSource):
             self._loop.call_exception_handler({"message": what, "exception": error})
 
     def _finished(self) -> None:
+        self._tell_gap(self._gap)
         self._queue.finished = self._ends.guarded = True
         self._report_soon()
         self._tell()

@@ -106,3 +106,9 @@ class BlockingLink(FarLink, Protocol):
     def leave_to_loop(self) -> None:
         """Let the loop bring messages again."""
         ...
+
+
+def without_refused(link: NearLink, went: Sequence[Envelope]) -> list[Envelope]:
+    """Those that are on their way; the link forgets which it refused."""
+    refused, link.refused = {id(envelope) for envelope in link.refused}, []
+    return [envelope for envelope in went if id(envelope) not in refused]

@@ -45,6 +45,7 @@ class PartFrame(enum.IntEnum):
     ABORT = 0x4A  # node: stop at once
     SNAPSHOT = 0x4C  # node
     BREAK = 0x4E  # route, why: its other end will not come back
+    KEPT = 0x56  # nodes: the number of the last snapshot of each that is safe with the host
     BUS = 0x54  # the end of a connection to the host's event bus comes with it
     CLOSE = 0x50  # every node has ended: take nothing more
     LEAVE = 0x52  # wait for the last counts, and report
@@ -53,7 +54,7 @@ class PartFrame(enum.IntEnum):
     READY = 0x62  # problems: empty when every node can run
     LOADING = 0x64  # node: it begins to load this operator
     ENDED = 0x66  # node, report, error: None, or what `write_error` gave
-    REPORT = 0x68  # nodes, edges, paths, kept, unkept: why some states could not be kept
+    REPORT = 0x68  # nodes, edges, paths, kept, marks: their numbers and what they know, unkept: why some could not be
     SNAPSHOTS = 0x6A  # node, state, error
     TERMINATED = 0x6C  # somebody sent it SIGTERM
     LOST = 0x6E  # route: its other end is gone

@@ -2,7 +2,9 @@
 
 On one machine the clock is shared and times are absolute; between machines their positions hold what `time.far` says.
 
-    OPEN      [version, route id, descriptors]   the first frame; so many descriptors of a ring, 0 without one
+    OPEN      [version, route id, descriptors, producer, lost]
+              the first frame; so many descriptors of a ring, 0 without one; which run of the producer it is, as the
+              numbers of two runs cannot be compared; and how many messages were lost with the last consumer
     ITEM      [codec, tag, seq, deadline_ns, origin_ns, sent_ns, priority, size_bytes, context]   body: the payload
     CONTROL   [codec, tag]                       body: what a later ITEM refers to by its tag (a schema, a trail)
     END       []                                 nothing more will come
@@ -28,7 +30,7 @@ from flowbridge.machines.outcome import COUNTS as COUNTS_NUMBER
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-VERSION: Final = 1
+VERSION: Final = 2
 OPEN: Final = 0x28
 ITEM: Final = 0x2A
 END: Final = 0x2C
@@ -195,19 +197,29 @@ def read_settled(header: bytes) -> list[tuple[int, int]]:
     return list(zip(lanes, [uint(number, "number") for number in items[1::2]], strict=True))
 
 
-def write_open(route: str, descriptors: int) -> bytes:
+class RouteOpen(NamedTuple):
+    """What an OPEN says beside the route."""
+
+    descriptors: int = 0
+    producer: int = 0
+    lost: int = 0
+
+
+def write_open(route: str, opened: RouteOpen) -> bytes:
     """The header of an OPEN."""
-    return write_array((VERSION, route, descriptors))
+    return write_array((VERSION, route, *opened))
 
 
-def read_open(header: bytes, route: str) -> int:
-    """How many descriptors come with an OPEN. Raises: DecodeError when it is for another route or version."""
-    version, name, descriptors = read_array(header, 3)
+def read_open(header: bytes, route: str) -> RouteOpen:
+    """What an OPEN says. Raises: DecodeError when it is for another route or version."""
+    items = read_array(header, None)
+    version = items[0] if items else None
     if version != VERSION or type(version) is not int:
         raise DecodeError(f"the producer speaks version {repr(version)[:24]} of the route protocol, not {VERSION}")
+    _, name, descriptors, producer, lost = read_array(header, 5)
     if name != route:
         raise DecodeError(f"the producer opens route {repr(name)[:80]}, not {route}")
-    return uint(descriptors, "descriptors", 4)
+    return RouteOpen(uint(descriptors, "descriptors", 4), uint(producer, "producer"), uint(lost, "lost"))
 
 
 def write_counts(counts: Sequence[int]) -> bytes:

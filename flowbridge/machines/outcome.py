@@ -182,6 +182,18 @@ class Outcomes:
             if now[index] != last[index]:
                 books.drop(cause, now[index] - last[index])
 
+    def start_over(self) -> None:
+        """Another consumer is to come: nothing was pushed to it, and it has reported nothing."""
+        for lane in self.unsettled:
+            lane[0] = lane[1] = 0
+        self._counts = NOTHING
+        self.has_ended = self.is_finished = False
+
+    @property
+    def has_heard(self) -> bool:
+        """Whether the consumer at the other end reported anything."""
+        return self._counts is not NOTHING
+
     def lose(self) -> int:
         """The other end vanished: what it had not reported is counted as dropped by `lost`; returns how many."""
         books = self._queue.books
@@ -190,9 +202,7 @@ class Outcomes:
             if lane[0]:
                 self._queue.release(number, lane[0], lane[1])
                 lost += lane[0]
-                lane[0] = lane[1] = 0
-        self._counts = NOTHING
-        self.has_ended = self.is_finished = False
+        self.start_over()
         if lost:
             books.in_flight -= lost
             books.drop("lost", lost)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import TYPE_CHECKING, Any, TextIO
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, Final, TextIO
 
 from flowbridge import registry
 from flowbridge.errors import FlowbridgeError
@@ -24,13 +25,16 @@ from flowbridge.tiers import choose_all
 from flowbridge.time.histogram import Histogram
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Collection, Mapping
+    from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
     from contextlib import AsyncExitStack
 
-    from flowbridge.contracts import Clock, DataSink, DataSource, EventBus, Instrument, Transport
+    from flowbridge.contracts import Clock, DataSink, EventBus, Instrument, Transport
+    from flowbridge.placing import CrossingSource
     from flowbridge.plan import Placement, Plan, PluginManifest, Route
     from flowbridge.runtime.turn import Turns
     from flowbridge.time.ledger import EdgeBooks
+
+_NO_MARKS: Final[Mapping[str, Mapping[str, Sequence[int]]]] = MappingProxyType({})
 
 
 def bus_edge(plan: Plan, route: Route, serial: int) -> str:
@@ -114,7 +118,7 @@ class Assembly:
 
     # --- routes -----------------------------------------------------------------------------------------------------
 
-    async def open(self, sinks: Mapping[str, DataSink], sources: Mapping[str, DataSource]) -> None:
+    async def open(self, sinks: Mapping[str, DataSink], sources: Mapping[str, CrossingSource]) -> None:
         """Open the routes; `sinks` and `sources` are the ends here of those that lead to another process."""
         for route in self._plan.routes:
             if route.plane is Plane.BUS:
@@ -126,7 +130,9 @@ class Assembly:
             elif route.id in sources:
                 source = sources[route.id]
                 self._account(route, self._tiers[route.id], Role.SOURCE, partial(getattr, source, "books"))
-                self._inlets[route.target_node].append(Inlet(route, source))
+                inlet = Inlet(route, source)
+                source.on_gap = inlet.gap_came
+                self._inlets[route.target_node].append(inlet)
             else:
                 await self._open_near(route)
 
@@ -185,8 +191,13 @@ class Assembly:
     def _deadline_ns(self, manifest: PluginManifest) -> int | None:
         return self._plan.defaults.deadline_ns if manifest.deadline_ns is None else manifest.deadline_ns
 
-    def supervise(self, state: Mapping[str, Any]) -> tuple[list[Supervisor], list[Problem]]:
-        """Join operators and routes to nodes that can run, each with its state; and say why some could not be."""
+    def supervise(
+        self, state: Mapping[str, Any], marks: Mapping[str, Mapping[str, Sequence[int]]] = _NO_MARKS
+    ) -> tuple[list[Supervisor], list[Problem]]:
+        """Join operators and routes to nodes that can run, each with its state; and say why some could not be.
+
+        `marks` says of a state what it knows, by node and route.
+        """
         supervisors: list[Supervisor] = []
         problems: list[Problem] = []
         for manifest in self._manifests:
@@ -197,7 +208,7 @@ class Assembly:
             except FlowbridgeError as error:
                 problems.append(self._placed(error, manifest.node))
             else:
-                supervisor.runner.state = state.get(manifest.node)
+                supervisor.runner.snapshots.resume(state.get(manifest.node), marks.get(manifest.node, {}))
                 supervisors.append(supervisor)
         return supervisors, problems
 

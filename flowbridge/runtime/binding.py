@@ -34,6 +34,7 @@ class Bound:
     finish: Callable[[Any], Any] | None = None
     snapshot: Callable[[], Any] | None = None
     restore: Callable[[Any], Any] | None = None
+    on_gap: Callable[[str, Any], Any] | None = None
     close: Callable[[], Any] | None = None
 
     def handler(self, port: str) -> Callable[[Any], Any]:
@@ -121,7 +122,7 @@ def _bind_object(node: str, made: Any, context: Context, out: Outbox, *, source:
     bound = Bound(node, produce=produce)
     if not source and process is not None:
         bound = _bind_process(node, process, context, out)
-    for name in ("open", "finish", "snapshot", "restore", "close"):
+    for name in ("open", "finish", "snapshot", "restore", "on_gap", "close"):
         hook = getattr(made, name, None)
         if hook is not None:
             setattr(bound, name, _forgiving(hook) if name in {"open", "finish"} else hook)

@@ -100,6 +100,9 @@ class EdgeAccounts:
             dropped=dict(sent.dropped),
             missed=Missed(sent.missed.late, sent.missed.transport, sent.missed.queued, taken.missed.executing),
             latency=taken.latency.copy(),
+            gaps=taken.gaps,
+            redelivered=sent.redelivered,
+            repeated=taken.repeated,
             late_wakes=sent.late_wakes + taken.late_wakes,
             without_ring=sent.without_ring,
         )
@@ -120,6 +123,9 @@ def _without_producer(sink: Account, source: Account) -> EdgeBooks:
         dropped=dropped,
         missed=Missed(sent.missed.late, sent.missed.transport, taken.missed.queued, taken.missed.executing),
         latency=taken.latency.copy(),
+        gaps=taken.gaps,
+        redelivered=sent.redelivered,
+        repeated=taken.repeated,
         late_wakes=sent.late_wakes + taken.late_wakes,
         without_ring=sent.without_ring,
     )

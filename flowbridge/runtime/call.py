@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import flowbridge
+from flowbridge.emit import Emit
 from flowbridge.envelope import NO_DEADLINE
 from flowbridge.errors import DeadlineExceeded, Effect, FlowbridgeError
 
@@ -18,6 +19,16 @@ if TYPE_CHECKING:
     from flowbridge.contracts import Clock
     from flowbridge.plan import RetryPolicy
 
+
+class _Nothing:
+    pass
+
+
+NOTHING: Final[Any] = _Nothing()
+"""The result of a call that was given up or left out."""
+
+SPECIAL: Final[frozenset[type]] = frozenset({type(None), Emit, _Nothing})
+"""Types of results that are not simply a value for port ``out``."""
 
 _HOME: Final = str(Path(flowbridge.__file__).parent)
 _INSTALLED: Final = (sysconfig.get_path("stdlib"), "site-packages", "dist-packages")

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from flowbridge.limits import SLICE_ITEMS_MAX, SLICE_NS_MAX
 from flowbridge.machines.lane import lanes_in
 from flowbridge.plan import Plane
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Awaitable, Callable, Sequence
 
     from flowbridge.contracts import DataSource
-    from flowbridge.envelope import Envelope
+    from flowbridge.envelope import Envelope, Gap
     from flowbridge.plan import Route
     from flowbridge.runtime.path import PathBook
     from flowbridge.time.ledger import EdgeBooks
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 class Inlet:
     """One route that ends here."""
 
-    __slots__ = ("books", "ends_itself", "port", "route", "source")
+    __slots__ = ("_gaps", "books", "ends_itself", "port", "route", "source")
 
     def __init__(self, route: Route, source: DataSource) -> None:
         self.route = route
@@ -30,6 +30,16 @@ class Inlet:
         self.port = route.target_port
         self.books: EdgeBooks = source.books
         self.ends_itself = route.plane is Plane.DATA and not route.feedback
+        self._gaps: list[tuple[str, Gap]] = []
+
+    def gap_came(self, gap: Gap) -> None:
+        """Messages are missing before those that come next."""
+        self._gaps.append((self.port, gap))
+
+    def share_gaps(self, gaps: list[tuple[str, Gap]]) -> None:
+        """Put them, and those that came, into this list from now on, each with its port."""
+        gaps.extend(self._gaps)
+        self._gaps = gaps
 
 
 class Intake:
@@ -48,11 +58,22 @@ class Intake:
         self._paths = paths
         self._notify = notify
         self._ready: set[int] = set()
+        self.gaps: list[tuple[str, Gap]] = []
+        """What is missing before what comes next, by port; whoever tells the operator empties it."""
+        for inlet in self.inlets:
+            inlet.share_gaps(self.gaps)
 
     def listen(self) -> None:
         """Hear of news from every route."""
         for index, inlet in enumerate(self.inlets):
             inlet.source.on_news(self._teller(index))
+
+    async def tell_gaps(self, call: Callable[..., Awaitable[Any]], hook: Callable[[str, Gap], Any] | None) -> None:
+        """Tell the operator what is missing before what comes next. Raises: OperatorError."""
+        while self.gaps:
+            port, gap = self.gaps.pop(0)
+            if hook is not None:
+                await call(hook, port, gap)
 
     def _teller(self, index: int) -> Callable[[], None]:
         def tell() -> None:

@@ -80,7 +80,7 @@ class Part:
         self._nodes: dict[str, asyncio.Task[None]] = {}
         self._deeds: set[asyncio.Task[None]] = set()
         self._news = asyncio.Event()  # something is to be reported at once
-        self._kept: dict[str, Any] = {}  # the snapshots that the host has
+        self._kept: dict[str, int] = {}  # the numbers of the snapshots that the host was sent
         self._unkept: dict[str, str] = {}  # why the last snapshot of a node could not be kept
         self._form = Form.PICKLE if link.is_same_user else Form.PLAIN
         self._stdout: FarStdout | None = None
@@ -157,6 +157,9 @@ class Part:
             end = self._ends.get(content["route"])
             if end is not None:
                 end.break_off(ResourceError(str(content["why"])))
+        elif frame is PartFrame.KEPT:
+            for node, number in content["nodes"].items():
+                self._supervisors[node].runner.snapshots.is_safe(int(number))
         elif frame is PartFrame.CLOSE:
             self._do(self._close)
         elif frame is PartFrame.LEAVE:
@@ -301,8 +304,10 @@ class Part:
             except FlowbridgeError as error:
                 where = self._plan.where(node)
                 problems.append(Problem(node, "operator", f"{where}: node {node}: {error}", error))
-        supervisors, found = assembly.supervise(state)
+        supervisors, found = assembly.supervise(state, told["marks"])
         self._supervisors = {supervisor.node: supervisor for supervisor in supervisors}
+        for supervisor in supervisors:
+            supervisor.runner.snapshots.on_taken = self._news.set
         return [*problems, *found]
 
     def _end_lost(self, end: CrossingEnd, error: Exception) -> None:
@@ -354,14 +359,17 @@ class Part:
         assert self._assembly is not None, "nothing runs"
         kept: dict[str, list[Any]] = {}
         unkept: dict[str, str] = {}
+        marks: dict[str, Any] = {}
         for node, supervisor in self._supervisors.items():
-            state = supervisor.runner.state
-            if supervisor.runner.manifest.snapshot_ns is not None and state is not self._kept.get(node):
-                self._kept[node] = state
+            snapshots = supervisor.runner.snapshots
+            if snapshots.number != self._kept.get(node, 0):
+                self._kept[node] = snapshots.number
                 try:
-                    kept[node] = packed(state, self._form).to_plain()
+                    kept[node] = packed(snapshots.state, self._form).to_plain()
+                    marks[node] = [snapshots.number, snapshots.marks]
                     self._unkept.pop(node, None)
                 except FlowbridgeError as error:
+                    snapshots.refuse(error)
                     if self._unkept.get(node) != str(error):  # once, not with every snapshot
                         _log.warning("node %s: %s", node, error)
                         unkept[node] = self._unkept[node] = str(error)
@@ -371,7 +379,7 @@ class Part:
             edges[route] = [role.value, counts.total().to_plain()]
         nodes = {node: node_to_plain(supervisor.report) for node, supervisor in self._supervisors.items()}
         paths = [path_to_plain(report) for report in self._assembly.paths.reports()]
-        content = {"nodes": nodes, "edges": edges, "paths": paths, "kept": kept, "unkept": unkept}
+        content = {"nodes": nodes, "edges": edges, "paths": paths, "kept": kept, "marks": marks, "unkept": unkept}
         self._tell(PartFrame.REPORT, content)
         spans = [] if self._instrument is None else self._instrument.taken()
         for first in range(0, len(spans), _SPANS_PER_FRAME):

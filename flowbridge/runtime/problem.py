@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from flowbridge.errors import FlowbridgeError
+from flowbridge.codec.codes import Code
+from flowbridge.errors import AuthError, EncodeError, FlowbridgeError, RemoteProtocolError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -21,6 +22,13 @@ class Problem:
     part: str  # place, route, operator or process
     text: str
     cause: BaseException | None = None
+
+    @property
+    def is_worth_a_retry(self) -> bool:
+        """Whether a start that failed may succeed later: not where it was refused, or its state cannot be written."""
+        refused = isinstance(self.cause, AuthError | RemoteProtocolError | EncodeError)
+        is_leaving = isinstance(self.cause, FlowbridgeError) and self.cause.code == Code.GOING_AWAY
+        return self.part == "process" and not refused and not is_leaving
 
     def to_plain(self) -> list[Any]:
         """What travels between processes: all but the cause, which the text names."""

@@ -126,6 +126,6 @@ def pump_for(clock: Clock, bound: Bound, intake: Intake, outlets: Iterable[Outle
 
 def _is_plain(bound: Bound) -> bool:
     """Whether no part of an operator is asynchronous: one that is may have tasks that live on the loop."""
-    hooks = (bound.open, bound.finish, bound.snapshot, bound.restore, bound.close)
+    hooks = (bound.open, bound.finish, bound.snapshot, bound.restore, bound.on_gap, bound.close)
     written = [inspect.unwrap(hook) for hook in hooks if hook is not None]
     return not bound.is_async and not any(inspect.iscoroutinefunction(hook) for hook in written)

@@ -35,6 +35,8 @@ class RemoteNode:
         self.budget = RestartBudget(manifest.restart)
         self.kept: PackedState | None = None
         """The last snapshot, for a restart of its process."""
+        self.marks: dict[str, Any] = {}
+        """What that knows of the inputs, as the process told it."""
         self.is_draining = False
         self._conductor = conductor
         self._past: NodeReport | None = None  # of earlier processes

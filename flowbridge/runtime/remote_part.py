@@ -7,9 +7,8 @@ import enum
 import logging
 from typing import TYPE_CHECKING, Any, Final
 
-from flowbridge.codec.codes import Code
 from flowbridge.codec.part_frames import DAMAGE, PartFrame, read_error, read_part, write_part
-from flowbridge.errors import AuthError, BrokenError, EncodeError, FlowbridgeError, RemoteProtocolError, ResourceError
+from flowbridge.errors import BrokenError, EncodeError, FlowbridgeError, RemoteProtocolError, ResourceError
 from flowbridge.limits import SETTLE_NS, SETTLE_PAUSE_NS, WORKER_START_NS, WORKER_STOP_NS
 from flowbridge.machines.node import NodeState
 from flowbridge.placing import Ticket
@@ -120,6 +119,7 @@ class RemotePart:
         content["ended"] += self._whole.ended_elsewhere(self)
         self.runs, self.ended = frozenset(content["nodes"]), frozenset(content["ended"])
         content["state"] = self._states(Form.PICKLE if same_user else Form.PLAIN)
+        content["marks"] = {node.node: node.marks for node in self.unfinished}
         self.tell(PartFrame.PART, content)
         bus = part_bus(self._plan, self.place, self._whole, same_user=same_user)
         self._tell_end(PartFrame.BUS, {}, self._transport.serve_bus(bus, self.place))
@@ -317,9 +317,12 @@ class RemotePart:
                 self.nodes[node].reported(node_from_plain(node, str(self.place.name), plain))
         for node, data in content["kept"].items():
             self.nodes[node].kept = self._packed(data)
+            _, self.nodes[node].marks = content["marks"][node]
         for node, why in content["unkept"].items():
-            self.nodes[node].kept = None
+            self.nodes[node].kept, self.nodes[node].marks = None, {}
             self._whole.trouble(f"node {node}: {why}; after a restart it begins anew")
+        if content["kept"]:
+            self.tell(PartFrame.KEPT, {"nodes": {node: number for node, (number, _) in content["marks"].items()}})
         for route, (role, plain) in content["edges"].items():
             self._whole.counted(route, Role(role), EdgeBooks.from_plain(plain))
         self._whole.went(self, [path_from_plain(plain) for plain in content["paths"]])
@@ -440,7 +443,7 @@ class RemotePart:
             gone_s = (self._clock.now_ns() - self._gone_at_ns) / 1e9
             _log.warning("%s: the part runs again, after %.2f s; its nodes: %s", self.name, gone_s, names)
             return
-        again_ns = self._delay_ns() if _is_worth_a_retry(problems[0]) else None
+        again_ns = self._delay_ns() if problems[0].is_worth_a_retry else None
         if again_ns is None:
             self._fail("\n".join(problem.text for problem in problems))
         else:
@@ -491,10 +494,3 @@ class RemotePart:
         alarms, self._alarms = self._alarms, []
         for alarm in alarms:
             alarm.cancel()
-
-
-def _is_worth_a_retry(problem: Problem) -> bool:
-    """Whether a start that failed may succeed later: not where it was refused, or its state cannot be written."""
-    refused = isinstance(problem.cause, AuthError | RemoteProtocolError | EncodeError)
-    is_leaving = isinstance(problem.cause, FlowbridgeError) and problem.cause.code == Code.GOING_AWAY
-    return problem.part == "process" and not refused and not is_leaving

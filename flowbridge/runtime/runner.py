@@ -16,14 +16,15 @@ from flowbridge.envelope import Envelope
 from flowbridge.errors import DeadlineExceeded, FlowbridgeError, OperatorError, WouldBlock
 from flowbridge.limits import SLICE_ITEMS_MAX
 from flowbridge.plan import OnError, Policy
-from flowbridge.runtime.call import in_thread, retries, retry_delay_ns, said, until_deadline
+from flowbridge.runtime.call import NOTHING, SPECIAL, in_thread, retries, retry_delay_ns, said, until_deadline
 from flowbridge.runtime.inlet import Intake
 from flowbridge.runtime.pump import pump_for
 from flowbridge.runtime.slice import Slice, slice_ns
+from flowbridge.runtime.snapshots import Snapshots
 from flowbridge.time.manager import Run, TimeManager
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Awaitable, Callable, Iterable, Sequence
 
     from flowbridge.contracts import Clock, EventBus, Instrument
     from flowbridge.envelope import TraceContext
@@ -38,17 +39,6 @@ if TYPE_CHECKING:
     from flowbridge.runtime.pump import Pump
     from flowbridge.runtime.sender import Sender
     from flowbridge.runtime.turn import Turns
-
-
-class _Nothing:
-    pass
-
-
-_NOTHING: Any = _Nothing()
-"""The result of a call that was given up or left out."""
-
-_SPECIAL: frozenset[type] = frozenset({type(None), Emit, _Nothing})
-"""Types of results that are not simply a value for port ``out``."""
 
 
 class NodeRunner:
@@ -78,7 +68,7 @@ class NodeRunner:
         self.manifest = manifest
         self.node = manifest.node
         self.report = report
-        self.state: Any = None  # the last snapshot, for a restart
+        self.snapshots = Snapshots(manifest, inlets, clock, self._notify)
         self._sender = sender
         self._producer = producer
         self._clock = clock
@@ -98,7 +88,6 @@ class NodeRunner:
         self._has_turn = False  # it was woken because it is its turn
         self._draining = False
         self._left_out = 0
-        self._snapshot_due_ns: int | None = None
         self._handlers: dict[str, Callable[[Any], Any]] = {}
         self._loop: asyncio.AbstractEventLoop
         self._bound: Bound
@@ -108,7 +97,8 @@ class NodeRunner:
     # --- life -------------------------------------------------------------------------------------------------------
 
     def equip(self, bound: Bound, context: Context, outbox: Outbox) -> None:
-        """Give it the operator to run."""
+        """Give it the operator to run. Raises: OperatorLoadError."""
+        self.snapshots.check(bound)
         self._bound, self._context, self._outbox = bound, context, outbox
         self._handlers = {}
 
@@ -200,8 +190,7 @@ class NodeRunner:
         try:
             while True:
                 if pump is not None and not is_held and (run := await pump.take(outlet)) is not None:
-                    await work(run)
-                    await self._keep_snapshot()
+                    await self._handle(work, run)
                     continue
                 if self._timers and not self._draining:
                     self._tick(clock_ns())
@@ -219,18 +208,37 @@ class NodeRunner:
                     if manager.has_expired:
                         intake.expire_held(now_ns)
                     if run is not None:
-                        await work(run)
-                        await self._keep_snapshot()
+                        await self._handle(work, run)
                     is_held = pump is not None and bool(manager.waiting)
                 elif self._has_ended():
+                    await self._intake.tell_gaps(self.hook, self._bound.on_gap)
+                    await self.snapshots.finish(self.hook, self._bound.snapshot)
                     return
                 else:
                     self._has_turn = False
-                    await self._wait()
+                    await self._rest()
         finally:
             intake.return_held()
             if pump is not None:
                 pump.leave()
+
+    async def _handle(self, work: Callable[[Run[Envelope]], Awaitable[None]], run: Run[Envelope]) -> None:
+        """Handle messages, after what is missing before them was told; take a snapshot if it is time."""
+        if self._intake.gaps:
+            try:
+                await self._intake.tell_gaps(self.hook, self._bound.on_gap)
+            except BaseException:
+                self._intake.give_back(run)
+                raise
+        await work(run)
+        if self.manifest.snapshot_ns is not None:
+            await self.snapshots.keep(self.hook, self._bound.snapshot)
+
+    async def _rest(self) -> None:
+        """Nothing is to be done: sleep, but for a snapshot that inputs wait for."""
+        if self.snapshots.is_settling:
+            await self.snapshots.keep(self.hook, self._bound.snapshot)
+        await self._wait()
 
     def _has_ended(self) -> bool:
         """Nothing waits, and every input has ended that can.
@@ -269,6 +277,8 @@ class NodeRunner:
                 self._pump.pause()
             waking = self._waking = self._loop.create_future()
             until_ns = None if self._draining else self._manager.next_wakeup_ns()
+            if self.snapshots.is_settling:
+                until_ns = self.snapshots.wake_by(until_ns)
             alarm = None if until_ns is None else self._clock.call_at(until_ns, self._wake)
             try:
                 await waking
@@ -296,14 +306,6 @@ class NodeRunner:
             edge.add(tick.index, like, 0, now_ns, None, None)
             if not edge.push():
                 edge.drop(Policy.DROP_NEWEST.value)  # a timer never waits
-
-    async def _keep_snapshot(self) -> None:
-        period_ns, take = self.manifest.snapshot_ns, self._bound.snapshot
-        now_ns = self._clock.now_ns()
-        if period_ns is None or take is None or (self._snapshot_due_ns is not None and now_ns < self._snapshot_due_ns):
-            return
-        self._snapshot_due_ns = now_ns + period_ns
-        self.state = await self.hook(take)
 
     # --- synchronous operators: the hot path ------------------------------------------------------------------------
 
@@ -350,7 +352,7 @@ class NodeRunner:
                     and not outbox.entries
                     and envelope.trace is None
                     and envelope.headers is None
-                    and type(result) not in _SPECIAL
+                    and type(result) not in SPECIAL
                 ):
                     part.results.append(result)
                     part.likes.append(envelope)
@@ -385,7 +387,7 @@ class NodeRunner:
                     result = await self._call(handler, inlet, envelope)
                 except Exception as error:
                     if isinstance(error, DeadlineExceeded) and self._clock.now_ns() >= envelope.deadline_ns:
-                        result = _NOTHING  # begun and given up; a deadline of the operator's own is a failure
+                        result = NOTHING  # begun and given up; a deadline of the operator's own is a failure
                         part.cut.append(envelope)
                     else:
                         result = await self._failed(error, inlet, envelope, handler)
@@ -452,12 +454,12 @@ class NodeRunner:
                 return handler(envelope.payload)
             except Exception as again:
                 if isinstance(again, DeadlineExceeded) and self._clock.now_ns() >= envelope.deadline_ns:
-                    return _NOTHING
+                    return NOTHING
                 self._outbox.entries.clear()
                 self.report.errors += 1
                 error = again
         self._give_up(error, inlet, envelope)
-        return _NOTHING
+        return NOTHING
 
     def _give_up(self, error: Exception, inlet: Inlet, envelope: Envelope) -> None:
         named = isinstance(error, OperatorError) and error.node == self.node
@@ -476,7 +478,7 @@ class NodeRunner:
         """Send whatever a call gave, wherever it is to go; a route that refuses it is a failure of this message."""
         trace = self._trace(inlet, envelope, started_ns, ended_ns)
         try:
-            if result is _NOTHING:
+            if result is NOTHING:
                 self._outbox.entries.clear()
                 return
             if inlet.route.reply and envelope.headers is not None and "reply_to" in envelope.headers:

@@ -155,8 +155,9 @@ class Supervisor:
         try:
             if bound.open is not None:
                 await runner.hook(bound.open, self._context)
-            if bound.restore is not None and runner.state is not None:
-                await runner.hook(bound.restore, runner.state)
+            if bound.restore is not None and runner.snapshots.state is not None:
+                await runner.hook(bound.restore, runner.snapshots.for_restore())
+            runner.snapshots.rewind()
             self._enter(NodeState.RUNNING)
             await runner.run()
         except BaseException:
@@ -189,7 +190,7 @@ class Supervisor:
     async def take_snapshot(self) -> Any:
         """The operator's state now, None when it keeps none. While it does not run: what it is to go on from."""
         if self.state not in {NodeState.RUNNING, NodeState.DONE}:
-            return self.runner.state
+            return self.runner.snapshots.state
         if self._bound is None or self._bound.snapshot is None:
             return None
         return await self.runner.hook(self._bound.snapshot)

@@ -65,6 +65,10 @@ class EdgeBooks:
     dropped: dict[str, int] = field(default_factory=dict[str, int])  # by policy, `abort` and `lost`
     missed: Missed = field(default_factory=Missed)
     latency: Histogram = field(default_factory=Histogram)
+    # Beside the books: how often a Gap was told, and what `delivery` did; a message still counts once as sent.
+    gaps: int = 0
+    redelivered: int = 0  # sent once more to the successor of a process that died
+    repeated: int = 0  # ... and known there from its snapshot, so not handled again
     late_wakes: int = 0
     """How often an end was not woken for what was there, and found it by itself a little later."""
     without_ring: int = 0
@@ -96,6 +100,9 @@ class EdgeBooks:
             self.drop(cause, count)
         self.missed.merge(other.missed)
         self.latency.merge(other.latency)
+        self.gaps += other.gaps
+        self.redelivered += other.redelivered
+        self.repeated += other.repeated
         self.late_wakes += other.late_wakes
         self.without_ring += other.without_ring
 
@@ -107,9 +114,9 @@ class EdgeBooks:
         return count
 
     def to_plain(self) -> list[Any]:
-        """What travels between processes: the counts by position, two more if any, then drops, misses and latency."""
+        """What travels between processes: the counts by position, five more if any, then drops, misses and latency."""
         missed = self.missed
-        more = (self.late_wakes, self.without_ring)
+        more = (self.late_wakes, self.without_ring, self.gaps, self.redelivered, self.repeated)
         return [
             *(self.sent, self.delivered, self.expired, self.refused, self.in_flight),
             *(more if any(more) else ()),
@@ -123,8 +130,9 @@ class EdgeBooks:
         """What `to_plain` gave. Raises: ValueError, TypeError when it did not."""
         *counts, dropped, missed, latency = plain
         if len(counts) == _COUNTS:
-            counts += [0, 0]
-        sent, delivered, expired, refused, in_flight, late_wakes, without_ring = map(int, counts)
+            counts += [0] * 5
+        sent, delivered, expired, refused, in_flight, *more = map(int, counts)
+        late_wakes, without_ring, gaps, redelivered, repeated = more
         return cls(
             sent=sent,
             delivered=delivered,
@@ -134,6 +142,9 @@ class EdgeBooks:
             dropped={str(cause): int(count) for cause, count in dropped.items()},
             missed=Missed(*map(int, missed)),
             latency=Histogram.from_plain(latency),
+            gaps=gaps,
+            redelivered=redelivered,
+            repeated=repeated,
             late_wakes=late_wakes,
             without_ring=without_ring,
         )

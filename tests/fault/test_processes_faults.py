@@ -8,11 +8,12 @@ import asyncio
 import os
 import re
 import signal
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from process_scene import S, Sink, refusal, run_placed, until, workers
 
+from flowbridge.envelope import Gap
 from flowbridge.runtime import remote_part
 
 if TYPE_CHECKING:
@@ -92,6 +93,47 @@ def test_a_worker_that_waits_for_its_ring_dies_and_is_started_again(tmp_path: Pa
     assert sink.values[-1] == 599
     assert lost(report) == 600 - len(sink.values)
     assert 0 < lost(report) < 400
+
+
+class HearsOfGaps(Sink):
+    """Keeps values and gaps in the order in which they came."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.met: list[Any] = []
+
+    def process(self, value: Any) -> None:
+        self.met.append(value)
+        self.values.append(value)
+
+    def on_gap(self, port: str, gap: Gap) -> None:
+        assert port == "in"
+        self.met.append(gap)
+
+
+def test_operators_on_both_sides_of_a_worker_that_died_are_told_of_the_gap(tmp_path: Path) -> None:
+    sink = HearsOfGaps()
+    report = run_placed(
+        tmp_path,
+        f"{SOURCE}, with: {{count: 300, pause_ms: 1}}, place: {{process: one}}",
+        work("TellsGaps", f"with: {{mark: '{tmp_path}/mark'}}", "place: {process: two}", AGAIN),
+        KEEP,
+        operators={"keep": sink},
+    )
+    assert (report.status, report.errors) == ("done", [])
+    told = [entry for entry in sink.values if isinstance(entry, list)]
+    before, after = report.edges["a/out->b/in"].books, report.edges["b/out->k/in"].books
+    assert (before.gaps, after.gaps) == (1, 1)
+    ((first, last, count),) = told
+    assert count == last - first + 1 == before.dropped["lost"]
+    place = sink.met.index(told[0])
+    gap = sink.met[place - 1]
+    assert isinstance(gap, Gap)
+    assert gap.to_seq is None
+    held, others = sink.values[: place - 1], sink.values[place:]
+    assert held == list(range(len(held)))
+    assert first <= len(held) <= last, "some may have been handled and not reported"
+    assert others == list(range(last + 1, 300))
 
 
 def test_a_source_that_dies_goes_on_from_its_last_snapshot(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from quic_hostile import Evil, Growth, Scene, attacked, frame, stream_ends
 from flowbridge.codec.arrays import write_array
 from flowbridge.codec.framing import prefix
 from flowbridge.codec.payload import MESSAGE, RAW
-from flowbridge.codec.route_frames import CODEC_TRAIL, CONTROL, COUNTS, END, ITEM, OPEN, TrailReader, write_open
+from flowbridge.codec.route_frames import CODEC_TRAIL, CONTROL, COUNTS, END, ITEM, OPEN, VERSION, RouteOpen, TrailReader
 from flowbridge.codec.session_words import StreamKind
 from flowbridge.errors import BrokenError, RemoteProtocolError
 from flowbridge.limits import BODY_BYTES_MAX, STREAM_BYTES_HIGH
@@ -58,15 +58,15 @@ def trail(number: int, *nodes: str) -> bytes:
     return control(CODEC_TRAIL, number, write_array(nodes))
 
 
-OPENED = prefix(OPEN, len(write_open(ROUTE.id, 0)), 0) + write_open(ROUTE.id, 0)
+OPENED = frame(OPEN, VERSION, ROUTE.id, *RouteOpen())
 
 PRODUCER: dict[str, tuple[Sequence[bytes], str]] = {
     "more messages than there is credit": ([OPENED, *(item(seq=n) for n in range(9))], "came without credit"),
     "more bytes than there is credit": ([OPENED, *(item(size_bytes=40_000) for _ in range(2))], "without credit"),
     "a message before the route is open": ([item()], "before it is open"),
-    "another route": ([frame(OPEN, 1, "z/out->b/in", 0)], "opens route"),
-    "another version": ([frame(OPEN, 2, ROUTE.id, 0)], "version 2"),
-    "descriptors": ([frame(OPEN, 1, ROUTE.id, 1)], "cannot come from another machine"),
+    "another route": ([frame(OPEN, VERSION, "z/out->b/in", *RouteOpen())], "opens route"),
+    "another version": ([frame(OPEN, VERSION - 1, ROUTE.id, 0)], "version 1"),
+    "descriptors": ([frame(OPEN, VERSION, ROUTE.id, *RouteOpen(descriptors=1))], "cannot come from another machine"),
     "a route that is opened twice": ([OPENED, OPENED], "from the producer of a route"),
     "a message behind the end": ([OPENED, frame(END), item()], "after the end"),
     "counts of a consumer": ([OPENED, frame(COUNTS, *(0,) * 16)], "from the producer of a route"),
@@ -208,7 +208,7 @@ def test_a_consumer_that_lies_loses_its_route_and_nothing_else(said: Sequence[by
         sink.on_lost = lost.append
 
         def take(stream: SessionStream) -> None:
-            sink.attach(NearEnd(ROUTE, stream, FarTimes(clock, stream.offset), clock).half)
+            sink.attach(NearEnd(ROUTE, stream, FarTimes(clock, stream.offset), clock, sink.opening).half)
             for seq in range(8):
                 sink.send_nowait(message(seq))
 

@@ -87,6 +87,19 @@ class Pair:
         self.transport.rejoin_source(self.source, self.route, far)
         self.transport.rejoin_sink(self.sink, self.route, near)
 
+    async def replace(self, *, consumer: bool = False, producer: bool = False) -> None:
+        """Join them again, one of them or both by a successor."""
+        near, far = self._sockets()
+        if consumer:
+            self.source = await self.transport.open_source(self.route, far)
+        else:
+            self.transport.rejoin_source(self.source, self.route, far)
+        if producer:
+            self.sink = await self.transport.open_sink(self.route, near)
+        else:
+            self.transport.rejoin_sink(self.sink, self.route, near)
+        self.keep()
+
     def take_all(self) -> list[Envelope]:
         """Take and settle what is there."""
         found: list[Envelope] = []

@@ -99,6 +99,54 @@ OPERATORS = textwrap.dedent(
             return value
 
 
+    class Gathers:
+        """Keeps what it handles, and dies the first time that it handles certain numbers; at the end it sends all."""
+
+        def __init__(self, folder, deaths):
+            self.folder, self.deaths, self.seen = folder, deaths, []
+
+        def process(self, value):
+            with open(f"{self.folder}/handled", "a") as file:
+                file.write(f"{value}\\n")
+            if value in self.deaths and not os.path.exists(f"{self.folder}/{value}"):
+                with open(f"{self.folder}/{value}", "w"):
+                    pass
+                self.fail()
+            self.seen.append(value)
+
+        def fail(self):
+            os.kill(os.getpid(), signal.SIGKILL)
+
+        def finish(self, out):
+            out.emit(self.seen)
+
+        def snapshot(self):
+            return self.seen
+
+        def restore(self, state):
+            self.seen = state
+
+
+    class GathersAndFails(Gathers):
+        def fail(self):
+            raise RuntimeError("not yet")
+
+
+    class TellsGaps(DiesOnce):
+        """Passes on what it is told to be missing, before the next number."""
+
+        gap = None
+
+        def on_gap(self, port, gap):
+            self.gap = gap
+
+        def process(self, value):
+            gap, self.gap = self.gap, None
+            if gap is not None:
+                yield [gap.from_seq, gap.to_seq, gap.count]
+            yield super().process(value)
+
+
     def dies_at_50(value):
         if value == 50:
             os.kill(os.getpid(), signal.SIGKILL)

@@ -261,7 +261,7 @@ def test_snapshots_are_kept_while_messages_come(*, pumps: bool) -> None:
 
     scene = ran(Sum(), sends(*range(60), pause_s=0.0003), pumps=pumps, node="snapshot: 1ms")
     assert scene.values[-1] == sum(range(60))
-    assert 0 < scene.supervisor.runner.state <= sum(range(60))
+    assert 0 < scene.supervisor.runner.snapshots.state <= sum(range(60))
 
 
 @HOW

@@ -113,7 +113,9 @@ def trail_of(names: list[str]) -> Trail:
 ROUTE_HEADERS: Final[dict[str, tuple[Callable[[bytes], Any], st.SearchStrategy[bytes]]]] = {
     "open": (
         lambda header: route_frames.read_open(header, "a/out->b/in"),
-        st.integers(0, 4).map(lambda count: route_frames.write_open("a/out->b/in", count)),
+        st.builds(route_frames.RouteOpen, st.integers(0, 4), UINT, UINT).map(
+            lambda opened: route_frames.write_open("a/out->b/in", opened)
+        ),
     ),
     "item": (
         route_frames.read_item,

@@ -189,6 +189,17 @@ NODES = {
     ),
     "group without bus": "- {id: t, operator: 'python:m:f', inputs: {in: {from: s/out, §FB511§group: g}}}",
     "reply without bus": "- {id: t, operator: 'python:m:f', inputs: {in: {from: s/out, §FB511§reply: true}}}",
+    "delivery of a timer": (
+        "- {id: t, operator: 'python:m:f', inputs: {in: {from: timer/1s, §FB511§delivery: at_least_once}}}"
+    ),
+    "a delivery that drops": """
+        - id: t
+          operator: 'python:m:f'
+          inputs: {in: {from: §FB512§s/out, delivery: at_least_once, queue: {policy: latest}}}
+    """,
+    "an effect once without snapshots": (
+        "- {id: t, operator: 'python:m:f', inputs: {in: {from: §FB512§s/out, delivery: effectively_once}}}"
+    ),
     "feedback from a timer": "- {id: t, operator: 'python:m:f', inputs: {in: {from: timer/1s, §FB511§feedback: true}}}",
     "feedback without a cycle": "- {id: t, operator: 'python:m:f', inputs: {in: {from: s/out, §FB505§feedback: true}}}",
     "two places": "- {id: t, operator: 'python:m:f', place: §FB510§{process: a, host: b}}",

@@ -85,7 +85,7 @@ def test_a_route_within_a_process_that_died_loses_what_was_in_it() -> None:
 
 
 def test_books_and_reports_come_through_as_they_are() -> None:
-    books = EdgeBooks(9, 3, 2, 1, 1, {"latest": 2}, Missed(1, 2, 3, 4), histogram(2_000, 5))
+    books = EdgeBooks(9, 3, 2, 1, 1, {"latest": 2}, Missed(1, 2, 3, 4), histogram(2_000, 5), 6, 7, 8)
     assert EdgeBooks.from_plain(books.to_plain()).to_plain() == books.to_plain()
     empty = EdgeBooks()
     assert EdgeBooks.from_plain(empty.to_plain()).latency.percentile(0.5) is None

@@ -35,6 +35,7 @@ def test_latencies_are_in_microseconds(values: tuple[int, ...], wanted: dict[str
 
 def test_a_run_is_one_document_of_plain_values() -> None:
     books = EdgeBooks(sent=9, delivered=3, expired=2, refused=1, in_flight=1, missed=Missed(1, 2, 3, 4))
+    books.gaps, books.redelivered, books.repeated = 1, 2, 3
     books.drop("latest", 2)
     books.latency.record(2_000)
     report = RunReport("flights", "sha256:1", "failed", 1.23456789, errors=["f.yaml:1:2: node b: no"])
@@ -70,6 +71,9 @@ def test_a_run_is_one_document_of_plain_values() -> None:
                 "refused": 1,
                 "in_flight": 1,
                 "missed": {"late": 1, "transport": 2, "queued": 3, "executing": 4},
+                "gaps": 1,
+                "redelivered": 2,
+                "repeated": 3,
                 "latency_us": {"p50": 2.0, "p95": 2.0, "p99": 2.0, "max": 2.0},
             }
         },

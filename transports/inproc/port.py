@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from flowbridge.plan import Delivery
 from flowbridge.transports.route_queue import QueueSink, QueueSource, RouteQueue
+from flowbridge.transports.settling import SettlingQueueSource
 
 if TYPE_CHECKING:
     from flowbridge.contracts import Clock
@@ -20,7 +22,8 @@ class InprocDataPort:
         self.route = route
         self.ends = RouteQueue(route.id, route.qos, clock)
         self.sink = QueueSink(self.ends)
-        self.source = QueueSource(self.ends)
+        once = route.qos.delivery is Delivery.EFFECTIVELY_ONCE
+        self.source = SettlingQueueSource(self.ends) if once else QueueSource(self.ends)
 
     def __repr__(self) -> str:
         return f"<InprocDataPort {self.route.id} {self.ends.queue!r}>"

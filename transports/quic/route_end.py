@@ -5,7 +5,7 @@ from __future__ import annotations
 import enum
 from typing import TYPE_CHECKING
 
-from flowbridge.codec.route_frames import OPEN, TrailReader, read_open, write_open
+from flowbridge.codec.route_frames import OPEN, RouteOpen, TrailReader, read_open, write_open
 from flowbridge.errors import BrokenError, CodecError, RemoteProtocolError
 from flowbridge.plan import Policy
 from flowbridge.transports.framed import FramedLink
@@ -42,7 +42,7 @@ def kind_of(qos: Qos) -> Singly | None:
 class NearEnd:
     """The producer's end: opens the route and feeds the near link `half`."""
 
-    def __init__(self, route: Route, stream: SessionStream, times: Times, clock: Clock) -> None:
+    def __init__(self, route: Route, stream: SessionStream, times: Times, clock: Clock, opening: RouteOpen) -> None:
         link = FramedLink(stream.connect, on_frame=self._frame, on_lost=self._lost)
         course = RouteCourse(stream, clock)
         kind = kind_of(route.qos)
@@ -51,7 +51,7 @@ class NearEnd:
             self.half = StreamNearLink(link, times, course)
         else:
             self.half = SingleNearLink(link, stream, times, course, clock, is_newest=kind is Singly.NEWEST)
-        link.send(OPEN, write_open(route.id, 0))
+        link.send(OPEN, write_open(route.id, opening))
 
     def _frame(self, kind: int, header: bytes, body: bytes) -> None:
         self.half.frame(kind, header, body)
@@ -84,13 +84,14 @@ class FarEnd:
         if kind != OPEN:
             raise RemoteProtocolError(f"route {self._route.id}: frame {kind:#x} before it is open")
         try:
-            count = read_open(header, self._route.id)
+            opened = read_open(header, self._route.id)
         except CodecError as error:
             raise RemoteProtocolError(f"route {self._route.id}: {error}") from error
-        if count:
+        if opened.descriptors:
+            count = opened.descriptors
             raise RemoteProtocolError(f"route {self._route.id}: {count} descriptors cannot come from another machine")
         self._half = self._make(self._link)
-        self._source.attach(self._half)
+        self._source.attach(self._half, opened)
 
     def _lost(self, error: Exception | None) -> None:
         if self._half is not None:

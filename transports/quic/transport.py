@@ -19,6 +19,7 @@ from flowbridge.time.far import FarTimes
 from flowbridge.transports.bus import LocalEventBus
 from flowbridge.transports.bus_client import BusClient
 from flowbridge.transports.bus_server import BusServer
+from flowbridge.transports.kept_link import make_sink, make_source
 from flowbridge.transports.link_port import LinkDataPort, LinkSink, LinkSource
 from flowbridge.transports.quic.meeting import Meeting
 from flowbridge.transports.quic.part_link import NodeWorker, StreamPartLink
@@ -108,7 +109,8 @@ class QuicTransport:
     async def open_sink(self, route: Route, end: Any) -> LinkSink:
         """The producer's end. Raises: BrokenError, AuthError, RemoteProtocolError."""
         stream, times = await self._stream(end, StreamKind.ROUTE, route.id)
-        sink = LinkSink(route, self._clock, NearEnd(route, stream, times, self._clock).half)
+        sink = make_sink(route, self._clock)
+        sink.attach(NearEnd(route, stream, times, self._clock, sink.opening).half)
         self._sinks = [other for other in self._sinks if not other.is_left]
         self._sinks.append(sink)
         return sink
@@ -116,7 +118,7 @@ class QuicTransport:
     async def open_source(self, route: Route, end: Any) -> LinkSource:
         """The consumer's end. Raises: BrokenError, AuthError, RemoteProtocolError."""
         stream, times = await self._stream(end, StreamKind.ROUTE, route.id)
-        source = LinkSource(route, self._clock)
+        source = make_source(route, self._clock)
         self._attach_source(source, route, stream, times)
         return source
 
@@ -135,7 +137,7 @@ class QuicTransport:
 
         async def rejoin() -> None:
             stream, times = await self._stream(end, StreamKind.ROUTE, route.id)
-            sink.attach(NearEnd(route, stream, times, self._clock).half)
+            sink.attach(NearEnd(route, stream, times, self._clock, sink.opening).half)
 
         self._join_soon(rejoin(), sink)
 

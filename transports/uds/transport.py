@@ -9,7 +9,7 @@ from contextlib import suppress
 from importlib import import_module
 from typing import TYPE_CHECKING, Final, Self
 
-from flowbridge.codec.route_frames import OPEN, TrailReader, read_open, write_open
+from flowbridge.codec.route_frames import OPEN, RouteOpen, TrailReader, read_open, write_open
 from flowbridge.errors import (
     BrokenError,
     CodecError,
@@ -23,6 +23,7 @@ from flowbridge.limits import SHM_POOL_PORTS_MAX
 from flowbridge.plan import ContentType
 from flowbridge.shm import native_problem
 from flowbridge.transports.framed import FramedLink, connector
+from flowbridge.transports.kept_link import make_sink, make_source
 from flowbridge.transports.link_port import LinkDataPort, LinkSink, LinkSource
 from flowbridge.transports.stream_link import StreamFarLink, StreamNearLink
 from flowbridge.transports.uds.stream import UdsStream
@@ -48,7 +49,9 @@ _warned: list[str] = []
 class _Near:
     """The producer's end of a route's socket: opens the route and feeds the near link."""
 
-    def __init__(self, route: Route, sock: socket.socket, producer: ShmProducer | None, notes: EdgeBooks) -> None:
+    def __init__(
+        self, route: Route, sock: socket.socket, producer: ShmProducer | None, opening: RouteOpen, notes: EdgeBooks
+    ) -> None:
         self._half: StreamNearLink | RingNearLink
         link = FramedLink(
             connector(UdsStream, sock, peer=f"route {route.id}"), on_frame=self._frame, on_lost=self._lost
@@ -62,7 +65,8 @@ class _Near:
             descriptors = producer.descriptors()
             self._half = RingNearLink(producer, link, notes)
         try:
-            link.send(OPEN, write_open(route.id, len(descriptors)), b"", descriptors)
+            opened = opening._replace(descriptors=len(descriptors))
+            link.send(OPEN, write_open(route.id, opened), b"", descriptors)
         except BrokenError:
             pass  # the consumer's process is gone already, which `_lost` is told
         except BaseException:
@@ -99,15 +103,15 @@ class _Far:
         if kind != OPEN:
             raise RemoteProtocolError(f"route {self._route.id}: frame {kind:#x} before it is open")
         try:
-            count = read_open(header, self._route.id)
+            opened = read_open(header, self._route.id)
         except CodecError as error:
             raise RemoteProtocolError(f"route {self._route.id}: {error}") from error
         self._link.stream.descriptors = False
-        if not count:
+        if not opened.descriptors:
             self._half = StreamFarLink(self._link, self._trails)
         else:
-            self._half = self._join_ring(self._link.take_descriptors(count))
-        self._source.attach(self._half)
+            self._half = self._join_ring(self._link.take_descriptors(opened.descriptors))
+        self._source.attach(self._half, opened)
 
     def _join_ring(self, descriptors: tuple[int, ...]) -> RingFarLink:
         try:
@@ -193,8 +197,8 @@ class UdsTransport:
     def _open_sink(self, route: Route, sock: socket.socket, notes: EdgeBooks | None = None) -> LinkSink:
         """A sink that notes in these books, or its own, what the link has to say for itself."""
         _warm_up(route)
-        sink = LinkSink(route, self._clock)
-        sink.attach(self._near(route, sock, sink.books if notes is None else notes))
+        sink = make_sink(route, self._clock)
+        sink.attach(self._near(route, sock, sink.opening, sink.books if notes is None else notes))
         self._sinks = [other for other in self._sinks if not other.is_left]
         self._sinks.append(sink)
         return sink
@@ -202,13 +206,13 @@ class UdsTransport:
     async def open_source(self, route: Route, sock: socket.socket) -> LinkSource:
         """The consumer's end of the connected socket, which is this object's from here on."""
         _warm_up(route)
-        source = LinkSource(route, self._clock)
+        source = make_source(route, self._clock)
         self._join(source, route, sock)
         return source
 
     def rejoin_sink(self, sink: LinkSink, route: Route, sock: socket.socket) -> None:
         """Let a sink whose consumer vanished go on with another one."""
-        sink.attach(self._near(route, sock, sink.books))
+        sink.attach(self._near(route, sock, sink.opening, sink.books))
 
     def rejoin_source(self, source: LinkSource, route: Route, sock: socket.socket) -> None:
         """Let a source whose producer vanished go on with another one."""
@@ -255,12 +259,14 @@ class UdsTransport:
         """In a worker: the connection to the host that started it."""
         return meet_host(address)
 
-    def _near(self, route: Route, sock: socket.socket, notes: EdgeBooks) -> StreamNearLink | RingNearLink:
+    def _near(
+        self, route: Route, sock: socket.socket, opening: RouteOpen, notes: EdgeBooks
+    ) -> StreamNearLink | RingNearLink:
         producer = None
         try:
             producer = self._producer(route)
             notes.without_ring += producer is None
-            return _Near(route, sock, producer, notes).half
+            return _Near(route, sock, producer, opening, notes).half
         except BaseException:
             if producer is not None:
                 producer.close()

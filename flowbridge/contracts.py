@@ -236,6 +236,14 @@ class Subscription(DataSource, Protocol):
     @property
     def group(self) -> str | None: ...
 
+    def drain(self) -> None:
+        """Be published to no more, at once; what has come can still be taken, and then it has `ended`. Idempotent.
+
+        Between processes what was under way comes still, so the end may be news (`on_news`) that comes later. What had
+        not been queued here is not accepted, as when the subscription is closed. `aclose` aborts the rest, as always.
+        """
+        ...
+
 
 class EventBus(Protocol):
     """The control plane: small messages by topic.

@@ -97,6 +97,7 @@ class LocalEventBus:
         self._fanouts: dict[str, _Fanout] = {}
         self._reach = 0  # about how much all of them hold, as `TOPICS_REACH_MAX` counts
         self._entries: dict[SubscriptionPort, TopicEntry[SubscriptionPort]] = {}
+        self._draining: dict[SubscriptionPort, None] = {}  # they left, and are not closed yet
         self._own: dict[SubscriptionPort, Gate] = {}
         self._groups: dict[str, dict[tuple[SubscriptionPort, ...], Gate]] = {}
         self._topics: dict[str, Qos] = {}
@@ -310,6 +311,10 @@ class LocalEventBus:
         return port.subscription
 
     def _leave(self, port: SubscriptionPort) -> None:
+        if port.is_draining:
+            self._draining[port] = None
+        else:
+            self._draining.pop(port, None)
         entry = self._entries.pop(port, None)
         if entry is None:
             return
@@ -397,7 +402,7 @@ class LocalEventBus:
         self._closed = True
         self._replies.close()
         self._repeats.hurry()
-        for port in tuple(self._entries):
+        for port in (*self._entries, *self._draining):
             await port.subscription.aclose()
 
     def __repr__(self) -> str:

@@ -84,6 +84,7 @@ class BusClient:
         self._next_sub = 0
         self._subs: dict[int, ClientSubscription] = {}
         self._openings: dict[int, Opening] = {}
+        self._leaving: dict[int, ClientSubscription] = {}  # by the call that tells the host
         self._dirty: dict[ClientSubscription, None] = {}
         self._flushing: asyncio.Handle | None = None
         self._mirror = BusMirror()
@@ -316,34 +317,28 @@ class BusClient:
         if future is not None:
             future.set_result(subscription)
         elif subscription.abandon():
-            self._unsubscribe(subscription, None)
+            subscription.leave()
 
-    async def unsubscribe(self, subscription: ClientSubscription) -> None:
-        """Tell the host that a subscription was closed, and wait until it knows."""
+    def unsubscribe(self, subscription: ClientSubscription) -> None:
+        """Tell the host that nothing more is wanted there; `ClientSubscription.left` is called once it knows."""
         if self._is_closed or self._broken is not None:
             self._over(subscription)
+            subscription.left()
             return
-        future: asyncio.Future[int] = self._loop.create_future()
-        self._unsubscribe(subscription, future)
-        await future
-
-    def _unsubscribe(self, subscription: ClientSubscription, future: asyncio.Future[int] | None) -> None:
         self._flush()
-        own: asyncio.Future[int] = self._loop.create_future()
-
-        def over(done: asyncio.Future[int]) -> None:
-            failed = not done.cancelled() and done.exception() is not None
-            if future is not None and not future.done():
-                future.set_result(0)
-            if not failed:
-                self._forget(subscription)
-
-        own.add_done_callback(over)
         call = self._next_call
         self._next_call = call + 1
-        self._calls[call] = _Call(own, 0)
-        self._over(subscription)
+        self._calls[call] = _Call(None, 0)
+        self._leaving[call] = subscription
         self._send(frames.UNSUB, frames.numbers(call, subscription.sub))
+
+    def _left(self, call: int) -> None:
+        """The host knows, if that is what this call told it; what it sent before is here."""
+        subscription = self._leaving.pop(call, None)
+        if subscription is not None:
+            self._over(subscription)
+            self._forget(subscription)
+            subscription.left()
 
     def _over(self, subscription: ClientSubscription) -> None:
         if not subscription.is_over:
@@ -394,6 +389,8 @@ class BusClient:
         future = self._end(values[0])
         if future is not None:
             future.set_result(values[1])
+        elif self._leaving:
+            self._left(values[0])
 
     def _resp(self, values: list[Any], body: bytes) -> None:
         envelope = self._envelopes.read(values, 1, body)
@@ -407,6 +404,8 @@ class BusClient:
         future = self._end(values[0])
         if future is not None:
             future.set_exception(error)
+        elif self._leaving:
+            self._left(values[0])
 
     def _counted(self, values: list[Any], _: bytes) -> None:
         subscription = self._subs.get(values[0])
@@ -453,9 +452,9 @@ class BusClient:
         self._broken = BrokenError(f"{self._link.peer}: the host of the bus is gone: {cause}")
         self._broken.__cause__ = cause
         self._link.close()
-        self._stop(self._broken)
         for subscription in tuple(self._subs.values()):
             subscription.break_off(self._broken)
+        self._stop(self._broken)
 
     def _stop(self, error: FlowbridgeError) -> None:
         """Every call that waits fails."""
@@ -464,13 +463,15 @@ class BusClient:
             self._flushing = None
         if not self._greeted.done():
             self._greeted.set_exception(error)
-        calls, self._calls = self._calls, {}
+        calls, self._calls, leaving, self._leaving = self._calls, {}, self._leaving, {}
         self._openings.clear()
         self._bytes = 0
         self._repeats.hurry()
         for call in calls.values():
             if call.future is not None and not call.future.done():
                 call.future.set_exception(type(error)(str(error)))
+        for subscription in leaving.values():
+            subscription.left()
 
     async def aclose(self) -> None:
         """Close this end: its subscriptions close, its calls fail with ClosedError. Idempotent."""

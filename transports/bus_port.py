@@ -45,6 +45,13 @@ class LocalSubscription(QueueSource):
         if self.port.waited_by:
             self.port.admit()
 
+    def drain(self) -> None:
+        """Be published to no more; once everything that is queued was taken, it has ended. Idempotent."""
+        if not self._ends.ended:
+            self.port.drain()
+            self._queue.finished = self._ends.guarded = True
+            self._ends.tell()
+
     async def aclose(self) -> None:
         """Take no more, and be published to no more. Idempotent."""
         self.port.leave()
@@ -62,8 +69,8 @@ class SubscriptionPort:
     """The queue of one subscription. Publishers wait at gates, not here, so its sink never makes anybody wait."""
 
     __slots__ = (
-        *("_deadline_ns", "_leave", "_priority", "_seq"),
-        *("ends", "group", "pattern", "route", "sink", "subscription", "unanswered", "waited_by"),
+        *("_deadline_ns", "_leave", "_priority", "_seq", "ends", "group"),
+        *("is_draining", "pattern", "route", "sink", "subscription", "unanswered", "waited_by"),
     )
 
     def __init__(
@@ -98,6 +105,7 @@ class SubscriptionPort:
         self.group = group
         self.waited_by: list[Gate] = []  # the gates at which a message waits that this port may take
         self.unanswered = unanswered
+        self.is_draining = False  # it gets nothing more, but is not closed
         self._leave = leave
         self._seq = 0
         self._priority = qos.priority
@@ -195,7 +203,13 @@ class SubscriptionPort:
                     gates.remove(first)
 
     def leave(self) -> None:
-        """The subscription ends: nothing more is to come here."""
+        """The subscription ends: nothing more is to come here, and nothing is taken."""
+        self.is_draining = False
+        self._leave(self)
+
+    def drain(self) -> None:
+        """Nothing more is to come here; what is queued can be taken."""
+        self.is_draining = True
         self._leave(self)
 
     def __repr__(self) -> str:

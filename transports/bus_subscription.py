@@ -6,6 +6,7 @@ decides here is gathered, and told at the next turn of the loop or before the ne
 
 from __future__ import annotations
 
+import asyncio
 from typing import TYPE_CHECKING
 
 from flowbridge.codec.bus_frames import ABORTED, DELIVERED, DROPPED, TRANSPORT, settle
@@ -119,7 +120,10 @@ class ReportingQueue(LaneQueue):
 class ClientSubscription(QueueSource):
     """See `contracts.Subscription`. When the host vanishes what arrived can still be taken; then BrokenError."""
 
-    __slots__ = ("_broken", "_client", "_take_in", "_told", "edge", "group", "is_over", "outcomes", "pattern", "sub")
+    __slots__ = (
+        *("_broken", "_client", "_is_draining", "_leaving", "_take_in", "_told"),
+        *("edge", "group", "is_over", "outcomes", "pattern", "sub"),
+    )
 
     def __init__(
         self,
@@ -143,8 +147,10 @@ class ClientSubscription(QueueSource):
         self.pattern = pattern
         self.group = group
         self.edge = edge
-        self.is_over = False  # closed, and the host knows
+        self.is_over = False  # the host knows that nothing more is wanted here
         self._client = client
+        self._is_draining = False
+        self._leaving: asyncio.Future[None] | None = None  # done once nothing more can come
         self._take_in = queue.take_in
         self._broken: BrokenError | None = None
         self._told: tuple[int, int, int, int, Mapping[str, int]] = (0, 0, 0, 0, {})
@@ -191,19 +197,43 @@ class ClientSubscription(QueueSource):
         ends.wake_receiver()
         return True
 
+    def leave(self) -> None:
+        """Tell the host, once, that nothing more is wanted."""
+        if self._leaving is None:
+            self._leaving = asyncio.get_running_loop().create_future()
+            self._client.unsubscribe(self)
+
+    def left(self) -> None:
+        """Nothing more can come: the host said so, or it is gone."""
+        if self._leaving is not None and not self._leaving.done():
+            self._leaving.set_result(None)
+        if self._is_draining and self._broken is None and not self._ends.abandoned:
+            self._queue.finished = self._ends.guarded = True
+            self._ends.tell()
+
     # --- what its user does -----------------------------------------------------------------------------------------
 
     def take(self, limit: int, lane: int | None = None) -> Sequence[Envelope]:
         """Borrow up to `limit` messages of one lane."""
         taken = super().take(limit, lane)
-        if not taken and self._broken is not None and not self._ends.abandoned and not self._queue.waiting:
+        if taken or self._broken is None or self._queue.finished:
+            return taken
+        if not self._ends.abandoned and not self._queue.waiting:
             raise BrokenError(str(self._broken)) from self._broken.__cause__
         return taken
+
+    def drain(self) -> None:
+        """Be published to no more; once the host knows and everything that came was taken, it has ended. Idempotent."""
+        if not self._ends.abandoned and self._broken is None:
+            self._is_draining = True
+            self.leave()
 
     async def aclose(self) -> None:
         """Take no more, and be published to no more. Idempotent."""
         if self.abandon():
-            await self._client.unsubscribe(self)
+            self.leave()
+            assert self._leaving is not None, "it just left, or had before"
+            await self._leaving
 
     def __repr__(self) -> str:
         return f"<ClientSubscription {self.edge}>"

@@ -184,7 +184,7 @@ class Assembly:
         )
         role = Role.WHOLE if self._has_bus else Role.SOURCE
         self._account(route, "inproc", role, partial(getattr, subscription, "books"))
-        self._inlets[route.target_node].append(Inlet(route, subscription))
+        self._inlets[route.target_node].append(Inlet(route, subscription, subscription.drain))
 
     # --- nodes ------------------------------------------------------------------------------------------------------
 

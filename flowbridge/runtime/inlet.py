@@ -22,11 +22,13 @@ if TYPE_CHECKING:
 class Inlet:
     """One route that ends here."""
 
-    __slots__ = ("_gaps", "books", "ends_itself", "port", "route", "source")
+    __slots__ = ("_gaps", "books", "drain", "ends_itself", "port", "route", "source")
 
-    def __init__(self, route: Route, source: DataSource) -> None:
+    def __init__(self, route: Route, source: DataSource, drain: Callable[[], None] | None = None) -> None:
+        """`drain` lets an input end that does not end by itself: nothing new comes, and what is there comes first."""
         self.route = route
         self.source = source
+        self.drain = drain
         self.port = route.target_port
         self.books: EdgeBooks = source.books
         self.ends_itself = route.plane is Plane.DATA and not route.feedback
@@ -54,6 +56,9 @@ class Intake:
     ) -> None:
         self.inlets = tuple(inlets)
         self.limit = 1
+        self._lasting = [inlet for inlet in self.inlets if inlet.ends_itself]
+        self._drained = [inlet for inlet in self.inlets if inlet.drain is not None]
+        self._draining = False
         self._manager = manager
         self._paths = paths
         self._notify = notify
@@ -67,6 +72,38 @@ class Intake:
         """Hear of news from every route."""
         for index, inlet in enumerate(self.inlets):
             inlet.source.on_news(self._teller(index))
+
+    # --- the end ----------------------------------------------------------------------------------------------------
+
+    def drain(self) -> None:
+        """Nothing new is wanted: a node without inputs that end by themselves gets no more from the bus."""
+        self._draining = True
+        self._look()
+
+    @property
+    def has_ended(self) -> bool:
+        """Nothing waits, and every input has ended that can.
+
+        A feedback edge does not keep its own loop alive. Timers and bus inputs never end by themselves: a bus input
+        is drained once the others have ended, or when there are none and the node is drained.
+        """
+        if any(inlet.source.waiting for inlet in self.inlets) or not self._is_over:
+            return False
+        self._look()
+        return all(inlet.source.ended for inlet in self._drained)
+
+    @property
+    def _is_over(self) -> bool:
+        return all(inlet.source.ended for inlet in self._lasting) if self._lasting else self._draining
+
+    def _look(self) -> None:
+        """Drain the bus inputs if it is time: while they bring something all the time, nothing else ends them."""
+        if self._drained and self._is_over:
+            for inlet in self._drained:
+                if inlet.drain is not None:
+                    inlet.drain()
+
+    # --- what comes -------------------------------------------------------------------------------------------------
 
     async def tell_gaps(self, call: Callable[..., Awaitable[Any]], hook: Callable[[str, Gap], Any] | None) -> None:
         """Tell the operator what is missing before what comes next. Raises: OperatorError."""
@@ -97,6 +134,7 @@ class Intake:
             if not mask:
                 self._ready.discard(index)
                 source.take(0)  # takes nothing, but raises BrokenError when nothing more can come
+                self._look()
                 continue
             for lane in lanes_in(mask):
                 self._gather_lane(index, source, lane, now_ns)

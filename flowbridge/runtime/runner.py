@@ -103,8 +103,12 @@ class NodeRunner:
         self._handlers = {}
 
     def drain(self) -> None:
-        """Start nothing new: timers stop, bus inputs end once they are empty, a source yields no more."""
+        """Start nothing new: timers stop, a source yields no more, and a node that only the bus feeds leaves it.
+
+        What came before is handled first. A node with other inputs leaves the bus when these have ended.
+        """
         self._draining = True
+        self._intake.drain()
         if self._producer is not None:
             self._producer.drain()
         self._notify()
@@ -210,7 +214,7 @@ class NodeRunner:
                     if run is not None:
                         await self._handle(work, run)
                     is_held = pump is not None and bool(manager.waiting)
-                elif self._has_ended():
+                elif self._intake.has_ended:
                     await self._intake.tell_gaps(self.hook, self._bound.on_gap)
                     await self.snapshots.finish(self.hook, self._bound.snapshot)
                     return
@@ -239,18 +243,6 @@ class NodeRunner:
         if self.snapshots.is_settling:
             await self.snapshots.keep(self.hook, self._bound.snapshot)
         await self._wait()
-
-    def _has_ended(self) -> bool:
-        """Nothing waits, and every input has ended that can.
-
-        A feedback edge does not keep its own loop alive. Timers and bus inputs never end by themselves: a node that has
-        nothing else ends when it is drained.
-        """
-        inlets = self._intake.inlets
-        if any(inlet.source.waiting for inlet in inlets):
-            return False
-        lasting = [inlet for inlet in inlets if inlet.ends_itself]
-        return all(inlet.source.ended for inlet in lasting) if lasting else self._draining
 
     def _notify(self) -> None:
         """Something arrived or ended. A sleeping node that has work is woken when it is its turn."""

@@ -214,6 +214,10 @@ class CloggedSubscription(CloggedSource):
         """The subscription's."""
         return self._subscription.group
 
+    def drain(self) -> None:
+        """As the subscription's."""
+        self._subscription.drain()
+
 
 class CloggedBus:
     """The clogged twin of a bus."""

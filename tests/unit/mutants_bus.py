@@ -437,3 +437,51 @@ class CountsCancelledPublish(ReferenceBus):
         except asyncio.CancelledError:
             one.books.sent += 1
             raise
+
+
+class DrainedKeepsItsTurn(ReferenceBus):
+    """A drained subscription refuses what it is given, but stays a member of its group."""
+
+    def drain(self, one: ReferenceSubscription) -> None:
+        self.draining.append(one)
+        self.finish(one)
+
+
+class DrainedNeverEnds(ReferenceBus):
+    """A drained subscription gets nothing more, and does not end."""
+
+    def finish(self, one: ReferenceSubscription) -> None:
+        pass
+
+
+class DrainsInSilence(ReferenceBus):
+    """Nobody is told that a drained subscription has ended."""
+
+    def finish(self, one: ReferenceSubscription) -> None:
+        one.finished = True
+
+
+class DrainDrops(ReferenceBus):
+    """What waits in a subscription that drains is dropped."""
+
+    def drain(self, one: ReferenceSubscription) -> None:
+        for envelope in tuple(one.queued):
+            one.drop(envelope)
+        super().drain(one)
+
+
+class KeepsWhatDrained(ReferenceBus):
+    """Closing the bus forgets the subscriptions that drain."""
+
+    async def aclose(self) -> None:
+        self.draining.clear()
+        await super().aclose()
+
+
+class DrainRefusesRequests(ReferenceBus):
+    """A responder that drains refuses the requests that it has not taken."""
+
+    def drain(self, one: ReferenceSubscription) -> None:
+        for envelope in tuple(one.queued):
+            self.left(envelope)
+        super().drain(one)

@@ -48,6 +48,10 @@ class ReferenceSubscription(ReferencePort):
         self.pattern = pattern
         self.group = group
         self.served = 0
+        self.bus: ReferenceBus
+
+    def drain(self) -> None:
+        self.bus.drain(self)
 
 
 class ReferenceBus:
@@ -56,6 +60,7 @@ class ReferenceBus:
     def __init__(self, clock: Clock) -> None:
         self.clock = clock
         self.open: list[ReferenceSubscription] = []
+        self.draining: list[ReferenceSubscription] = []
         self.all: dict[str, EdgeBooks] = {"(replies)": EdgeBooks()}
         self.topics: list[tuple[str, Qos]] = []
         self.requests: dict[int, tuple[Envelope, asyncio.Future[Envelope]]] = {}
@@ -303,17 +308,36 @@ class ReferenceBus:
         self.check(pattern, pattern=True)
         edge = edge or f"bus/{pattern} #{len(self.all)}"
         one = ReferenceSubscription(qos or self.qos_of(pattern) or Qos(), self.clock, edge, pattern, group)
-        self.all[edge] = one.books
+        one.bus = self
+        one.books = self.all.setdefault(edge, one.books)
         self.open.append(one)
         try:
             yield one
         finally:
-            if one in self.open:
-                self.open.remove(one)
+            self.leave(one)
+            if one in self.draining:
+                self.draining.remove(one)
             queued = [envelope for lane in Priority for envelope in one.queue_of(lane)]
             await one.aclose()
             for envelope in queued:
                 self.left(envelope)
+
+    def leave(self, one: ReferenceSubscription) -> None:
+        """It gets nothing more."""
+        if one in self.open:
+            self.open.remove(one)
+
+    def drain(self, one: ReferenceSubscription) -> None:
+        if not (one.finished or one.abandoned):
+            self.leave(one)
+            self.draining.append(one)
+            self.finish(one)
+
+    def finish(self, one: ReferenceSubscription) -> None:
+        """It ends once everything was taken."""
+        one.finished = True
+        one.tell()
+        one.changed()
 
     def configure(self, pattern: str, qos: Qos) -> None:
         self.topics.append((pattern, qos))
@@ -331,7 +355,7 @@ class ReferenceBus:
         for _, answer in self.requests.values():
             if not answer.done():
                 answer.set_exception(self.pending_error())
-        for one in self.open:
+        for one in (*self.open, *self.draining):
             await one.aclose()
         self.open.clear()
 

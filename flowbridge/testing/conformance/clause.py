@@ -18,7 +18,7 @@ GUARD_S: Final = 60.0
 
 _MODULES: Final = {
     "port": ("port", "port_credit", "port_many", "port_waiting", "port_books"),
-    "bus": ("bus", "bus_queue", "bus_request", "bus_retry"),
+    "bus": ("bus", "bus_queue", "bus_request", "bus_retry", "bus_drain"),
     "codec": ("codec",),
     "clock": ("clock",),
     "runner": ("operator",),

@@ -15,11 +15,14 @@ import pytest
 from flow_scene import MS, Kept, S, WorkClock, balanced, compiled, flow_text, numbers, paced, run, to_end, values
 
 from flowbridge.emit import Emit
+from flowbridge.envelope import Envelope
+from flowbridge.errors import NoResponderError
 from flowbridge.host import Host
 from flowbridge.testing.quiet import quiet
 
 if TYPE_CHECKING:
     from flowbridge.contracts import Outputs
+    from flowbridge.report import RunReport
     from flowbridge.runtime.flow import RunningFlow
 
 
@@ -162,6 +165,68 @@ def test_a_drain_lets_everything_through_and_an_abort_counts_what_is_left() -> N
             assert kept.values == list(range(6))
             assert books.dropped["abort"] > 0
             assert "aborted" in {node.state for node in report.nodes.values()}
+
+
+@pytest.mark.parametrize("drains", [True, False])
+def test_a_node_on_the_bus_ends_under_load_that_never_stops(drains: bool) -> None:
+    """It is drained, or its other input ends; what it was asked before is answered, and nothing else is."""
+    clock = WorkClock()
+    answered: list[int] = []
+    refused: list[int] = []
+    stop = asyncio.Event()
+
+    def double(value: int) -> int:
+        clock.work(2 * MS)  # slower than the load, so there is always more
+        return 2 * value
+
+    async def main() -> RunReport:
+        async with Host(operators={"source": endless(clock), "double": double}, clock=clock) as host:
+            inputs = "{from: bus/q, reply: true, queue: {size: 256}}"
+            nodes = [f"id: d, operator: host:double, inputs: {{in: {inputs}}}"]
+            if not drains:  # a drain ends the source, and so the input beside the bus
+                nodes = [
+                    "id: a, operator: host:source",
+                    f"id: d, operator: host:double, inputs: {{in: [a/out, {inputs}]}}",
+                ]
+            flow = await host.start(compiled(flow_text(*nodes)))
+
+            async def ask(number: int) -> None:
+                try:
+                    reply = await host.bus.request("q", Envelope(number), timeout_ns=10 * S)
+                except NoResponderError:
+                    refused.append(number)
+                else:
+                    assert reply.payload == 2 * number
+                    answered.append(number)
+
+            async def load() -> None:
+                async with asyncio.TaskGroup() as asking:
+                    number = 0
+                    while not stop.is_set():
+                        if number == 100:
+                            flow.drain()
+                        asking.create_task(ask(number))
+                        number += 1
+                        await clock.pause(MS)
+
+            loading = asyncio.create_task(load())
+            try:
+                return await to_end(flow, clock, until_ns=clock.now_ns() + 5 * S)
+            finally:
+                stop.set()
+                while not loading.done():
+                    await quiet()
+                    if clock.pending():
+                        await clock.set(clock.pending()[0])
+                await loading
+
+    report = asyncio.run(main())
+    assert (report.status, report.errors) == ("interrupted", [])
+    assert report.edges["bus/q->d/in"].books.dropped_total == 0
+    assert refused, "the load ended first"
+    assert min(refused) >= 100, "what was asked before the drain was not answered"
+    assert sorted((*answered, *refused)) == list(range(len(answered) + len(refused)))
+    balanced(report)
 
 
 def test_a_drain_that_takes_too_long_becomes_an_abort_and_says_who_was_busy() -> None:

@@ -27,7 +27,7 @@ from flowbridge import Host, registry
 from flowbridge.addresses import NodeAddress, TlsFiles
 from flowbridge.codec import session_frames
 from flowbridge.envelope import Envelope
-from flowbridge.errors import AuthError, Effect, FlowbridgeError, RemoteProtocolError
+from flowbridge.errors import AuthError, Effect, FlowbridgeError, NoResponderError, RemoteProtocolError, Retry
 from flowbridge.plan import Placement
 from flowbridge.runtime.clock import SystemClock
 from flowbridge.runtime.digest import operator_digest
@@ -128,10 +128,10 @@ def test_a_signal_to_the_node_drains_the_flows_of_its_hosts(tmp_path: Path) -> N
     assert node.kinds[-3:] == ["draining", "host_left", "drained"]
 
 
-def test_a_node_drains_under_load_and_no_request_is_lost(
+def test_a_node_drains_under_load_that_never_stops_and_no_request_is_lost(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Each request is answered, or known not to have been done; none waits for its deadline."""
+    """Each request made before is answered, each one after that is refused undone; nothing is cut off."""
     (tmp_path / "drain_ops.py").write_text("def double(value):\n    return 2 * value\n")
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     monkeypatch.syspath_prepend(str(tmp_path))
@@ -144,19 +144,19 @@ def test_a_node_drains_under_load_and_no_request_is_lost(
         "rules:\n  - {allow: [sub, serve], peers: ['fb://dev/node/*'], to: ['q']}\n"
     )
 
-    async def main() -> tuple[int, list[FlowbridgeError], Any]:
-        answered, errors, told = 0, list[FlowbridgeError](), list[float]()
+    async def main() -> tuple[int, list[tuple[float, FlowbridgeError]], float, Any]:
+        answered, errors, told = 0, list[tuple[float, FlowbridgeError]](), list[float]()
 
         async def ask(host: Host, first: int) -> None:
             nonlocal answered
             for number in itertools.count(first, 8):
-                if told and time.monotonic() > told[0] + 0.5:
-                    return
+                began = time.monotonic()
                 try:
                     reply = await host.bus.request("q", Envelope(number), timeout_ns=5 * 10**9)
                 except FlowbridgeError as error:
-                    errors.append(error)
-                    return
+                    errors.append((began, error))
+                    await asyncio.sleep(0.001)
+                    continue
                 assert reply.payload == 2 * number
                 answered += 1
                 if answered == 200:
@@ -164,17 +164,27 @@ def test_a_node_drains_under_load_and_no_request_is_lost(
 
         async with Host(nodes={"edge-1": f"quic://127.0.0.1:{port}"}, tls=TlsFiles(*files)) as host:
             running = await host.start(flowbridge.load(path))
-            await asyncio.gather(*(ask(host, first) for first in range(8)))
+            load = [asyncio.create_task(ask(host, first)) for first in range(8)]
             report = await running.wait()
-        return answered, errors, report
+            for task in load:
+                assert not task.done(), "the load went on to the end"
+                task.cancel()
+            await asyncio.wait(load)
+        return answered, errors, told[0], report
 
     with NodeProcess(tmp_path, port, "--policy", "policy.yaml") as node:
-        answered, errors, report = asyncio.run(main())
+        answered, errors, told, report = asyncio.run(main())
         assert node.wait() == 0, node.said
     assert answered >= 200
-    assert {error.effect for error in errors} <= {Effect.NONE}, errors
-    assert report.status == "interrupted", report
+    assert errors, "nobody asked while it drained"
+    assert {(type(error), error.effect, error.retry) for _, error in errors} == {
+        (NoResponderError, Effect.NONE, Retry.LATER)
+    }, errors
+    assert min(began for began, _ in errors) >= told, "a request that was made before was not answered"
+    assert (report.status, report.errors) == ("interrupted", []), report
+    assert report.edges["bus/q->b/in"].books.dropped_total == 0
     assert node.kinds[-3:] == ["draining", "host_left", "drained"]
+    assert node.events[-1]["cut"] is False
     said = [record.getMessage() for record in caplog.records if "is draining" in record.getMessage()]
     assert len(said) == 1, said
     assert re.fullmatch(r"node edge-1 \(quic://.*\) is draining: it takes nothing new, and ends within 10 s", said[0])

@@ -1,5 +1,7 @@
 """A bus behind a Unix socket: what the clauses cannot ask, because two ends and a link between them are needed."""
 
+# pyright: reportPrivateUsage=false
+
 from __future__ import annotations
 
 import asyncio
@@ -17,6 +19,7 @@ from flowbridge.errors import (
     ClosedError,
     Effect,
     EncodeError,
+    EndOfStream,
     LocalProtocolError,
     NoResponderError,
     WouldBlock,
@@ -352,6 +355,66 @@ async def test_an_opening_that_is_cancelled_is_closed_again() -> None:
         await asyncio.wait([opening])
         await quiet()
         assert await at.host.publish("t", message(1)) == 0
+
+
+@on_a_loop
+async def test_what_was_under_way_reaches_a_subscription_that_drains() -> None:
+    async with scene() as at:
+        client = await at.client()
+        async with client.subscribe("t", edge="e") as subscription:
+            subscription.drain()  # the host hears of it at its next turn
+            for number in range(3):
+                assert await at.host.publish("t", message(number)) == 1
+            assert not subscription.ended
+            assert await take_all(subscription) == [0, 1, 2]
+            assert subscription.ended
+            assert await at.host.publish("t", message(3)) == 0
+        for books in (at.host.books()["e"], client.books()["e"]):
+            assert (books.sent, books.delivered, books.in_flight) == (3, 3, 0)
+
+
+@on_a_loop
+async def test_what_comes_piece_by_piece_to_a_subscription_that_closes_is_aborted() -> None:
+    async with scene() as at:
+        client = await at.client()
+        opening = client.subscribe("t", edge="e")
+        subscription = await opening.__aenter__()
+        to_client = at.peers[0]._link.stream
+        to_client.pause()  # the host does not hear yet that it closes
+        closing = asyncio.create_task(subscription.aclose())
+        for number in range(3):
+            await quiet()
+            assert await at.host.publish("t", message(number)) == 1
+        await quiet()
+        assert not closing.done()
+        to_client.resume()
+        await closing
+        assert await client.publish("t", message(9)) == 0
+        await quiet()
+        for books in (at.host.books()["e"], client.books()["e"]):
+            assert (books.sent, dict(books.dropped), books.in_flight) == (3, {"abort": 3}, 0)
+
+
+@on_a_loop
+async def test_a_host_that_vanishes_while_a_subscription_drains_is_broken_not_ended() -> None:
+    async with scene() as at:
+        client = await at.client()
+        async with client.subscribe("t") as ended, client.subscribe("t") as broken:
+            await at.host.publish("t", message(0))
+            await quiet()
+            ended.drain()
+            await quiet()
+            broken.drain()  # the host does not get to say that it knows
+            await at.server.aclose()
+            await quiet()
+            for one in (ended, broken):
+                assert await _numbers_left(one) == [0]
+            assert ended.ended
+            assert not broken.ended
+            with pytest.raises(EndOfStream):
+                await ended.receive()
+            with pytest.raises(BrokenError):
+                await broken.receive()
 
 
 @on_a_loop

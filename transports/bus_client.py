@@ -179,7 +179,10 @@ class BusClient:
         self._submit(call, frames.REQ, frames.req(call, topic, fields), body)
         alarm = None if deadline_ns == NO_DEADLINE else clock.call_at(deadline_ns, expired)
         try:
-            return await self._answer(call, future)
+            return await future
+        except asyncio.CancelledError:
+            self._withdraw(call)
+            raise
         finally:
             if alarm is not None:
                 alarm.cancel()
@@ -217,12 +220,16 @@ class BusClient:
     # --- calls ------------------------------------------------------------------------------------------------------
 
     def _check(self, topic: str | None) -> None:
-        if self._is_closed:
-            raise ClosedError("the bus is closed")
-        if self._broken is not None:
-            raise BrokenError(str(self._broken)) from self._broken.__cause__
+        if self._is_closed or self._broken is not None:
+            self._refuse()
         if topic is not None:
             self._mirror.reach(topic)  # which looks at it, once
+
+    def _refuse(self) -> None:
+        if self._is_closed:
+            raise ClosedError("the bus is closed")
+        assert self._broken is not None, "closed or broken"
+        raise BrokenError(str(self._broken)) from self._broken.__cause__
 
     def _begin(self, size: int, future: asyncio.Future[Any] | None) -> int:
         """A number for a call. Raises: WouldBlock when too many are not answered."""
@@ -248,17 +255,18 @@ class BusClient:
         self._bytes -= begun.size
         return None if begun.future is None or begun.future.done() else begun.future
 
-    def _send(self, kind: int, header: bytes, body: bytes = b"") -> None:
+    def _send(self, kind: int, header: bytes) -> None:
         try:
-            self._link.send(kind, header, body)
+            self._link.send(kind, header)
         except ResourceError as error:
-            if self._broken is None:
-                self._break(error.__cause__ or error)
+            self._break(error.__cause__ or error)
 
     def _submit(self, call: int, kind: int, header: bytes, body: bytes = b"") -> None:
         """Send what a call asks. Raises: EncodeError when it is too large, and then the call was never made."""
         try:
-            self._send(kind, header, body)
+            self._link.send(kind, header, body)
+        except ResourceError as error:
+            self._break(error.__cause__ or error)
         except EncodeError:
             self._end(call)
             self._openings.pop(call, None)

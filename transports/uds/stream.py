@@ -73,7 +73,8 @@ class UdsStream:
         sock.setblocking(False)
         self.peer = peer
         self._sock = sock
-        self._receive = sock.recv  # bound once: it is called for every message
+        self._receive = sock.recv  # bound once: they are called for every message
+        self._send = sock.send
         self._loop = asyncio.get_running_loop()
         self._on_data = on_data
         self._on_lost = on_lost
@@ -120,6 +121,17 @@ class UdsStream:
             self._check_writable()
         if descriptors:
             self._check_descriptors(parts, descriptors)
+        elif not self._out and len(parts) == 1 and type(part := parts[0]) is bytes:  # nearly always
+            try:
+                sent = self._send(part)
+            except (BlockingIOError, InterruptedError):
+                sent = 0
+            except OSError as error:
+                self._fail_writing(error)
+                raise self._broken() from error
+            if sent < len(part):
+                self._keep_unsent((memoryview(part)[sent:],))
+            return
         if self._out:
             if descriptors:
                 self._keep(descriptors)
@@ -128,6 +140,10 @@ class UdsStream:
             if not rest:
                 return
             parts = rest
+        self._keep_unsent(parts)
+
+    def _keep_unsent(self, parts: Sequence[BytesLike]) -> None:
+        """Write it when the kernel takes more."""
         for part in parts:
             view = memoryview(part).cast("B")
             if view.nbytes:
@@ -143,7 +159,7 @@ class UdsStream:
             if descriptors:
                 sent = socket.send_fds(self._sock, parts[:STREAM_PARTS_MAX], list(descriptors))
             elif len(parts) == 1:
-                sent = self._sock.send(parts[0])
+                sent = self._send(parts[0])
             else:
                 sent = self._sock.sendmsg(parts[:STREAM_PARTS_MAX])
         except (BlockingIOError, InterruptedError):
@@ -157,8 +173,6 @@ class UdsStream:
                 ) from error
             self._fail_writing(error)
             raise self._broken() from error
-        if len(parts) == 1 and type(parts[0]) is bytes and sent == len(parts[0]):
-            return ()
         rest: list[BytesLike] = []
         for part in parts:
             size = part.nbytes if isinstance(part, memoryview) else len(part)

@@ -51,16 +51,6 @@ _T = TypeVar("_T")
 REPLIES = "(replies)"
 
 
-class _Call:
-    """A call that the host has not answered; without a future when nobody waits for the answer."""
-
-    __slots__ = ("future", "size")
-
-    def __init__(self, future: asyncio.Future[Any] | None, size: int) -> None:
-        self.future = future
-        self.size = size
-
-
 class BusClient:
     """Keeps `contracts.EventBus` for one process; the bus itself is at the host, and so is everything that decides.
 
@@ -78,7 +68,7 @@ class BusClient:
     def __init__(self, connect: Callable[..., ByteStream], clock: Clock, times: Times = SHARED) -> None:
         self._clock = clock
         self._loop = asyncio.get_running_loop()
-        self._calls: dict[int, _Call] = {}
+        self._calls: dict[int, tuple[asyncio.Future[Any] | None, int]] = {}  # unanswered: who waits, if any, and bytes
         self._bytes = 0
         self._next_call = 0
         self._next_sub = 0
@@ -157,7 +147,13 @@ class BusClient:
 
     async def request(self, topic: str, envelope: Envelope, *, timeout_ns: int, idempotent: bool = False) -> Envelope:
         """Publish, and wait for the first reply."""
-        return await self._repeats.request(topic, envelope, timeout_ns, idempotent)
+        repeats, began_ns = self._repeats, self._clock.now_ns()
+        envelope = repeats.begin(envelope, idempotent)
+        try:
+            return await self._request(topic, envelope, timeout_ns)
+        except FlowbridgeError as error:
+            failure = error
+        return await repeats.again(topic, envelope, began_ns + timeout_ns, failure, idempotent)
 
     async def _request(self, topic: str, envelope: Envelope, timeout_ns: int) -> Envelope:
         """One attempt."""
@@ -241,7 +237,7 @@ class BusClient:
             self._flush()
         call = self._next_call
         self._next_call = call + 1
-        self._calls[call] = _Call(future, size)
+        self._calls[call] = future, size
         self._bytes += size
         return call
 
@@ -252,8 +248,9 @@ class BusClient:
         begun = self._calls.pop(call, None)
         if begun is None:
             return None  # withdrawn
-        self._bytes -= begun.size
-        return None if begun.future is None or begun.future.done() else begun.future
+        future, size = begun
+        self._bytes -= size
+        return None if future is None or future.done() else future
 
     def _send(self, kind: int, header: bytes) -> None:
         try:
@@ -282,7 +279,7 @@ class BusClient:
     def _withdraw(self, call: int) -> None:
         begun = self._calls.pop(call, None)
         if begun is not None:
-            self._bytes -= begun.size
+            self._bytes -= begun[1]
             if self._broken is None and not self._is_closed:
                 self._send(frames.CANCEL, frames.numbers(call))
 
@@ -349,7 +346,7 @@ class BusClient:
         own.add_done_callback(over)
         call = self._next_call
         self._next_call = call + 1
-        self._calls[call] = _Call(own, 0)
+        self._calls[call] = own, 0
         self._over(subscription)
         self._send(frames.UNSUB, frames.numbers(call, subscription.sub))
 
@@ -476,9 +473,9 @@ class BusClient:
         self._openings.clear()
         self._bytes = 0
         self._repeats.hurry()
-        for call in calls.values():
-            if call.future is not None and not call.future.done():
-                call.future.set_exception(type(error)(str(error)))
+        for future, _ in calls.values():
+            if future is not None and not future.done():
+                future.set_exception(type(error)(str(error)))
 
     async def aclose(self) -> None:
         """Close this end: its subscriptions close, its calls fail with ClosedError. Idempotent."""

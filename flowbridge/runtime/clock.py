@@ -26,35 +26,31 @@ CANCELLED_MAX: Final = 64
 class SystemAlarm:
     """A call that is still to come; see `contracts.Alarm`."""
 
-    __slots__ = ("_callback", "_timer", "deadline_ns")
+    __slots__ = ("callback", "deadline_ns", "timer")
 
-    def __init__(self, deadline_ns: int, callback: Callable[[], None], timer: LoopTimer) -> None:
-        self.deadline_ns: Final = deadline_ns
-        self._callback: Callable[[], None] | None = callback
-        self._timer = timer
-
-    @property
-    def over(self) -> bool:
-        """Whether it came or was cancelled."""
-        return self._callback is None
+    # Filled in by `LoopTimer.add`: an `__init__` would cost as much as all the rest of it.
+    deadline_ns: int
+    callback: Callable[[], None] | None
+    """None once it came or was cancelled."""
+    timer: LoopTimer
 
     def cancel(self) -> None:
         """Let it not come."""
-        if self._callback is not None:
-            self._callback = None
-            timer = self._timer
+        if self.callback is not None:
+            self.callback = None
+            timer = self.timer
             timer.pending -= 1
             if len(timer.alarms) - timer.pending > CANCELLED_MAX:
                 timer.sweep()
 
     def come(self) -> None:
         """Call back, once."""
-        callback, self._callback = self._callback, None
+        callback, self.callback = self.callback, None
         if callback is not None:
             callback()
 
     def __repr__(self) -> str:
-        return f"<SystemAlarm {'over' if self.over else f'at {self.deadline_ns}'}>"
+        return f"<SystemAlarm {'over' if self.callback is None else f'at {self.deadline_ns}'}>"
 
 
 class LoopTimer:
@@ -85,7 +81,10 @@ class LoopTimer:
         """Call back from the loop at a deadline; at its next turn when that has passed."""
         order = self._order = self._order + 1
         self.pending += 1
-        alarm = SystemAlarm(deadline_ns, callback, self)
+        alarm = SystemAlarm()
+        alarm.deadline_ns = deadline_ns
+        alarm.callback = callback
+        alarm.timer = self
         alarms = self.alarms
         heapq.heappush(alarms, (deadline_ns, order, alarm))
         if alarms[0][2] is alarm:
@@ -95,7 +94,7 @@ class LoopTimer:
     def sweep(self) -> None:
         """Throw the cancelled alarms out, when they are most."""
         if len(self.alarms) > 2 * self.pending:
-            self.alarms = [entry for entry in self.alarms if not entry[2].over]
+            self.alarms = [entry for entry in self.alarms if entry[2].callback is not None]
             heapq.heapify(self.alarms)
 
     def _arm(self, deadline_ns: int) -> None:
@@ -118,11 +117,11 @@ class LoopTimer:
         try:
             while self.alarms and self.alarms[0][0] <= now_ns and self.alarms[0][1] <= last:
                 alarm = heapq.heappop(self.alarms)[2]
-                if not alarm.over:
+                if alarm.callback is not None:
                     self.pending -= 1
                     alarm.come()
         finally:  # a callback that raises is the loop's to report; the rest comes in the next turn
-            while self.alarms and self.alarms[0][2].over:
+            while self.alarms and self.alarms[0][2].callback is None:
                 heapq.heappop(self.alarms)
             if self.alarms and not self.closed:
                 self._arm(self.alarms[0][0])

@@ -80,7 +80,8 @@ class UdsStream:
         self._on_lost = on_lost
         self.descriptors = descriptors
         self._out: deque[memoryview] = deque()
-        self._out_bytes = 0
+        self.unsent_bytes = 0
+        """What the kernel has not taken yet."""
         self._passing: deque[tuple[int, tuple[int, ...]]] = deque()  # (bytes written before them, our duplicates)
         self._written = 0  # bytes that the kernel took while something waited; only differences matter
         self._waiters = Waiters()
@@ -99,11 +100,6 @@ class UdsStream:
         self._loop.add_reader(self._fileno, self._readable)
 
     # --- out --------------------------------------------------------------------------------------------------------
-
-    @property
-    def unsent_bytes(self) -> int:
-        """What the kernel has not taken yet."""
-        return self._out_bytes
 
     @property
     def is_lost(self) -> bool:
@@ -148,7 +144,7 @@ class UdsStream:
             view = memoryview(part).cast("B")
             if view.nbytes:
                 self._out.append(view)
-                self._out_bytes += view.nbytes
+                self.unsent_bytes += view.nbytes
         if self._out and not self._is_writing:
             self._is_writing = True
             self._loop.add_writer(self._fileno, self._writable)
@@ -201,7 +197,7 @@ class UdsStream:
                 os.close(copy)
             kind = LocalProtocolError if error.errno == errno.EBADF else ResourceError
             raise kind(f"{self.peer}: cannot keep descriptors {list(descriptors)}: {error}") from error
-        self._passing.append((self._written + self._out_bytes, tuple(copies)))
+        self._passing.append((self._written + self.unsent_bytes, tuple(copies)))
 
     def _writable(self) -> None:
         end = self._written + STREAM_WRITE_BYTES  # a peer that reads as fast as we write must not stop our loop
@@ -215,7 +211,7 @@ class UdsStream:
                 self._fail_writing(error)
                 return
             self._written += sent
-            self._out_bytes -= sent
+            self.unsent_bytes -= sent
             if sent < view.nbytes:
                 self._out[0] = view[sent:]
             else:
@@ -225,7 +221,7 @@ class UdsStream:
             self._loop.remove_writer(self._fileno)
             if self._shuts:
                 self._shut()
-        if self._out_bytes <= STREAM_BYTES_LOW:
+        if self.unsent_bytes <= STREAM_BYTES_LOW:
             self._waiters.wake()
 
     def _send_some(self, view: memoryview) -> int:
@@ -242,7 +238,7 @@ class UdsStream:
 
     async def drained(self) -> None:
         """Return once little is unsent. Raises: ClosedError, BrokenError."""
-        while self._out_bytes > STREAM_BYTES_HIGH or (self._waiters and self._out_bytes > STREAM_BYTES_LOW):
+        while self.unsent_bytes > STREAM_BYTES_HIGH or (self._waiters and self.unsent_bytes > STREAM_BYTES_LOW):
             await self._waiters.wait()
         self._check()
 
@@ -251,7 +247,7 @@ class UdsStream:
 
         Raises: ClosedError, BrokenError; something may be unsent then.
         """
-        while self._out_bytes:
+        while self.unsent_bytes:
             await self._waiters.wait()
         self._check()
 
@@ -423,9 +419,10 @@ class UdsStream:
                 os.close(descriptor)
         self._passing.clear()
         self._out.clear()
-        self._out_bytes = 0
+        self.unsent_bytes = 0
+        """What the kernel has not taken yet."""
         self._waiters.wake()
 
     def __repr__(self) -> str:
         state = "closed" if self._is_closed else "broken" if self._failure is not None else "open"
-        return f"<UdsStream {self.peer} {state}, {self._out_bytes} bytes unsent>"
+        return f"<UdsStream {self.peer} {state}, {self.unsent_bytes} bytes unsent>"

@@ -95,13 +95,11 @@ def bus(size_bytes: int, count: int, under_way: int) -> dict[str, float]:
             server = BusServer(local, clock)
             serve_client(server, pair[1])
             async with local.subscribe(TOPIC) as subscription:
-                while not server.peers:
-                    await asyncio.sleep(0)
-                await asyncio.sleep(0.05)  # the client is greeted
+                await asyncio.sleep(0.1)  # the client is greeted
                 bar.wait(rank)
                 cpu = cpu_ns()
                 responder = asyncio.ensure_future(_respond(local, subscription))
-                while server.peers:
+                while server.peers:  # noqa: ASYNC110 - nobody tells when the last client leaves
                     await asyncio.sleep(0.05)
                 cpu = cpu_ns() - cpu
                 responder.cancel()
@@ -213,11 +211,18 @@ def zmq(size_bytes: int, count: int, under_way: int = 1) -> dict[str, float]:
         (end.bind if rank else end.connect)(address)
         ends.append(end)
 
+    def send(data: bytes) -> None:
+        ends[0].send(data)
+
+    def receive() -> bytes:
+        data: bytes = ends[0].recv()
+        return data
+
     return _blocking(
-        lambda data: ends[0].send(data),
-        lambda: ends[0].recv(),
-        lambda: ends[0].recv(),
-        lambda data: ends[0].send(data),
+        send,
+        receive,
+        receive,
+        send,
         payload,
         count,
         begin,

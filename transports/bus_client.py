@@ -147,13 +147,13 @@ class BusClient:
 
     async def request(self, topic: str, envelope: Envelope, *, timeout_ns: int, idempotent: bool = False) -> Envelope:
         """Publish, and wait for the first reply."""
-        repeats, began_ns = self._repeats, self._clock.now_ns()
-        envelope = repeats.begin(envelope, idempotent)
+        until_ns = self._clock.now_ns() + timeout_ns
+        envelope = self._repeats.begin(envelope, idempotent)
         try:
             return await self._request(topic, envelope, timeout_ns)
         except FlowbridgeError as error:
             failure = error
-        return await repeats.again(topic, envelope, began_ns + timeout_ns, failure, idempotent)
+        return await self._repeats.again(topic, envelope, until_ns, failure, idempotent)
 
     async def _request(self, topic: str, envelope: Envelope, timeout_ns: int) -> Envelope:
         """One attempt."""
@@ -175,10 +175,7 @@ class BusClient:
         self._submit(call, frames.REQ, frames.req(call, topic, fields), body)
         alarm = None if deadline_ns == NO_DEADLINE else clock.call_at(deadline_ns, expired)
         try:
-            return await future
-        except asyncio.CancelledError:
-            self._withdraw(call)
-            raise
+            return await self._answer(call, future)
         finally:
             if alarm is not None:
                 alarm.cancel()
@@ -222,9 +219,8 @@ class BusClient:
             self._mirror.reach(topic)  # which looks at it, once
 
     def _refuse(self) -> None:
-        if self._is_closed:
+        if self._is_closed or self._broken is None:
             raise ClosedError("the bus is closed")
-        assert self._broken is not None, "closed or broken"
         raise BrokenError(str(self._broken)) from self._broken.__cause__
 
     def _begin(self, size: int, future: asyncio.Future[Any] | None) -> int:

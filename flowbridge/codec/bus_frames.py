@@ -37,6 +37,7 @@ import cbor2
 
 from flowbridge.codec.arrays import NOT_AGREED, read_plain
 from flowbridge.codec.bus_items import INT_MIN, SMALL, UINT_MAX, headers_out, priority_out, uint, word
+from flowbridge.codec.bus_usual import usual_in
 from flowbridge.envelope import NO_DEADLINE, Envelope, Priority, TraceContext
 from flowbridge.errors import EncodeError, RemoteProtocolError
 from flowbridge.limits import LANES, QUEUE_BYTES_MAX, QUEUE_ITEMS_MAX
@@ -361,6 +362,13 @@ def decode(kind: int, header: bytes, body: bytes, allowed: frozenset[int]) -> li
     """The positions of a header, each of its type. Raises: RemoteProtocolError, and nothing else, for any bytes."""
     if kind not in allowed:
         raise RemoteProtocolError(f"frame type {kind:#x} is none that this end of a bus link takes")
+    if kind in _USUAL and (found := usual_in(header, has_topic=kind == REQ)) is not None:
+        return found
+    return general_in(kind, header, body)
+
+
+def general_in(kind: int, header: bytes, body: bytes) -> list[Any]:
+    """As `decode`, of a kind that is allowed, whatever the header looks like."""
     try:
         pair = read_plain(b"\x82" + header + _END_BYTES, _DEPTH_MAX)
     except NOT_AGREED as error:

@@ -280,7 +280,8 @@ def looped(size_bytes: int, count: int, under_way: int) -> dict[str, float]:
             async def once() -> bytes:
                 nonlocal number
                 number += 1
-                future = waiting[number] = loop.create_future()
+                future: asyncio.Future[bytes] = loop.create_future()
+                waiting[number] = future
                 end.send(_map(number, payload))
                 return await future
 

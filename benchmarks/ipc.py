@@ -160,6 +160,31 @@ def other_workloads() -> list[Workload]:
     return [*found, streams, asyncio_rtt, fan]
 
 
+def control_workloads() -> list[Workload]:
+    """Requests and replies between two processes, one at a time and with twenty under way."""
+    from ipc_control import blocking, bus, looped, zmq
+
+    found: list[Workload] = []
+    for name, title, under_way, count in (
+        ("control-64B", "request and reply of 64 B over the bus of another process", 1, 3000),
+        ("control-64B-20", "the same, twenty under way", 20, 10_000),
+    ):
+        workload = Workload(name, title, "rtt_p50_us", {}, against="UDS, cbor2")
+        workload.trials[OURS] = partial(bus, 64, count, under_way)
+        workload.trials["UDS, cbor2, uvloop"] = partial(looped, 64, count, under_way)
+        if under_way == 1:
+            workload.trials["UDS, cbor2"] = partial(blocking, 64, count)
+            reason = missing(Zmq())
+            if reason is None:
+                workload.trials["pyzmq REQ/REP, cbor2"] = partial(zmq, 64, count)
+            else:
+                workload.skipped.append(reason)
+        else:
+            workload.against = "UDS, cbor2, uvloop"
+        found.append(workload)
+    return found
+
+
 def _arrow(trial: Any, size_bytes: int, count: int, contender: Contender) -> dict[str, float]:
     found: dict[str, float] = trial(contender, size_bytes, count)
     return found
@@ -260,7 +285,7 @@ def main() -> None:
             ping_workload("raw-1MiB", MIB, 200, program, echo=False),
             ping_workload("raw-16MiB", 16 * MIB, 12, program, echo=False),
         ]
-        for workload in [*pings, *other_workloads()]:
+        for workload in [*pings, *other_workloads(), *control_workloads()]:
             if wanted and not workload.name.startswith(wanted):
                 continue
             found = measure(workload, options.repeats)

@@ -17,6 +17,7 @@ from flowbridge.envelope import Envelope, Priority
 from flowbridge.errors import (
     BlockReason,
     ClosedError,
+    FlowbridgeError,
     LocalProtocolError,
     NoResponderError,
     WouldBlock,
@@ -34,7 +35,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
     from flowbridge.contracts import Clock, DataPort
-    from flowbridge.errors import FlowbridgeError
     from flowbridge.time.ledger import EdgeBooks
     from flowbridge.transports.bus_replies import Answer, PendingReply
 
@@ -219,7 +219,13 @@ class LocalEventBus:
 
     async def request(self, topic: str, envelope: Envelope, *, timeout_ns: int, idempotent: bool = False) -> Envelope:
         """Publish, and wait for the first reply; when every subscription refused the request, WouldBlock."""
-        return await self._repeats.request(topic, envelope, timeout_ns, idempotent)
+        repeats, began_ns = self._repeats, self._clock.now_ns()
+        envelope = repeats.begin(envelope, idempotent)
+        try:
+            return await self._request(topic, envelope, timeout_ns)
+        except FlowbridgeError as error:
+            failure = error
+        return await repeats.again(topic, envelope, began_ns + timeout_ns, failure, idempotent)
 
     async def _request(self, topic: str, envelope: Envelope, timeout_ns: int) -> Envelope:
         """One attempt."""

@@ -51,16 +51,6 @@ _T = TypeVar("_T")
 REPLIES = "(replies)"
 
 
-class _Call:
-    """A call that the host has not answered; without a future when nobody waits for the answer."""
-
-    __slots__ = ("future", "size")
-
-    def __init__(self, future: asyncio.Future[Any] | None, size: int) -> None:
-        self.future = future
-        self.size = size
-
-
 class BusClient:
     """Keeps `contracts.EventBus` for one process; the bus itself is at the host, and so is everything that decides.
 
@@ -78,7 +68,7 @@ class BusClient:
     def __init__(self, connect: Callable[..., ByteStream], clock: Clock, times: Times = SHARED) -> None:
         self._clock = clock
         self._loop = asyncio.get_running_loop()
-        self._calls: dict[int, _Call] = {}
+        self._calls: dict[int, tuple[asyncio.Future[Any] | None, int]] = {}  # unanswered: who waits, if any, and bytes
         self._bytes = 0
         self._next_call = 0
         self._next_sub = 0
@@ -158,7 +148,13 @@ class BusClient:
 
     async def request(self, topic: str, envelope: Envelope, *, timeout_ns: int, idempotent: bool = False) -> Envelope:
         """Publish, and wait for the first reply."""
-        return await self._repeats.request(topic, envelope, timeout_ns, idempotent)
+        until_ns = self._clock.now_ns() + timeout_ns
+        envelope = self._repeats.begin(envelope, idempotent)
+        try:
+            return await self._request(topic, envelope, timeout_ns)
+        except FlowbridgeError as error:
+            failure = error
+        return await self._repeats.again(topic, envelope, until_ns, failure, idempotent)
 
     async def _request(self, topic: str, envelope: Envelope, timeout_ns: int) -> Envelope:
         """One attempt."""
@@ -218,12 +214,15 @@ class BusClient:
     # --- calls ------------------------------------------------------------------------------------------------------
 
     def _check(self, topic: str | None) -> None:
-        if self._is_closed:
-            raise ClosedError("the bus is closed")
-        if self._broken is not None:
-            raise BrokenError(str(self._broken)) from self._broken.__cause__
+        if self._is_closed or self._broken is not None:
+            self._refuse()
         if topic is not None:
             self._mirror.reach(topic)  # which looks at it, once
+
+    def _refuse(self) -> None:
+        if self._is_closed or self._broken is None:
+            raise ClosedError("the bus is closed")
+        raise BrokenError(str(self._broken)) from self._broken.__cause__
 
     def _begin(self, size: int, future: asyncio.Future[Any] | None) -> int:
         """A number for a call. Raises: WouldBlock when too many are not answered."""
@@ -235,7 +234,7 @@ class BusClient:
             self._flush()
         call = self._next_call
         self._next_call = call + 1
-        self._calls[call] = _Call(future, size)
+        self._calls[call] = future, size
         self._bytes += size
         return call
 
@@ -246,20 +245,22 @@ class BusClient:
         begun = self._calls.pop(call, None)
         if begun is None:
             return None  # withdrawn
-        self._bytes -= begun.size
-        return None if begun.future is None or begun.future.done() else begun.future
+        future, size = begun
+        self._bytes -= size
+        return None if future is None or future.done() else future
 
-    def _send(self, kind: int, header: bytes, body: bytes = b"") -> None:
+    def _send(self, kind: int, header: bytes) -> None:
         try:
-            self._link.send(kind, header, body)
+            self._link.send(kind, header)
         except ResourceError as error:
-            if self._broken is None:
-                self._break(error.__cause__ or error)
+            self._break(error.__cause__ or error)
 
     def _submit(self, call: int, kind: int, header: bytes, body: bytes = b"") -> None:
         """Send what a call asks. Raises: EncodeError when it is too large, and then the call was never made."""
         try:
-            self._send(kind, header, body)
+            self._link.send(kind, header, body)
+        except ResourceError as error:
+            self._break(error.__cause__ or error)
         except EncodeError:
             self._end(call)
             self._openings.pop(call, None)
@@ -275,7 +276,7 @@ class BusClient:
     def _withdraw(self, call: int) -> None:
         begun = self._calls.pop(call, None)
         if begun is not None:
-            self._bytes -= begun.size
+            self._bytes -= begun[1]
             if self._broken is None and not self._is_closed:
                 self._send(frames.CANCEL, frames.numbers(call))
 
@@ -328,7 +329,7 @@ class BusClient:
         self._flush()
         call = self._next_call
         self._next_call = call + 1
-        self._calls[call] = _Call(None, 0)
+        self._calls[call] = None, 0
         self._leaving[call] = subscription
         self._send(frames.UNSUB, frames.numbers(call, subscription.sub))
 
@@ -467,9 +468,9 @@ class BusClient:
         self._openings.clear()
         self._bytes = 0
         self._repeats.hurry()
-        for call in calls.values():
-            if call.future is not None and not call.future.done():
-                call.future.set_exception(type(error)(str(error)))
+        for future, _ in calls.values():
+            if future is not None and not future.done():
+                future.set_exception(type(error)(str(error)))
         for subscription in leaving.values():
             subscription.left()
 

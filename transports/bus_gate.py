@@ -82,6 +82,8 @@ class Delivery:
     def withdraw(self) -> None:
         """Wait no more; nothing is counted where it waited. Idempotent."""
         self.on_end = None
+        if not self.waits:
+            return
         waits, self.waits = self.waits, []
         for wait in waits:
             if wait.alarm is not None:

@@ -92,6 +92,7 @@ class BusPeer:
             body_bytes_max=BUS_LINK_BODY_BYTES_MAX,
             corks=True,
         )
+        self._stream = self._link.stream
         self.envelopes = LinkEnvelopes(self._link.peer, times)
 
     @property
@@ -107,7 +108,7 @@ class BusPeer:
             self._link.send(kind, header, body)
         except ResourceError:
             return  # `_lost` is told, or was
-        unsent_bytes = self._link.stream.unsent_bytes
+        unsent_bytes = self._stream.unsent_bytes
         if unsent_bytes <= STREAM_BYTES_HIGH:
             return
         if unsent_bytes > BUS_LINK_UNSENT_BYTES_MAX:
@@ -237,7 +238,9 @@ class BusPeer:
         if asked is None:
             self._run(call, len(body), self._request(call, topic, envelope))
             return
-        self._count(call)
+        if call <= self._last_call:
+            self._count(call)  # which raises
+        self._last_call = call
         answer = AskedCall(self, call, len(body))
         try:
             timeout_ns = envelope.deadline_ns - self._server.clock.now_ns()
@@ -260,7 +263,8 @@ class BusPeer:
         try:
             if isinstance(result, FlowbridgeError):
                 raise result
-            self._respond(call, result)
+            fields, body = self.envelopes.write(result)
+            self.send(frames.RESP, frames.resp(call, fields), body)
         except Exception as error:
             self.send(frames.ERROR, self.envelopes.write_error(call, error))
 

@@ -38,24 +38,21 @@ class Repeats:
         self._budget = RetryBudget()
         self._pauses: set[asyncio.Future[None]] = set()
 
-    async def request(self, topic: str, envelope: Envelope, timeout_ns: int, idempotent: bool) -> Envelope:
-        """The reply, of whichever attempt. Raises: as `EventBus.request`, the error of the last one."""
+    def begin(self, envelope: Envelope, idempotent: bool) -> Envelope:
+        """A request is made for the first time: what to send. The attempt itself is its maker's, a coroutine less."""
         self._budget.earn()
-        began_ns = self._clock.now_ns()
-        if idempotent:
-            envelope = _named(envelope, 1, envelope.deadline_ns)
-        try:
-            return await self._once(topic, envelope, timeout_ns)
-        except FlowbridgeError as error:
-            if not may_repeat(error, idempotent=idempotent):
-                raise
-            failure = error
-        backoff = Backoff(min(envelope.deadline_ns, began_ns + timeout_ns, NO_DEADLINE))
-        return await self._again(topic, envelope, backoff, failure, idempotent)
+        return _named(envelope, 1, envelope.deadline_ns) if idempotent else envelope
 
-    async def _again(
-        self, topic: str, envelope: Envelope, backoff: Backoff, failure: FlowbridgeError, idempotent: bool
+    async def again(
+        self, topic: str, envelope: Envelope, until_ns: int, failure: FlowbridgeError, idempotent: bool
     ) -> Envelope:
+        """The reply, of whichever attempt after a first one that failed; the request has until `until_ns`.
+
+        Raises: as `EventBus.request`, the error of the last one.
+        """
+        if not may_repeat(failure, idempotent=idempotent):
+            raise failure
+        backoff = Backoff(min(envelope.deadline_ns, until_ns, NO_DEADLINE))
         while may_repeat(failure, idempotent=idempotent):
             at_ns = backoff.next_ns(self._clock.now_ns(), failure.retry_after_ns, self._chance())
             if at_ns is None or not self._budget.spend():

@@ -154,7 +154,8 @@ class ReplyTable:
         key = _key_of(request)
         pending = self._take(key, request, now_ns)
         if pending is None:
-            self._memory.settle(key, envelope, _size_bytes(envelope), now_ns)
+            if self._memory.awaits(key):
+                self._memory.settle(key, envelope, _size_bytes(envelope), now_ns)
             return
         seq = self._seq
         self._seq = seq + 1
@@ -173,7 +174,8 @@ class ReplyTable:
             envelope.trace,
             headers,
         )
-        self._memory.settle(key, reply, _size_bytes(reply), now_ns)
+        if self._memory.awaits(key):
+            self._memory.settle(key, reply, _size_bytes(reply), now_ns)
         pending.answer.set_result(reply)
 
     def refuse(self, request: Envelope, error: FlowbridgeError, now_ns: int) -> None:

@@ -151,6 +151,10 @@ class FramedLink:
         if descriptors or self._descriptors:
             self._arrived_with(data, descriptors)
             return
+        frame = self._reader.whole(data)
+        if frame is not None:
+            self._on_frame(*frame)
+            return
         frames = self._reader.feed(data)
         if len(frames) == 1:
             self._on_frame(*frames[0])

@@ -26,9 +26,9 @@ _TAGS: Final = (*range(6), 25, 28, 29, 30, 35, 36, 37, 52, 54, 100, 256, 258, 26
 _NO_TAGS: Final[dict[int, Callable[[Any, bool], Any]]] = dict.fromkeys(_TAGS, _refuse_tag)
 
 
-def read_plain(data: bytes, depth_max: int) -> Any:
+def read_plain(data: bytes, depth_max: int, loads: Callable[..., Any] = cbor2.loads) -> Any:
     """A value of a header: no tags, no indefinite lengths, no key twice. Raises: `NOT_AGREED` (name it)."""
-    return cbor2.loads(
+    return loads(
         data,
         max_depth=depth_max,
         allow_indefinite=False,

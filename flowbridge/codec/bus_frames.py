@@ -37,6 +37,7 @@ import cbor2
 
 from flowbridge.codec.arrays import NOT_AGREED, read_plain
 from flowbridge.codec.bus_items import INT_MIN, SMALL, UINT_MAX, headers_out, priority_out, uint, word
+from flowbridge.codec.bus_usual import usual_in
 from flowbridge.envelope import NO_DEADLINE, Envelope, Priority, TraceContext
 from flowbridge.errors import EncodeError, RemoteProtocolError
 from flowbridge.limits import LANES, QUEUE_BYTES_MAX, QUEUE_ITEMS_MAX
@@ -231,12 +232,12 @@ def _is_priority(value: object) -> bool:
     return type(value) is int and 0 <= value < LANES
 
 
-def _is_headers(value: object) -> bool:
+def _is_headers(value: Any) -> bool:
     if value is None:
         return True
     if type(value) is not dict:
         return False
-    for key, one in cast(dict[object, object], value).items():
+    for key, one in value.items():
         if type(key) is not str or not (type(one) is str or (type(one) is int and INT_MIN <= one <= UINT_MAX)):
             return False
     return True
@@ -321,11 +322,7 @@ _FIELDS: Final[dict[int, tuple[tuple[str, Callable[[object], bool]], ...]]] = {
         ("dropped", _is_counts),
     ),
 }
-_FRONTS: Final = {  # what stands in front of an envelope
-    kind: fields[: -len(_ENVELOPE)] for kind, fields in _FIELDS.items() if fields[-len(_ENVELOPE) :] == _ENVELOPE
-}
-_CALL_ONLY: Final = frozenset({RESP, DELIVER})  # with one number in front
-_NO_BODY: Final = frozenset(_FIELDS) - frozenset(_FRONTS)
+_NO_BODY: Final = frozenset(kind for kind, fields in _FIELDS.items() if fields[-len(_ENVELOPE) :] != _ENVELOPE)
 
 
 _ENVELOPE_SHAPES: Final = tuple(  # the types of an envelope without a trace
@@ -333,51 +330,57 @@ _ENVELOPE_SHAPES: Final = tuple(  # the types of an envelope without a trace
     for deadline in (int, type(None))
     for headers in (dict, type(None))
 )
-_FRONT_SHAPES: Final[dict[int, tuple[type, ...]]] = {
-    PUB: (int, int, str),
-    REQ: (int, str),
-    RESP: (int,),
-    REPLY: (int, int, int, int, dict),
-    DELIVER: (int,),
+_USUAL: Final[dict[int, frozenset[tuple[type, ...]]]] = {  # the types of the frames that come most often
+    kind: frozenset((*front, *shape) for shape in _ENVELOPE_SHAPES)
+    for kind, front in ((REQ, (int, str)), (RESP, (int,)), (DELIVER, (int,)))
 }
-_SHAPES: Final = {kind: tuple(front + shape for shape in _ENVELOPE_SHAPES) for kind, front in _FRONT_SHAPES.items()}
+_NUMBERS_ONLY: Final = (int, int)
 
 
-def _fits_envelope(values: list[Any]) -> bool:
-    """Whether the last ten positions, of types as in `_SHAPES`, are an envelope."""
-    seq, deadline_ns, origin_ns, sent_ns, priority, size_bytes, codec, _, _, headers = values[-10:]
-    return (
-        (deadline_ns is None or 0 <= deadline_ns <= UINT_MAX)
-        and 0 <= seq <= UINT_MAX
-        and 0 <= origin_ns <= UINT_MAX
-        and 0 <= sent_ns <= UINT_MAX
-        and 0 <= size_bytes <= UINT_MAX
-        and 0 <= codec <= UINT_MAX
-        and 0 <= priority < LANES
-        and (headers is None or _is_headers(headers))
-    )
+def _is_usual(kind: int, values: list[Any]) -> bool:
+    """Whether these are the positions of one of the frames that come most often; all others are looked at one by one.
+
+    A disjunction of integers is in 0..2**63-1 when each of them is: one comparison for all.
+    """
+    types = tuple(map(type, values))
+    if kind == ACK:
+        return types == _NUMBERS_ONLY and 0 <= values[0] | values[1] <= UINT_MAX
+    shapes = _USUAL.get(kind)
+    if shapes is None or types not in shapes:
+        return False
+    if kind == REQ:
+        call, topic, seq, deadline_ns, origin_ns, sent_ns, priority, size_bytes, codec, _, _, headers = values
+        if len(topic) > _TEXT_MAX:
+            return False
+    else:
+        call, seq, deadline_ns, origin_ns, sent_ns, priority, size_bytes, codec, _, _, headers = values
+    numbers = call | seq | origin_ns | sent_ns | size_bytes | codec | (deadline_ns or 0)
+    return 0 <= numbers <= UINT_MAX and 0 <= priority < LANES and (headers is None or _is_headers(headers))
 
 
 def decode(kind: int, header: bytes, body: bytes, allowed: frozenset[int]) -> list[Any]:
     """The positions of a header, each of its type. Raises: RemoteProtocolError, and nothing else, for any bytes."""
     if kind not in allowed:
         raise RemoteProtocolError(f"frame type {kind:#x} is none that this end of a bus link takes")
+    if kind in _USUAL and (found := usual_in(header, has_topic=kind == REQ)) is not None:
+        return found
+    return general_in(kind, header, body)
+
+
+def general_in(kind: int, header: bytes, body: bytes) -> list[Any]:
+    """As `decode`, of a kind that is allowed, whatever the header looks like."""
     try:
         pair = read_plain(b"\x82" + header + _END_BYTES, _DEPTH_MAX)
     except NOT_AGREED as error:
         raise RemoteProtocolError(f"frame {kind:#x}: its header is not CBOR as agreed: {error}") from error
-    is_list = type(pair[0]) is list
-    if pair[1] != _END or not is_list:
+    values: list[Any]
+    values, end = pair
+    if end != _END or type(values) is not list:
         raise RemoteProtocolError(f"frame {kind:#x}: its header is not one array, and nothing else")
-    values: list[Any] = pair[0]
-    shapes = _SHAPES.get(kind)
+    if _is_usual(kind, values) and (kind != ACK or not body):
+        return values
     fields = _FIELDS[kind]
-    if shapes is not None and tuple(map(type, values)) in shapes and _fits_envelope(values):
-        is_text = kind == REQ and len(values[1]) <= _TEXT_MAX
-        if 0 <= values[0] <= UINT_MAX and (is_text or kind in _CALL_ONLY):  # the common cases at half the cost
-            return values
-        fields = _FRONTS[kind]
-    elif len(values) != len(fields) and (kind != SETTLE or len(values) < len(fields)):
+    if len(values) != len(fields) and (kind != SETTLE or len(values) < len(fields)):
         raise RemoteProtocolError(f"frame {kind:#x}: its header has {len(values)} positions, not {len(fields)}")
     for (name, fits), value in zip(fields, values, strict=False):
         if not fits(value):

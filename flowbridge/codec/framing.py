@@ -92,6 +92,34 @@ class FrameReader:
         """The violation behind the frames that the last `feed` returned; the next `feed` raises it."""
         return RemoteProtocolError(self._failure) if self._failure else None
 
+    def whole(self, data: bytes) -> tuple[int, bytes, bytes] | None:
+        """The frame that `data` is, when it is just one of the usual sizes and nothing was held; None: `feed` it.
+
+        Nearly every read brings one frame, and this is a third of the work.
+        """
+        end = len(data)
+        if end < _SHORT_FRONT_BYTES or self._held or self._pieces or self._failure:
+            return None
+        at = 3
+        kind, header_bytes, body_bytes = data[0], data[1], data[2]
+        if header_bytes >= 0x40:
+            header_bytes = (header_bytes & 0x3F) << 8 | body_bytes if header_bytes < 0x80 else 0
+            if header_bytes < 0x40:
+                return None
+            body_bytes = data[3]
+            at = 4
+        if body_bytes >= 0x40:
+            body_bytes = (body_bytes & 0x3F) << 8 | data[at] if body_bytes < 0x80 else 0
+            if body_bytes < 0x40:
+                return None
+            at += 1
+        middle = at + header_bytes
+        if kind >= 0x40 or middle + body_bytes != end:
+            return None
+        if header_bytes > self._header_max or body_bytes > self._body_max:
+            return None  # `feed` says what is wrong
+        return kind, data[at:middle], data[middle:]
+
     def feed(self, data: bytes) -> list[tuple[int, bytes, bytes]]:
         """The frames that `data` completes, as (type, header, body).
 

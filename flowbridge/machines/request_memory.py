@@ -78,6 +78,10 @@ class RequestMemory(Generic[T]):
         self._token_of[id(known)] = token
         self._trim(requester, now_ns)
 
+    def awaits(self, token: str) -> bool:
+        """Whether a request is known by this token, and has no outcome."""
+        return token in self._tokens
+
     def settle(self, token: str, outcome: T, size_bytes: int, now_ns: int) -> None:
         """There is an outcome; the first one counts, and that of a request that is not known is of no use."""
         known = self._tokens.pop(token, None)

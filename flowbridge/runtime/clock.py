@@ -26,41 +26,41 @@ CANCELLED_MAX: Final = 64
 class SystemAlarm:
     """A call that is still to come; see `contracts.Alarm`."""
 
-    __slots__ = ("_callback", "_timer", "deadline_ns")
+    __slots__ = ("callback", "deadline_ns", "timer")
 
-    def __init__(self, deadline_ns: int, callback: Callable[[], None], timer: LoopTimer) -> None:
-        self.deadline_ns: Final = deadline_ns
-        self._callback: Callable[[], None] | None = callback
-        self._timer = timer
-
-    @property
-    def over(self) -> bool:
-        """Whether it came or was cancelled."""
-        return self._callback is None
+    # Filled in by `LoopTimer.add`: an `__init__` would cost as much as all the rest of it.
+    deadline_ns: int
+    callback: Callable[[], None] | None
+    """None once it came or was cancelled."""
+    timer: LoopTimer
 
     def cancel(self) -> None:
         """Let it not come."""
-        if self._callback is not None:
-            self._callback = None
-            self._timer.forget()
+        if self.callback is not None:
+            self.callback = None
+            timer = self.timer
+            timer.pending -= 1
+            if len(timer.alarms) - timer.pending > CANCELLED_MAX:
+                timer.sweep()
 
     def come(self) -> None:
         """Call back, once."""
-        callback, self._callback = self._callback, None
+        callback, self.callback = self.callback, None
         if callback is not None:
             callback()
 
     def __repr__(self) -> str:
-        return f"<SystemAlarm {'over' if self.over else f'at {self.deadline_ns}'}>"
+        return f"<SystemAlarm {'over' if self.callback is None else f'at {self.deadline_ns}'}>"
 
 
 class LoopTimer:
     """The alarms of one loop, and what wakes it for the first of them: a timerfd, or `call_at` without one."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop, *, precise: bool) -> None:
-        self._alarms: list[tuple[int, int, SystemAlarm]] = []  # a heap, by deadline and then order
+        self.alarms: list[tuple[int, int, SystemAlarm]] = []  # a heap, by deadline and then order
+        self.pending = 0  # how many of them are still to come
+        self.closed = False  # whether it can be used no more
         self._order = 0
-        self._live = 0
         self._armed_ns = 0  # what the wake-up is set to; 0: it is not
         self._handle: asyncio.TimerHandle | None = None
         self._fd = _timerfd() if precise else -1
@@ -77,34 +77,25 @@ class LoopTimer:
         finally:
             self.close()
 
-    @property
-    def closed(self) -> bool:
-        """Whether it can be used no more."""
-        return self._fd == -2
-
-    @property
-    def pending(self) -> int:
-        """How many alarms are still to come."""
-        return self._live
-
     def add(self, deadline_ns: int, callback: Callable[[], None]) -> SystemAlarm:
         """Call back from the loop at a deadline; at its next turn when that has passed."""
         order = self._order = self._order + 1
-        self._live += 1
-        alarm = SystemAlarm(deadline_ns, callback, self)
-        alarms = self._alarms
+        self.pending += 1
+        alarm = SystemAlarm()
+        alarm.deadline_ns = deadline_ns
+        alarm.callback = callback
+        alarm.timer = self
+        alarms = self.alarms
         heapq.heappush(alarms, (deadline_ns, order, alarm))
         if alarms[0][2] is alarm:
             self._arm(deadline_ns)
         return alarm
 
-    def forget(self) -> None:
-        """Count one cancelled alarm, and sweep when there are many."""
-        self._live -= 1
-        idle = len(self._alarms) - self._live
-        if idle > CANCELLED_MAX and idle * 2 > len(self._alarms):
-            self._alarms = [entry for entry in self._alarms if not entry[2].over]
-            heapq.heapify(self._alarms)
+    def sweep(self) -> None:
+        """Throw the cancelled alarms out, when they are most."""
+        if len(self.alarms) > 2 * self.pending:
+            self.alarms = [entry for entry in self.alarms if entry[2].callback is not None]
+            heapq.heapify(self.alarms)
 
     def _arm(self, deadline_ns: int) -> None:
         self._armed_ns = deadline_ns
@@ -124,22 +115,23 @@ class LoopTimer:
         last = self._order
         now_ns = time.monotonic_ns()
         try:
-            while self._alarms and self._alarms[0][0] <= now_ns and self._alarms[0][1] <= last:
-                alarm = heapq.heappop(self._alarms)[2]
-                if not alarm.over:
-                    self._live -= 1
+            while self.alarms and self.alarms[0][0] <= now_ns and self.alarms[0][1] <= last:
+                alarm = heapq.heappop(self.alarms)[2]
+                if alarm.callback is not None:
+                    self.pending -= 1
                     alarm.come()
         finally:  # a callback that raises is the loop's to report; the rest comes in the next turn
-            while self._alarms and self._alarms[0][2].over:
-                heapq.heappop(self._alarms)
-            if self._alarms and not self.closed:
-                self._arm(self._alarms[0][0])
+            while self.alarms and self.alarms[0][2].callback is None:
+                heapq.heappop(self.alarms)
+            if self.alarms and not self.closed:
+                self._arm(self.alarms[0][0])
 
     def close(self) -> None:
         """Close the descriptor; what is still to come does not."""
-        fd, self._fd = self._fd, -2
-        self._alarms.clear()
-        self._live = 0
+        self.closed = True
+        fd, self._fd = self._fd, -1
+        self.alarms.clear()
+        self.pending = 0
         if self._handle is not None:
             self._handle.cancel()
         if fd >= 0:
@@ -169,9 +161,6 @@ class SystemClock:
 
     def _timer(self) -> LoopTimer:
         loop = asyncio.get_running_loop()
-        last_loop, last_timer = self._last
-        if last_loop() is loop and (last := last_timer()) is not None and not last.closed:
-            return last
         known = self._timers.get(loop)
         timer = None if known is None else known()
         if timer is None or timer.closed:
@@ -182,6 +171,9 @@ class SystemClock:
 
     def call_at(self, deadline_ns: int, callback: Callable[[], None]) -> SystemAlarm:
         """Call back on the running loop once `now_ns() >= deadline_ns`."""
+        last_loop, last_timer = self._last
+        if last_loop() is asyncio.get_running_loop() and (timer := last_timer()) is not None and not timer.closed:
+            return timer.add(deadline_ns, callback)
         return self._timer().add(deadline_ns, callback)
 
     async def sleep_until(self, deadline_ns: int) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+from contextlib import suppress
 from typing import Any
 
 import cbor2
@@ -17,6 +18,7 @@ from flowbridge.codec.bus_errors import error_in, error_out
 from flowbridge.codec.bus_items import UINT_MAX, envelope_out
 from flowbridge.codec.bus_payload import decode as decode_payload
 from flowbridge.codec.bus_payload import encode as encode_payload
+from flowbridge.codec.bus_usual import usual_in
 from flowbridge.codec.framing import prefix
 from flowbridge.envelope import NO_DEADLINE, Envelope, Priority, TraceContext
 from flowbridge.errors import DecodeError, FlowbridgeError, RemoteProtocolError
@@ -73,6 +75,37 @@ def test_a_qos_crosses_as_it_was(policy: Policy, items: int, priority: Priority 
     qos = Qos(policy=policy, capacity_items=items, high_items=items, low_items=items // 2, priority=priority)
     values = frames.decode(frames.CONFIGURE, frames.mixed("a.b", frames.qos_out(qos)), b"", ALL)
     assert frames.qos_in(values[1]) == qos
+
+
+@given(st.data())
+def test_a_usual_header_is_read_as_a_general_decoder_reads_it(data: st.DataObject) -> None:
+    number = st.one_of(st.integers(0, 300), st.integers(0, 2**34))
+    time_ns = st.one_of(st.just(0), st.just(7 * 10**14), UINT)
+    headers = st.one_of(st.none(), st.just({"topic": "_reply.7"}), st.dictionaries(TEXT, TEXT, max_size=2))
+    envelope = Envelope(b"", data.draw(st.sampled_from(Priority)), data.draw(st.one_of(st.just(7 * 10**14), UINT)))
+    envelope.origin_ns, envelope.sent_ns = data.draw(time_ns), data.draw(time_ns)
+    envelope.seq, envelope.headers = data.draw(number), data.draw(headers)
+    fields = envelope_out(envelope, data.draw(st.integers(0, 30)))
+    kind = data.draw(st.sampled_from([frames.REQ, frames.RESP, frames.DELIVER]))
+    call = data.draw(number)
+    header = bytearray(frames.req(call, data.draw(TEXT), fields) if kind == frames.REQ else frames.resp(call, fields))
+    for _ in range(data.draw(st.integers(0, 2))):  # one that is not as it was written, or none
+        header[data.draw(st.integers(0, len(header) - 1))] = data.draw(st.integers(0, 255))
+    cut = bytes(header[: len(header) - data.draw(st.sampled_from([0, 0, 0, 1, 9]))])
+    found = usual_in(cut, has_topic=kind == frames.REQ)
+    if found is not None:
+        assert found == frames.general_in(kind, cut, b"")
+    else:
+        with suppress(RemoteProtocolError):
+            frames.general_in(kind, cut, b"")
+
+
+@pytest.mark.parametrize("origin_ns", [0, 7 * 10**14])
+@pytest.mark.parametrize("seq", [3, 200, 300, 70_000])
+def test_what_comes_most_often_is_read_by_hand(origin_ns: int, seq: int) -> None:
+    reply = Envelope(b"", Priority.HIGH, 8 * 10**14, origin_ns, 7 * 10**14, headers={"topic": f"_reply.{seq}"}, seq=seq)
+    assert usual_in(frames.resp(seq, envelope_out(reply, 0)), has_topic=False) is not None
+    assert usual_in(frames.req(seq, "t", envelope_out(Envelope(b"", deadline_ns=8 * 10**14), 0)), has_topic=True)
 
 
 @given(st.sampled_from(KINDS), st.binary(max_size=80), st.binary(max_size=2))

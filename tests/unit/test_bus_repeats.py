@@ -133,7 +133,8 @@ def test_a_request_that_is_cancelled_between_attempts_leaves_nothing() -> None:
             raise OverloadError("full")
 
         repeats = Repeats(clock, once)
-        asking = asyncio.create_task(repeats.request("q", Envelope(1), 1000 * MS, idempotent=False))
+        again = repeats.again("q", Envelope(1), clock.now_ns() + 1000 * MS, OverloadError("full"), False)
+        asking = asyncio.create_task(again)
         await quiet()
         assert "1 pause" in repr(repeats)
         assert len(clock.pending()) == 1

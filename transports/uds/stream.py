@@ -73,13 +73,15 @@ class UdsStream:
         sock.setblocking(False)
         self.peer = peer
         self._sock = sock
-        self._receive = sock.recv  # bound once: it is called for every message
+        self._receive = sock.recv  # bound once: they are called for every message
+        self._send = sock.send
         self._loop = asyncio.get_running_loop()
         self._on_data = on_data
         self._on_lost = on_lost
         self.descriptors = descriptors
         self._out: deque[memoryview] = deque()
-        self._out_bytes = 0
+        self.unsent_bytes = 0
+        """What the kernel has not taken yet."""
         self._passing: deque[tuple[int, tuple[int, ...]]] = deque()  # (bytes written before them, our duplicates)
         self._written = 0  # bytes that the kernel took while something waited; only differences matter
         self._waiters = Waiters()
@@ -100,11 +102,6 @@ class UdsStream:
     # --- out --------------------------------------------------------------------------------------------------------
 
     @property
-    def unsent_bytes(self) -> int:
-        """What the kernel has not taken yet."""
-        return self._out_bytes
-
-    @property
     def is_lost(self) -> bool:
         """Whether nothing can be written any more."""
         return self._is_closed or self._failure is not None
@@ -120,6 +117,17 @@ class UdsStream:
             self._check_writable()
         if descriptors:
             self._check_descriptors(parts, descriptors)
+        elif not self._out and len(parts) == 1 and type(part := parts[0]) is bytes:  # nearly always
+            try:
+                sent = self._send(part)
+            except (BlockingIOError, InterruptedError):
+                sent = 0
+            except OSError as error:
+                self._fail_writing(error)
+                raise self._broken() from error
+            if sent < len(part):
+                self._keep_unsent((memoryview(part)[sent:],))
+            return
         if self._out:
             if descriptors:
                 self._keep(descriptors)
@@ -128,11 +136,15 @@ class UdsStream:
             if not rest:
                 return
             parts = rest
+        self._keep_unsent(parts)
+
+    def _keep_unsent(self, parts: Sequence[BytesLike]) -> None:
+        """Write it when the kernel takes more."""
         for part in parts:
             view = memoryview(part).cast("B")
             if view.nbytes:
                 self._out.append(view)
-                self._out_bytes += view.nbytes
+                self.unsent_bytes += view.nbytes
         if self._out and not self._is_writing:
             self._is_writing = True
             self._loop.add_writer(self._fileno, self._writable)
@@ -143,7 +155,7 @@ class UdsStream:
             if descriptors:
                 sent = socket.send_fds(self._sock, parts[:STREAM_PARTS_MAX], list(descriptors))
             elif len(parts) == 1:
-                sent = self._sock.send(parts[0])
+                sent = self._send(parts[0])
             else:
                 sent = self._sock.sendmsg(parts[:STREAM_PARTS_MAX])
         except (BlockingIOError, InterruptedError):
@@ -157,8 +169,6 @@ class UdsStream:
                 ) from error
             self._fail_writing(error)
             raise self._broken() from error
-        if len(parts) == 1 and type(parts[0]) is bytes and sent == len(parts[0]):
-            return ()
         rest: list[BytesLike] = []
         for part in parts:
             size = part.nbytes if isinstance(part, memoryview) else len(part)
@@ -187,7 +197,7 @@ class UdsStream:
                 os.close(copy)
             kind = LocalProtocolError if error.errno == errno.EBADF else ResourceError
             raise kind(f"{self.peer}: cannot keep descriptors {list(descriptors)}: {error}") from error
-        self._passing.append((self._written + self._out_bytes, tuple(copies)))
+        self._passing.append((self._written + self.unsent_bytes, tuple(copies)))
 
     def _writable(self) -> None:
         end = self._written + STREAM_WRITE_BYTES  # a peer that reads as fast as we write must not stop our loop
@@ -201,7 +211,7 @@ class UdsStream:
                 self._fail_writing(error)
                 return
             self._written += sent
-            self._out_bytes -= sent
+            self.unsent_bytes -= sent
             if sent < view.nbytes:
                 self._out[0] = view[sent:]
             else:
@@ -211,7 +221,7 @@ class UdsStream:
             self._loop.remove_writer(self._fileno)
             if self._shuts:
                 self._shut()
-        if self._out_bytes <= STREAM_BYTES_LOW:
+        if self.unsent_bytes <= STREAM_BYTES_LOW:
             self._waiters.wake()
 
     def _send_some(self, view: memoryview) -> int:
@@ -228,7 +238,7 @@ class UdsStream:
 
     async def drained(self) -> None:
         """Return once little is unsent. Raises: ClosedError, BrokenError."""
-        while self._out_bytes > STREAM_BYTES_HIGH or (self._waiters and self._out_bytes > STREAM_BYTES_LOW):
+        while self.unsent_bytes > STREAM_BYTES_HIGH or (self._waiters and self.unsent_bytes > STREAM_BYTES_LOW):
             await self._waiters.wait()
         self._check()
 
@@ -237,7 +247,7 @@ class UdsStream:
 
         Raises: ClosedError, BrokenError; something may be unsent then.
         """
-        while self._out_bytes:
+        while self.unsent_bytes:
             await self._waiters.wait()
         self._check()
 
@@ -409,9 +419,10 @@ class UdsStream:
                 os.close(descriptor)
         self._passing.clear()
         self._out.clear()
-        self._out_bytes = 0
+        self.unsent_bytes = 0
+        """What the kernel has not taken yet."""
         self._waiters.wake()
 
     def __repr__(self) -> str:
         state = "closed" if self._is_closed else "broken" if self._failure is not None else "open"
-        return f"<UdsStream {self.peer} {state}, {self._out_bytes} bytes unsent>"
+        return f"<UdsStream {self.peer} {state}, {self.unsent_bytes} bytes unsent>"

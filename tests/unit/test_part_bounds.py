@@ -47,6 +47,7 @@ class Wire:
 
     def __init__(self) -> None:
         self.sent: list[int] = []
+        self.news = asyncio.Event()
         self.on_frame: Callable[[int, bytes, Sequence[Any]], None]
 
     def listen(self, on_frame: Any, on_lost: Any) -> None:
@@ -57,6 +58,7 @@ class Wire:
 
     def send(self, kind: int, body: bytes, end: Any = None) -> None:
         self.sent.append(kind)
+        self.news.set()
 
     def close(self) -> None:
         """Nobody is there."""
@@ -64,7 +66,8 @@ class Wire:
     async def until(self, frame: PartFrame, count: int = 1) -> None:
         async with asyncio.timeout(10):
             while self.sent.count(frame) < count:
-                await asyncio.sleep(0.001)
+                self.news.clear()
+                await self.news.wait()
 
 
 class Tier:

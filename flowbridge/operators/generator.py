@@ -57,7 +57,10 @@ class TimerSource:
 
 
 class Sequence:
-    """Sends start, start + step, ...: single ints, or Arrow batches with a column ``value``."""
+    """Sends start, start + step, ...: single ints, or Arrow batches with a column ``value``.
+
+    A snapshot is how many numbers were sent.
+    """
 
     def __init__(
         self,
@@ -77,35 +80,44 @@ class Sequence:
         self._step = step
         self._batch_rows = batch_rows
         self._every = every
+        self._sent = 0
         self._clock: Clock | None = None
 
     def open(self, context: OperatorContext) -> None:
-        """Take the clock."""
+        """Take the clock, and begin at the start."""
         self._clock = context.clock
+        self._sent = 0
+
+    def snapshot(self) -> int:
+        """How many numbers were sent."""
+        return self._sent
+
+    def restore(self, state: int) -> None:
+        """Go on behind so many numbers."""
+        self._sent = state
 
     def produce(self) -> Iterator[Any] | AsyncIterator[Any]:
         """An iterator, or an asynchronous one when `every` is given."""
         values = self._numbers() if self._batch_rows == 1 else self._batches()
         return values if self._every is None else self._paced(values, self._every)
 
+    def _left(self, most: int) -> int:
+        """How many may still be sent, at most so many."""
+        return most if self._count is None else min(most, self._count - self._sent)
+
     def _numbers(self) -> Iterator[int]:
-        number, left = self._start, self._count
-        while left is None or left > 0:
-            yield number
-            number += self._step
-            left = None if left is None else left - 1
+        while self._left(1) > 0:
+            self._sent += 1
+            yield self._start + self._step * (self._sent - 1)
 
     def _batches(self) -> Iterator[Any]:
         import numpy as np
         import pyarrow as pa
 
-        first, left = self._start, self._count
-        while left is None or left > 0:
-            rows = self._batch_rows if left is None else min(self._batch_rows, left)
-            numbers = first + self._step * np.arange(rows, dtype=np.int64)
+        while (rows := self._left(self._batch_rows)) > 0:
+            numbers = self._start + self._step * np.arange(self._sent, self._sent + rows, dtype=np.int64)
+            self._sent += rows
             yield pa.RecordBatch.from_arrays([pa.array(numbers)], names=["value"])
-            first += self._step * rows
-            left = None if left is None else left - rows
 
     async def _paced(self, values: Iterator[Any], every: int) -> AsyncIterator[Any]:
         """One value per period; after a delay the following ones come as fast as they are taken, none is left out."""

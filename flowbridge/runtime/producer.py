@@ -14,7 +14,7 @@ from flowbridge.runtime.call import said
 from flowbridge.runtime.slice import Slice, slice_ns
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Iterator
+    from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 
     from flowbridge.contracts import Clock, Instrument
     from flowbridge.envelope import Envelope, TraceContext
@@ -50,17 +50,17 @@ class Producer:
         """Draw no more values."""
         self._draining.set()
 
-    async def run(self, bound: Bound, outbox: Outbox) -> None:
-        """Draw every value and send it."""
+    async def run(self, bound: Bound, outbox: Outbox, keep: Callable[[], Awaitable[None]] | None) -> None:
+        """Draw every value and send it; `keep` takes snapshots, when all that was drawn was sent."""
         assert bound.produce is not None, f"node {bound.node} is no source"
         try:
             made = bound.produce()
             if inspect.isawaitable(made):
                 made = await made
             if hasattr(made, "__aiter__"):
-                await self._draw_async(made, outbox)
+                await self._draw_async(made, outbox, keep)
             elif hasattr(made, "__iter__"):
-                await self._draw(iter(made), outbox)
+                await self._draw(iter(made), outbox, keep)
             else:
                 raise OperatorError(bound.node, f"a source gives an iterable of values, not a {type(made).__name__}")
         except FlowbridgeError:
@@ -70,7 +70,7 @@ class Producer:
             self._report.errors += 1
             raise OperatorError(bound.node, said(error)) from error
 
-    async def _draw(self, values: Iterator[Any], outbox: Outbox) -> None:
+    async def _draw(self, values: Iterator[Any], outbox: Outbox, keep: Callable[[], Awaitable[None]] | None) -> None:
         sender, instrument, clock_ns = self._sender, self._instrument, self._clock.now_ns
         outlet = sender.outlets.get("out")
         collects = outlet is not None and not outlet.is_special and instrument is None
@@ -97,6 +97,8 @@ class Producer:
                     break
                 if len(part.busy) >= room or now_ns >= slice_ends_ns:
                     await self._push(part)
+                    if keep is not None:
+                        await keep()
                     await self._turns.take(lane, clock_ns() + ahead_ns)
                     slice_ends_ns = clock_ns() + length_ns
                     room = SLICE_ITEMS_MAX if outlet is None else min(SLICE_ITEMS_MAX, outlet.room(lane))
@@ -168,7 +170,9 @@ class Producer:
             raise error
         self._report.errors += 1
 
-    async def _draw_async(self, values: AsyncIterator[Any], outbox: Outbox) -> None:
+    async def _draw_async(
+        self, values: AsyncIterator[Any], outbox: Outbox, keep: Callable[[], Awaitable[None]] | None
+    ) -> None:
         draining = asyncio.ensure_future(self._draining.wait())
         following: asyncio.Future[Any] | None = None
         try:
@@ -189,6 +193,8 @@ class Producer:
                 like = self._sender.starting(now_ns)
                 trace = None if self._instrument is None else self._instrument.start(self._sender.node)
                 await self._send(value, like, trace, outbox)
+                if keep is not None:
+                    await keep()
         finally:
             for future in (draining, following):
                 if future is not None and not future.done():

@@ -130,7 +130,9 @@ class NodeRunner:
         Raises: OperatorError when the operator failed and its manifest says so; BrokenError when a consumer is gone.
         """
         if self._producer is not None:
-            await self._producer.run(self._bound, self._outbox)
+            await self._producer.run(
+                self._bound, self._outbox, None if self.manifest.snapshot_ns is None else self._keep
+            )
         else:
             await self._consume()
         if self._bound.finish is not None:
@@ -232,12 +234,15 @@ class NodeRunner:
                 raise
         await work(run)
         if self.manifest.snapshot_ns is not None:
-            await self.snapshots.keep(self.hook, self._bound.snapshot)
+            await self._keep()
+
+    async def _keep(self) -> None:
+        await self.snapshots.keep(self.hook, self._bound.snapshot)
 
     async def _rest(self) -> None:
         """Nothing is to be done: sleep, but for a snapshot that inputs wait for."""
         if self.snapshots.is_settling:
-            await self.snapshots.keep(self.hook, self._bound.snapshot)
+            await self._keep()
         await self._wait()
 
     def _has_ended(self) -> bool:

@@ -72,6 +72,7 @@ def test_a_node_that_is_killed_and_started_again_goes_on_from_its_snapshot(tmp_p
     balance(report)
     values = numbers(tmp_path)
     assert values[-1] == count - 1
+    assert values.count(0) == 1, "it began anew"
     assert len(values) == report["edges"]["a/out->k/in"]["delivered"]
 
 

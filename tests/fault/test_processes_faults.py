@@ -181,14 +181,14 @@ def test_a_node_that_had_ended_is_not_run_again_and_its_consumer_sees_the_end(tm
 
 
 def test_a_worker_that_does_not_become_ready_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(remote_part, "WORKER_START_NS", 2 * S)
+    monkeypatch.setattr(remote_part, "WORKER_START_NS", 8 * S)
     (tmp_path / "slow.py").write_text("import time; time.sleep(3600)\n")
     (found,) = refusal(
         tmp_path,
         SOURCE,
         'id: c, operator: "python:./slow.py:f", inputs: {in: a/out}, place: {process: two}',
     )
-    expected = r"flow\.yaml:5:\d+: node c: process two \(pid \d+\) was not ready within 2 s while it loaded python:.*"
+    expected = r"flow\.yaml:5:\d+: node c: process two \(pid \d+\) was not ready within 8 s while it loaded python:.*"
     assert re.fullmatch(expected, found)
 
 

@@ -9,11 +9,14 @@ import asyncio
 import itertools
 from typing import TYPE_CHECKING, Any
 
+import pytest
 from flow_scene import MS, Kept, S, WorkClock, compiled, flow_text, numbers, paced, run, to_end, told, values
 
 from flowbridge.host import Host
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from flowbridge.report import RunReport
     from flowbridge.runtime.flow import RunningFlow
 
@@ -214,6 +217,41 @@ def test_a_restarted_node_goes_on_from_its_last_snapshot() -> None:
     report = run(text, {"source": paced(clock, [1, 2, 3, -1, 4], 5 * MS), "work": Total, "keep": kept}, clock=clock)
     assert report.nodes["w"].restarts == 1
     assert kept.values == [1, 3, 6, 10]
+
+
+class Counting:
+    """A source that fails once, behind its third value."""
+
+    failures: int = 0
+    clock: WorkClock
+
+    def __init__(self) -> None:
+        self.sent = 0
+
+    def produce(self) -> Iterator[int]:
+        while self.sent < 6:
+            if self.sent == 3 and Counting.failures > 0:
+                Counting.failures -= 1
+                raise ValueError("fails once")
+            self.clock.work(5 * MS)
+            self.sent += 1
+            yield self.sent
+
+    def snapshot(self) -> int:
+        return self.sent
+
+    def restore(self, state: int) -> None:
+        self.sent = state
+
+
+@pytest.mark.parametrize(("period", "wanted"), [("1ms", [1, 2, 3, 4, 5, 6]), ("12ms", [1, 2, 3, 2, 3, 4, 5, 6])])
+def test_a_restarted_source_goes_on_from_its_last_snapshot(period: str, wanted: list[int]) -> None:
+    Counting.clock, Counting.failures, kept = WorkClock(), 1, Kept()
+    source = f"id: a, operator: host:source, restart: on-failure, snapshot: {period}"
+    text = flow_text(source, "id: k, operator: host:keep, inputs: {in: a/out}")
+    report = run(text, {"source": Counting, "keep": kept}, clock=Counting.clock)
+    assert report.nodes["a"].restarts == 1
+    assert kept.values == wanted
 
 
 def test_without_a_snapshot_a_restarted_node_begins_again() -> None:

@@ -70,6 +70,16 @@ def test_a_sequence_without_a_count_goes_on() -> None:
     assert [next(numbers) for _ in range(1000)] == list(range(1000))
 
 
+def test_a_sequence_goes_on_behind_what_it_had_sent() -> None:
+    for settings in ({}, {"batch_rows": 2}):
+        uncut = [str(value) for value in opened(Sequence(count=7, start=5, step=2, **settings)).produce()]
+        first, second = (opened(Sequence(count=7, start=5, step=2, **settings)) for _ in "ab")
+        values = first.produce()
+        sent = [str(next(values)) for _ in range(3)]
+        second.restore(first.snapshot())
+        assert sent + [str(value) for value in second.produce()] == uncut
+
+
 def test_a_sequence_fills_batches() -> None:
     batches = list(opened(Sequence(count=7, start=5, step=2, batch_rows=3)).produce())
     assert [batch.to_pydict() for batch in batches] == [

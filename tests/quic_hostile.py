@@ -301,7 +301,7 @@ class _Mallinfo(ctypes.Structure):
 def _mallinfo() -> Callable[[], Any]:
     found = ctypes.CDLL(None).mallinfo2
     found.restype = _Mallinfo
-    return found  # type: ignore[no-any-return]
+    return found
 
 
 class Growth:

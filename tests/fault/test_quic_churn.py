@@ -8,6 +8,7 @@ import asyncio
 from dataclasses import replace
 from functools import partial
 from random import Random
+from typing import TYPE_CHECKING
 
 import pytest
 from quic_hostile import PORT, Echo, Growth, settings_of
@@ -22,7 +23,9 @@ from flowbridge.transports.quic.engines import make_acceptor, make_client
 from flowbridge.transports.quic.greeting import Own
 from flowbridge.transports.quic.serving import SessionServer
 from flowbridge.transports.quic.session_state import SessionState
-from flowbridge.transports.quic.stream import SessionStream
+
+if TYPE_CHECKING:
+    from flowbridge.transports.quic.stream import SessionStream
 
 NODES = 50
 """Names of peers: one name has a bounded number of sessions."""

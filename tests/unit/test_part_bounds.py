@@ -24,7 +24,7 @@ from flowbridge.runtime.tier_set import TierSet
 from flowbridge.transports.bus import LocalEventBus
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Sequence
+    from collections.abc import AsyncGenerator, Callable, Sequence
 
 TEXT = """\
 flowbridge: 1
@@ -96,13 +96,16 @@ class End:
 
 
 @asynccontextmanager
-async def served() -> AsyncIterator[tuple[Part, Any]]:
+async def served() -> AsyncGenerator[tuple[Part, Any]]:
     """A part and the host's side of its link."""
     wire: Any = Wire()
     clock = SystemClock()
     tiers = TierSet(clock)
-    tiers._open.update(dict.fromkeys(("quic", "uds"), Tier(clock)))
-    gate = HostGate(default_policy("dev"), "fb://dev/node/host", registry.catalog(), lambda _: None, lambda *_: None)
+    tier: Any = Tier(clock)
+    tiers._open.update(dict.fromkeys(("quic", "uds"), tier))
+    gate = HostGate(
+        default_policy("dev"), "fb://dev/node/host", registry.catalog(), lambda _: None, lambda _flow, _nodes: None
+    )
     part = Part(wire, tiers, clock, gate)
     running = asyncio.create_task(part.run(0))
     await asyncio.sleep(0)
@@ -116,7 +119,7 @@ async def served() -> AsyncIterator[tuple[Part, Any]]:
 
 async def prepared(wire: Any) -> None:
     plan = registry.adapter().compile(_Source())
-    told = {
+    told: dict[str, Any] = {
         "plan": plan_to_cbor(plan), "process": "host edge", "nodes": ["a", "k"], "ended": [], "serial": 1,
         "is_terminal": False, "encoding": "utf-8", "state": {}, "marks": {},
     }  # fmt: skip

@@ -175,6 +175,9 @@ NODE_HOSTS_MAX: Final = 64  # hosts that a node serves at once; a further one is
 PART_DEPTH_MAX: Final = (
     16  # containers within containers of what a host and a part tell each other; RemoteProtocolError
 )
+PART_ENDS_MAX: Final = 16_384  # of routes that a host gives a part before it opens them; RemoteProtocolError
+PART_UNSENT_BYTES_MAX: Final = 256 * 1024 * 1024  # towards a host that takes nothing: the part ends, OverloadError
+ROUTE_CHARACTERS_MAX: Final = 1_024  # of its id, above what names of nodes and ports add up to; RemoteProtocolError
 TICKET_BYTES_MAX: Final = 4_096  # of an end of a route that travels in words; RemoteProtocolError
 PLAN_DEPTH_MAX: Final = 64  # containers within containers of a plan document; PlanError
 SETTLE_NS: Final = 10**9  # at the end, for the last counts of routes between processes; the rest is `lost`

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 from flowbridge.codec.part_frames import DAMAGE, PartFrame, read_part, write_error, write_part
 from flowbridge.codec.plan import plan_from_cbor
 from flowbridge.errors import FlowbridgeError, RemoteProtocolError, ResourceError
-from flowbridge.limits import TICKET_BYTES_MAX, WORKER_REPORT_NS, WORKER_STOP_NS
+from flowbridge.limits import PART_ENDS_MAX, ROUTE_CHARACTERS_MAX, TICKET_BYTES_MAX, WORKER_REPORT_NS, WORKER_STOP_NS
 from flowbridge.placing import Ticket
 from flowbridge.plan import Placement
 from flowbridge.runtime.assembly import Assembly
@@ -72,13 +72,15 @@ class Part:
         self._is_listening = False
         self._plan: Plan
         self._bus_end: Any = None
-        self._given: list[tuple[str, Role, Any]] = []
+        self._given: dict[tuple[str, Role], Any] = {}  # ends of routes, until they are opened
         self._ends: dict[str, CrossingEnd] = {}
         self._is_open = False  # every route that leads here has its end
         self._assembly: Assembly | None = None
         self._supervisors: dict[str, Supervisor] = {}
         self._nodes: dict[str, asyncio.Task[None]] = {}
         self._deeds: set[asyncio.Task[None]] = set()
+        self._once: set[PartFrame] = set()  # frames that came, of those that come once
+        self._snapped: set[str] = set()  # nodes whose snapshot is being taken
         self._news = asyncio.Event()  # something is to be reported at once
         self._kept: dict[str, int] = {}  # the numbers of the snapshots that the host was sent
         self._unkept: dict[str, str] = {}  # why the last snapshot of a node could not be kept
@@ -108,7 +110,7 @@ class Part:
             for end in self._ends.values():
                 end.close()
             await self._resources.aclose()
-            for unopened in (self._bus_end, *(end for _, _, end in self._given)):
+            for unopened in (self._bus_end, *self._given.values()):
                 if unopened is not None:
                     unopened.close()
 
@@ -134,10 +136,8 @@ class Part:
     def _frame(self, kind: int, body: bytes, ends: Sequence[Any]) -> None:
         frame, content = read_part(self._link.peer, kind, body)
         try:
-            if frame is PartFrame.BUS:
-                self._bus_end = _end_of(content, ends)
-            elif frame is PartFrame.END:
-                self._end_came(content, _end_of(content, ends))
+            if frame in (PartFrame.BUS, PartFrame.END):
+                self._end_came(frame, content, _end_of(content, ends))
             else:
                 self._act(frame, content)
         except DAMAGE as error:
@@ -152,7 +152,7 @@ class Part:
             self.is_stopping = True
             self._nodes[content["node"]].cancel()
         elif frame is PartFrame.SNAPSHOT:
-            self._do(partial(self._snapshot, content["node"]))
+            self._snap(content["node"])
         elif frame is PartFrame.BREAK:
             end = self._ends.get(content["route"])
             if end is not None:
@@ -161,11 +161,26 @@ class Part:
             for node, number in content["nodes"].items():
                 self._supervisors[node].runner.snapshots.is_safe(int(number))
         elif frame is PartFrame.CLOSE:
+            self._comes_once(frame)
             self._do(self._close)
         elif frame is PartFrame.LEAVE:
+            self._comes_once(frame)
             self._do(self._leave)
         else:
             raise RemoteProtocolError(f"{self._link.peer}: frame {frame.name} is for a host")
+
+    def _comes_once(self, frame: PartFrame) -> None:
+        if frame in self._once:
+            raise RemoteProtocolError(f"{self._link.peer}: frame {frame.name} came again")
+        self._once.add(frame)
+
+    def _snap(self, node: str) -> None:
+        """Take a snapshot; a host asks for the next one of a node when it has this one."""
+        supervisor = self._supervisors[node]
+        if node in self._snapped:
+            raise RemoteProtocolError(f"{self._link.peer}: asks for a snapshot of {node} that is being taken already")
+        self._snapped.add(node)
+        self._do(partial(self._snapshot, supervisor))
 
     def _begin(self, frame: PartFrame, content: dict[str, Any]) -> None:
         """One of the three frames that come once each, in order."""
@@ -192,17 +207,35 @@ class Part:
             _log.exception("what %s asked for cannot be done", self._link.peer)
             self._host_lost(RemoteProtocolError(f"{self._link.peer}: asked for what cannot be done: {error!r:.200}"))
 
-    def _end_came(self, content: dict[str, Any], end: Any) -> None:
-        route, role = str(content["route"]), Role(content["role"])
+    def _end_came(self, frame: PartFrame, content: dict[str, Any], end: Any) -> None:
+        """An end of a route, or of the bus: it is closed when it is of no use."""
+        try:
+            if frame is PartFrame.BUS:
+                self._comes_once(frame)
+                self._bus_end = end
+            else:
+                self._give(str(content["route"]), Role(content["role"]), end)
+        except BaseException:
+            end.close()
+            raise
+
+    def _give(self, route: str, role: Role, end: Any) -> None:
         if route in self._ends:
             self._ends[route].rejoin(end)
         elif self._is_open:
             end.close()
-        else:  # the process at its other end may have been started anew since the last one came
-            for given in [given for given in self._given if given[:2] == (route, role)]:
-                self._given.remove(given)
-                given[2].close()
-            self._given.append((route, role, end))
+        else:
+            # The process at its other end may have been started anew since the last one came.
+            before = self._given.pop((route, role), None)
+            if before is not None:
+                before.close()
+            if len(route) > ROUTE_CHARACTERS_MAX:
+                raise ValueError(f"a route of {len(route)} characters, of at most {ROUTE_CHARACTERS_MAX}")
+            if len(self._given) >= PART_ENDS_MAX:
+                raise RemoteProtocolError(
+                    f"{self._link.peer}: gives more ends of routes than {PART_ENDS_MAX} before they can be opened"
+                )
+            self._given[route, role] = end
 
     # --- starting ---------------------------------------------------------------------------------------------------
 
@@ -241,7 +274,7 @@ class Part:
         # Every manifest that would be loaded, also when a plan that nobody compiled has two of one name.
         here = [manifest for manifest in self._plan.manifests if manifest.node in nodes]
         found = [(m.node, f"{m.node}.operator", gate.operator_refusal(m)) for m in here]
-        for given, role, _ in self._given:
+        for given, role in self._given:
             route = routes[given]
             node = route.target_node if role is Role.SOURCE else route.source_node
             found.append((node, given, gate.route_refusal(given, role)))
@@ -286,7 +319,8 @@ class Part:
         problems = assembly.load(lambda node: self._tell(PartFrame.LOADING, {"node": node}))
         routes = {route.id: route for route in self._plan.routes}
         while self._given:
-            route, role, end = self._given.pop(0)
+            route, role = next(iter(self._given))  # others may come, and this one anew, while it is opened
+            end = self._given.pop((route, role))
             transport = await self._tiers.placing(choices[route].tier.value)
             if route in self._ends:  # it was joined anew while it was opened
                 self._ends[route].rejoin(end)
@@ -389,14 +423,16 @@ class Part:
         with contextlib.suppress(OSError, ValueError):
             sys.stdout.flush()  # what was printed past `context.stdout`
 
-    async def _snapshot(self, node: str) -> None:
+    async def _snapshot(self, supervisor: Supervisor) -> None:
+        node = supervisor.node
         state: list[Any] | None = None
         failure: dict[str, Any] | None = None
         try:
-            taken = await self._supervisors[node].take_snapshot()
+            taken = await supervisor.take_snapshot()
             state = None if taken is None else packed(taken, self._form).to_plain()
         except FlowbridgeError as error:
             failure = write_error(error)
+        self._snapped.discard(node)  # the host may ask again once it is told
         self._tell(PartFrame.SNAPSHOTS, {"node": node, "state": state, "error": failure})
 
     # --- the end ----------------------------------------------------------------------------------------------------

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from aioquic import tls
 from aioquic.quic import connection as aioquic_connection
+from aioquic.quic.configuration import QuicConfiguration
 from aioquic.quic.connection import Limit, QuicConnection, QuicConnectionAdapter, QuicConnectionState
 from aioquic.quic.recovery import QuicPacketRecovery
 from aioquic.quic.stream import QuicStream
@@ -24,6 +25,9 @@ from flowbridge.transports.quic.engine import Closed, Connected
 CONNECTION: dict[str, type] = {
     "_ack_delay": float,
     "_close_event": type(None),
+    "_configuration": QuicConfiguration,
+    "_crypto_buffers": dict,
+    "_QuicConnection__frame_handlers": dict,
     "_close_at": float,
     "_datagrams_pending": deque,
     "_events": deque,
@@ -72,6 +76,7 @@ SENDER: dict[str, Any] = {
 }
 OVERRIDDEN: dict[str, tuple[str, ...]] = {
     "_initialize": ("self", "peer_cid"),
+    "_confirm_handshake": ("self",),
     "_replenish_connection_ids": ("self",),
     "_unblock_streams": ("self", "is_unidirectional"),
     "datagrams_to_send": ("self", "now"),

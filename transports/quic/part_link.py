@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Any
 
-from flowbridge.errors import BrokenError, LocalProtocolError, RemoteProtocolError
+from flowbridge.errors import BrokenError, LocalProtocolError, OverloadError, RemoteProtocolError
 from flowbridge.transports.framed import FramedLink
 
 if TYPE_CHECKING:
@@ -19,8 +19,10 @@ class StreamPartLink:
 
     is_same_user = False
 
-    def __init__(self, stream: SessionStream) -> None:
+    def __init__(self, stream: SessionStream, *, unsent_bytes_max: int | None = None) -> None:
+        """With `unsent_bytes_max`, a peer that takes nothing loses the link once more than this is unsent."""
         self.peer = stream.peer
+        self._unsent_bytes_max = unsent_bytes_max
         self._stream = stream
         self._link: FramedLink | None = None
         self._on_frame: Callable[[int, bytes, Sequence[Any]], None]
@@ -52,11 +54,16 @@ class StreamPartLink:
             self.gone.set_result(error)
 
     def send(self, kind: int, body: bytes, end: Any = None) -> None:
-        """Send a frame; never waits. Raises: BrokenError, ClosedError; LocalProtocolError for an end."""
+        """Send a frame; never waits. Raises: BrokenError, ClosedError, OverloadError; LocalProtocolError for an end."""
         if end is not None:
             raise LocalProtocolError(f"{self.peer}: {end!r} cannot travel to another machine")
         if self._link is None:
             raise BrokenError(f"{self.peer}: nobody listens yet")
+        most, unsent = self._unsent_bytes_max, self._stream.unsent_bytes
+        if most is not None and unsent > most:
+            error = OverloadError(f"{self.peer}: takes nothing: {unsent} bytes are unsent, of at most {most}", None)
+            self._stream.fail(error)
+            raise error
         self._link.send(kind, b"", body)
 
     def close(self) -> None:

@@ -79,7 +79,6 @@ class Session:
         """How many times streams went on over another connection."""
         self._owner = owner
         self._clock = clock
-        self._chance = Random(identifier + bytes((is_client,)))  # noqa: S311  (picks frames that mean nothing)
         self._loop = asyncio.get_running_loop()
         self._is_client = is_client
         self._streams: dict[int, SessionStream] = {}
@@ -418,7 +417,8 @@ class Session:
                 self.end(error_of(Code.DRAINED, "it said that it would"))
             return
         self.ping()
-        grease(self._chance, connection)
+        # A generator for each beat: one that is kept is as large as all the rest of a session.
+        grease(Random(b"%b %d %d" % (self.identifier, self._is_client, self._pings)), connection)  # noqa: S311
         is_refused = connection.wire.is_refused
         if is_refused or silent_ms > SUSPECT_BEATS * self._beat_ms:
             if self.state is SessionState.CONNECTED:

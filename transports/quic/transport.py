@@ -7,12 +7,12 @@ import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Self
 
-from flowbridge.addresses import NodeAddress, PeerIdentity
+from flowbridge.addresses import NodeAddress, PeerIdentity, check_node_name, parse_address
 from flowbridge.codec.arrays import read_array, write_array
 from flowbridge.codec.route_frames import TrailReader
 from flowbridge.codec.session_words import StreamKind
 from flowbridge.errors import AuthError, CodecError, LocalProtocolError, RemoteProtocolError, ResourceError
-from flowbridge.limits import SETTLE_NS
+from flowbridge.limits import PART_UNSENT_BYTES_MAX, SETTLE_NS
 from flowbridge.placing import Ticket
 from flowbridge.plan import Placement
 from flowbridge.time.far import FarTimes
@@ -217,7 +217,7 @@ class QuicTransport:
         """Listen as the node of this name; see `placing.NodeTransport`."""
 
         def on_part(stream: SessionStream, identity: PeerIdentity) -> None:
-            on_host(StreamPartLink(stream), identity)
+            on_host(StreamPartLink(stream, unsent_bytes_max=PART_UNSENT_BYTES_MAX), identity)
 
         return await self._peers.serve(listen, name, on_part)
 
@@ -306,10 +306,11 @@ def _read_ticket(ticket: Ticket) -> Opening | bytes:
         match items:
             case [0, bytes(key)] if len(key) == _KEY_BYTES:
                 return key
-            case [1, bytes(key), str(node), str(host), int(port)] if len(key) == _KEY_BYTES and 0 < port < 65_536:
-                return Opening(node, NodeAddress(host, port), key)
+            case [1, bytes(key), str(node), str(host), int(port)] if len(key) == _KEY_BYTES:
+                check_node_name(node)
+                return Opening(node, parse_address(str(NodeAddress(host, port))), key)
             case _:
                 pass
-    except CodecError as error:
+    except (CodecError, LocalProtocolError) as error:
         raise RemoteProtocolError(f"a ticket cannot be read: {error}") from error
     raise RemoteProtocolError("a ticket says neither to await a stream nor to open one")

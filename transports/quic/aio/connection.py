@@ -12,7 +12,7 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING, Any, Final
 
-from aioquic.buffer import size_uint_var
+from aioquic.buffer import Buffer, size_uint_var  # type: ignore[attr-defined]
 from aioquic.quic.connection import (
     CONNECTION_LIMIT_FRAME_CAPACITY,
     MAX_STREAM_DATA_FRAME_CAPACITY,
@@ -44,6 +44,9 @@ if TYPE_CHECKING:
 TAG_BYTES: Final = 16
 PACKET_NUMBER_BYTES: Final = 2
 CONNECTION_ID_BYTES: Final = 8
+_TLS_BYTES: Final = 16_384
+_EPOCHS: Final[dict[frozenset[Epoch], frozenset[Epoch]]] = {}
+"""In which epochs a kind of frame may come, shared by all connections."""
 
 
 _log: Final = logging.getLogger("flowbridge.transports.quic")
@@ -73,6 +76,14 @@ class _StreamTable(dict[int, "QuicStream"]):
         return stream
 
 
+class _LateBuffers(dict[Epoch, Buffer]):
+    """Where TLS writes what it says, made when it says something: after the handshake it seldom does."""
+
+    def __missing__(self, epoch: Epoch) -> Buffer:
+        made = self[epoch] = Buffer(capacity=_TLS_BYTES)
+        return made
+
+
 class BoundedConnection(QuicConnection):
     """A connection of aioquic whose memory is bounded by what its user consumes."""
 
@@ -96,6 +107,7 @@ class BoundedConnection(QuicConnection):
             original_destination_connection_id=original_connection_id,
             retry_source_connection_id=retry_connection_id,
         )
+        self._share_epochs()
         self._logger = _DemotedLogger(_log, self._logger.extra)
         self._check: Final = check
         self._tokens: Final = tokens
@@ -295,6 +307,22 @@ class BoundedConnection(QuicConnection):
     def _initialize(self, peer_cid: bytes) -> None:
         super()._initialize(peer_cid)
         CheckedContext.take_over(self.tls, self._check)
+
+    def _confirm_handshake(self) -> None:
+        """Let go what only the handshake needed: half of what a quiet connection would hold."""
+        super()._confirm_handshake()
+        self._crypto_buffers = _LateBuffers()
+        context = self.tls
+        context.forget_certificates()
+        if self._is_client:  # it has a configuration of its own
+            configuration = self._configuration
+            configuration.cadata = configuration.certificate = configuration.private_key = None
+            configuration.certificate_chain = []
+
+    def _share_epochs(self) -> None:
+        handlers: dict[int, tuple[Any, frozenset[Epoch]]] = self._QuicConnection__frame_handlers  # type: ignore[attr-defined]
+        for kind, (handler, epochs) in handlers.items():
+            handlers[kind] = handler, _EPOCHS.setdefault(epochs, epochs)
 
     def _replenish_connection_ids(self) -> None:
         super()._replenish_connection_ids()

@@ -10,7 +10,7 @@ aioquic checks those of servers and leaves those of clients to nobody. Here both
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from aioquic import tls
@@ -102,6 +102,16 @@ class CheckedContext(tls.Context):
         context.peer_identity = None
         context._request_client_certificate = check.role == "client" and check.is_asked
         return context
+
+    def forget_certificates(self) -> None:
+        """The handshake is over: only who the peer is, is asked for from here on."""
+        self._peer_certificate = None
+        self._peer_certificate_chain = []
+        self.received_extensions = None
+        if self._is_client:
+            self.certificate = self.certificate_private_key = self._cadata = None
+            self.certificate_chain = []
+            self.peer_check = replace(self.peer_check, roots=())
 
     def _set_peer_certificate(self, certificate: Any) -> None:
         super()._set_peer_certificate(certificate)

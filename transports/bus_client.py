@@ -242,10 +242,7 @@ class BusClient:
         """The call is over. Raises: RemoteProtocolError when it was never made."""
         if call >= self._next_call:
             raise RemoteProtocolError(f"{self._link.peer}: an answer to call {call}, which was not made")
-        begun = self._calls.pop(call, None)
-        if begun is None:
-            return None  # withdrawn
-        future, size = begun
+        future, size = self._calls.pop(call, (None, 0))  # not there any more: withdrawn
         self._bytes -= size
         return None if future is None or future.done() else future
 

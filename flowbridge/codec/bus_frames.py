@@ -237,7 +237,7 @@ def _is_headers(value: Any) -> bool:
         return True
     if type(value) is not dict:
         return False
-    for key, one in value.items():
+    for key, one in cast("dict[object, object]", value).items():
         if type(key) is not str or not (type(one) is str or (type(one) is int and INT_MIN <= one <= UINT_MAX)):
             return False
     return True

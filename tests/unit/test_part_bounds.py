@@ -102,7 +102,7 @@ async def served() -> AsyncGenerator[tuple[Part, Any]]:
     clock = SystemClock()
     tiers = TierSet(clock)
     tier: Any = Tier(clock)
-    tiers._open.update(dict.fromkeys(("quic", "uds"), tier))
+    tiers._open.update({"quic": tier, "uds": tier})
     gate = HostGate(
         default_policy("dev"), "fb://dev/node/host", registry.catalog(), lambda _: None, lambda _flow, _nodes: None
     )

@@ -26,7 +26,7 @@ import quic_bare
 import quic_ours
 from ipc_pair import PLACES, TrialError, cores
 from quic_bare import QUIC, TLS
-from quic_pair import ENGINE, FAR, HOST, LOOP, NEAR, Files
+from quic_pair import CROWD, ENGINE, FAR, HOST, LOOP, NEAR, Files
 
 from flowbridge.transports.quic.certificates import make_certificates
 
@@ -157,7 +157,8 @@ def main() -> None:
     results: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as folder:
         now = dt.datetime.now(dt.UTC)
-        make_certificates(Path(folder), [NEAR, FAR], hosts=[HOST], fabric="bench", days=1, force=False, now=now)
+        names = [NEAR, FAR, *CROWD]
+        make_certificates(Path(folder), names, hosts=[HOST], fabric="bench", days=1, force=False, now=now)
         for workload in workloads(Files(Path(folder))):
             if wanted and not workload.name.startswith(wanted):
                 continue

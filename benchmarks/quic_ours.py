@@ -8,10 +8,12 @@ import asyncio
 import time
 from contextlib import asynccontextmanager
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 from ipc_pair import percentiles_us
 from quic_pair import (
+    CROWD,
     ENGINE,
     FAR,
     HOST,
@@ -300,8 +302,8 @@ def idle(files: Files, count: int, at_once: int) -> dict[str, float]:
     """Sessions that say nothing but that they are there."""
 
     async def near(talk: Talk) -> dict[str, Any]:
-        settings = replace(_settings_of(files, NEAR), server_name=HOST)
-        own, port = Own(NEAR, SystemClock()), talk.hear()
+        settings = [replace(_settings_of(files, name), server_name=HOST) for name in CROWD]
+        own, port = [Own(name, SystemClock()) for name in CROWD], talk.hear()
         dialers: list[Dialer] = []
         before, left, watch = 0, 0, Stopwatch()
 
@@ -309,7 +311,8 @@ def idle(files: Files, count: int, at_once: int) -> dict[str, float]:
             nonlocal left
             while left > 0:
                 left -= 1
-                dialer = Dialer((HOST, port), lambda target, now: make_client(settings, target, now), own, peer="far")
+                who = len(dialers) % len(CROWD)
+                dialer = Dialer((HOST, port), partial(make_client, settings[who]), own[who], peer="far")
                 dialers.append(dialer)
                 await dialer.connect(lambda stream: None)
 

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 HOST: Final = "127.0.0.1"
 _FAILED: Final = b"x\n"
 NEAR, FAR = "near", "far"
+CROWD: Final = tuple(f"near-{number}" for number in range(9))
+"""Names for more sessions than a node takes of one."""
 ENGINE = ["aioquic"]
 """The engine of ours, and what is beside it."""
 LOOP: list[str] = ["uvloop"]

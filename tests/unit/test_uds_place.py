@@ -5,12 +5,24 @@ from __future__ import annotations
 import os
 import socket
 from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING
 
 import pytest
 
 from flowbridge.errors import LocalProtocolError, ResourceError
 from flowbridge.limits import SOCKET_PATH_BYTES_MAX
 from flowbridge.transports.uds.place import SocketLock, SocketPlace, check_socket_path, lock_path
+
+if TYPE_CHECKING:
+    from collections.abc import Generator
+
+
+@pytest.fixture
+def tmp_path() -> Generator[Path]:
+    """A folder with a short name: that of a socket has at most 107 bytes (unix(7))."""
+    with TemporaryDirectory(prefix="fb-") as folder:
+        yield Path(folder)
 
 
 def private(path: Path) -> Path:

@@ -19,8 +19,7 @@ if TYPE_CHECKING:
 
 @clause("bus")
 async def a_drained_subscription_ends_after_what_came_before(maker: BusMaker) -> None:
-    """`drain` is idempotent; what was published before it can be taken and given back, what comes later goes to others
-    only, and then the subscription has ended; nothing is dropped."""
+    """After `drain` a subscription gives what was published before, and ends; what comes later goes to others only."""
     async with maker(ManualClock()) as bus, bus.subscribe("t") as stays, bus.subscribe("t", edge="e") as drains:
         for number in range(4):
             equal(bus.publish_nowait("t", message(number)), 2, f"who accepted message {number}")
@@ -65,8 +64,7 @@ async def draining_an_idle_subscription_is_news(maker: BusMaker) -> None:
 
 @clause("bus")
 async def closing_what_drains_aborts_the_rest(maker: BusMaker) -> None:
-    """What is queued in a drained subscription is dropped by `abort` when it, or the bus, closes; its edge can be
-    subscribed to again at once."""
+    """Closing what drains, or its bus, drops what is queued by `abort`; its edge can be subscribed to again at once."""
     async with maker(ManualClock()) as bus:
         async with bus.subscribe("t", edge="e") as drains:
             for number in range(3):

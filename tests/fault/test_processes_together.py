@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 from typing import TYPE_CHECKING
@@ -10,6 +11,7 @@ import pytest
 from process_scene import Sink, run_placed, until, workers
 
 if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
     from pathlib import Path
 
     from flowbridge.report import RunReport
@@ -95,24 +97,36 @@ def test_a_worker_that_dies_in_its_own_restart_is_joined_to_one_that_waits_for_i
 
 
 def test_subscriptions_of_a_worker_are_made_again_with_it(tmp_path: Path) -> None:
-    heard, count = Sink(), 400
+    heard, has_killed, count = Sink(), False, 0
+
+    async def numbers() -> AsyncIterator[int]:
+        nonlocal count
+        while not has_killed:
+            yield count
+            count += 1
+            await asyncio.sleep(0.01)
+
+    async def hear_more() -> None:
+        more = len(heard.values) + 20
+        await until(lambda: len(heard.values) > more, "nothing was heard")
 
     async def drive(flow: RunningFlow) -> None:
+        nonlocal has_killed
         for _ in range(2):
-            more = len(heard.values) + 20
-            await until(lambda more=more: len(heard.values) > more, "nothing was heard")  # type: ignore[misc]
+            await hear_more()
             (pid,) = workers()
             os.kill(pid, signal.SIGKILL)
             await until(lambda pid=pid: pid not in workers(), "it lives")  # type: ignore[misc]
+        await hear_more()
+        has_killed = True
 
     report = run_placed(
         tmp_path,
-        f'id: a, operator: "python:./ops.py:Numbers", outputs: {{out: {{type: json, topic: numbers}}}}, '
-        f"with: {{count: {count}, pause_ms: 10}}",
+        "id: a, operator: host:numbers, outputs: {out: {type: json, topic: numbers}}",
         f'id: b, operator: "python:./ops.py:double", inputs: {{in: bus/numbers}}, {JSON}, '
         f"place: {{process: two}}, {again('1ms')}",
         KEEP,
-        operators={"keep": heard},
+        operators={"keep": heard, "numbers": numbers},
         drive=drive,
     )
     assert (report.status, report.errors) == ("done", [])

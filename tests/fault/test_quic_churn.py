@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from dataclasses import replace
 from functools import partial
 from random import Random
@@ -32,6 +33,8 @@ NODES = 50
 
 
 LEASE_S = 8
+CROWDS = [(500, 2_000) if int(os.environ.get("FLOWBRIDGE_SEEDS", "100")) > 100 else (50, 60)]
+"""How many stay and how many come; as many as the scenario has take minutes."""
 
 
 class Client:
@@ -128,7 +131,7 @@ async def churn(seed: int, staying: int, coming: int) -> None:
     await core.start(listener.aclose())
 
 
-@pytest.mark.parametrize(("staying", "coming"), [(50, 60), pytest.param(500, 2_000, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(("staying", "coming"), CROWDS)
 def test_connections_that_stay_are_served_while_others_come_and_go(
     staying: int, coming: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:

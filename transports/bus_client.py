@@ -214,15 +214,12 @@ class BusClient:
     # --- calls ------------------------------------------------------------------------------------------------------
 
     def _check(self, topic: str | None) -> None:
-        if self._is_closed or self._broken is not None:
-            self._refuse()
+        if self._is_closed:
+            raise ClosedError("the bus is closed")
+        if self._broken is not None:
+            raise BrokenError(str(self._broken)) from self._broken.__cause__
         if topic is not None:
             self._mirror.reach(topic)  # which looks at it, once
-
-    def _refuse(self) -> None:
-        if self._is_closed or self._broken is None:
-            raise ClosedError("the bus is closed")
-        raise BrokenError(str(self._broken)) from self._broken.__cause__
 
     def _begin(self, size: int, future: asyncio.Future[Any] | None) -> int:
         """A number for a call. Raises: WouldBlock when too many are not answered."""
@@ -246,18 +243,16 @@ class BusClient:
         self._bytes -= size
         return None if future is None or future.done() else future
 
-    def _send(self, kind: int, header: bytes) -> None:
+    def _send(self, kind: int, header: bytes, body: bytes = b"") -> None:
         try:
-            self._link.send(kind, header)
+            self._link.send(kind, header, body)
         except ResourceError as error:
             self._break(error.__cause__ or error)
 
     def _submit(self, call: int, kind: int, header: bytes, body: bytes = b"") -> None:
         """Send what a call asks. Raises: EncodeError when it is too large, and then the call was never made."""
         try:
-            self._link.send(kind, header, body)
-        except ResourceError as error:
-            self._break(error.__cause__ or error)
+            self._send(kind, header, body)
         except EncodeError:
             self._end(call)
             self._openings.pop(call, None)

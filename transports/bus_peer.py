@@ -30,7 +30,6 @@ from flowbridge.plan import Policy, Qos
 from flowbridge.transports.bus_envelopes import LinkEnvelopes
 from flowbridge.transports.bus_peer_call import AskedCall
 from flowbridge.transports.bus_peer_subscription import PeerSubscription
-from flowbridge.transports.bus_replies import REPLY_TO
 from flowbridge.transports.eager import run_eagerly
 from flowbridge.transports.framed import FramedLink
 
@@ -238,9 +237,7 @@ class BusPeer:
         if asked is None:
             self._run(call, len(body), self._request(call, topic, envelope))
             return
-        if call <= self._last_call:
-            self._count(call)  # which raises
-        self._last_call = call
+        self._count(call)
         answer = AskedCall(self, call, len(body))
         try:
             timeout_ns = envelope.deadline_ns - self._server.clock.now_ns()
@@ -263,8 +260,7 @@ class BusPeer:
         try:
             if isinstance(result, FlowbridgeError):
                 raise result
-            fields, body = self.envelopes.write(result)
-            self.send(frames.RESP, frames.resp(call, fields), body)
+            self._respond(call, result)
         except Exception as error:
             self.send(frames.ERROR, self.envelopes.write_error(call, error))
 
@@ -289,8 +285,7 @@ class BusPeer:
         if unanswered is not None:
             code = Code.PEER_GONE if self._is_gone else Code.REFUSED
             for request in requests:
-                if request.headers and REPLY_TO in request.headers:
-                    unanswered(request, error_of(code, f"{self.name} has left without an answer"))
+                unanswered(request, error_of(code, f"{self.name} has left without an answer"))
 
     async def _answer(self, call: int, request: Envelope, answer: Envelope | FlowbridgeError) -> None:
         """ACK says what became of the answer: 0 delivered, 1 expired, 2 expired because the request was late."""

@@ -37,13 +37,8 @@ class AskedCall:
 
     def set_result(self, result: Envelope | FlowbridgeError, /) -> None:
         """Send the outcome."""
-        self._is_over = True
-        peer = self._peer
-        pending, self._pending = self._pending, None
-        if pending is not None:
-            peer.over(self.call, self.size)
-            pending.close()
-        peer.answer(self.call, result)
+        self.cancel()
+        self._peer.answer(self.call, result)
 
     def cancel(self) -> None:
         """Want no outcome any more. Idempotent."""

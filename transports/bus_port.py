@@ -9,7 +9,6 @@ from flowbridge.envelope import Envelope
 from flowbridge.errors import BlockReason, ResourceError, WouldBlock
 from flowbridge.limits import LANES
 from flowbridge.plan import Plane, Policy, Route
-from flowbridge.transports.bus_replies import REPLY_TO
 from flowbridge.transports.route_queue import QueueSink, QueueSource, RouteQueue
 
 if TYPE_CHECKING:
@@ -58,8 +57,7 @@ class LocalSubscription(QueueSource):
         queued = [envelope for lane in self.port.ends.queue.lanes for envelope in lane.queue]
         await super().aclose()
         for envelope in queued:
-            if envelope.headers and REPLY_TO in envelope.headers:
-                self.port.unanswered(envelope, error_of(Code.REFUSED, "the responder left before it took the request"))
+            self.port.unanswered(envelope, error_of(Code.REFUSED, "the responder left before it took the request"))
 
     def __repr__(self) -> str:
         return f"<LocalSubscription {self.port.route.id}>"

@@ -420,7 +420,6 @@ class UdsStream:
         self._passing.clear()
         self._out.clear()
         self.unsent_bytes = 0
-        """What the kernel has not taken yet."""
         self._waiters.wake()
 
     def __repr__(self) -> str:

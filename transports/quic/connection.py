@@ -18,6 +18,7 @@ from flowbridge.limits import (
     RESETS_BURST_MAX,
     RESETS_PER_SECOND_MAX,
 )
+from flowbridge.machines.rate import Rate
 from flowbridge.transports.quic.engine import (
     UNIDIRECTIONAL,
     Closed,
@@ -123,8 +124,7 @@ class Connection:
         self._streams: dict[int, SessionStream] = {}
         self._quic: dict[int, int] = {}  # the QUIC stream of each session stream
         self._given_up: set[int] = set()  # QUIC streams of which this turn may still bring something
-        self._resets_left: float = RESETS_BURST_MAX
-        self._reset_at = self._loop.time()
+        self._resets = Rate(RESETS_PER_SECOND_MAX, RESETS_BURST_MAX)
         self._has_control = False
         wire.on_event = self._event
         self._engine.on_left = self._left
@@ -335,11 +335,7 @@ class Connection:
             raise RemoteProtocolError("the peer gave up the control stream")
         self._drop_front(event.stream)
         self.singles.drop(event.stream)
-        now = self._loop.time()
-        left = self._resets_left + (now - self._reset_at) * RESETS_PER_SECOND_MAX
-        self._resets_left = min(left, RESETS_BURST_MAX) - 1
-        self._reset_at = now
-        if self._resets_left < 0:
+        if not self._resets.take(self._loop.time()):
             raise refused(Code.LIMIT, f"more than {RESETS_PER_SECOND_MAX} streams were given up within a second")
 
     # --- the control stream -----------------------------------------------------------------------------------------

@@ -14,6 +14,7 @@ from flowbridge.codec.session_words import SINGLE, Single
 from flowbridge.envelope import NO_DEADLINE
 from flowbridge.errors import RemoteProtocolError
 from flowbridge.limits import RESETS_PER_SECOND_MAX, SINGLE_BYTES_MAX, SINGLES_MAX
+from flowbridge.machines.rate import Rate
 from flowbridge.transports.quic.refusing import refused
 
 if TYPE_CHECKING:
@@ -36,8 +37,7 @@ class SingleStreams:
         self._touched = touched
         self._loop = asyncio.get_running_loop()
         self._open: set[int] = set()
-        self._resets_left = _RESETS_PER_SECOND
-        self._reset_at = self._loop.time()
+        self._resets = Rate(_RESETS_PER_SECOND)
         self._held: dict[int, bytearray] = {}
         self._held_bytes = 0
 
@@ -69,11 +69,7 @@ class SingleStreams:
 
     def give_up(self, quic: int) -> None:
         """Its time is over. That saves the rest of its bytes; not so often that the peer takes it for an attack."""
-        now = self._loop.time()
-        left = self._resets_left + (now - self._reset_at) * _RESETS_PER_SECOND
-        self._resets_left, self._reset_at = min(left, _RESETS_PER_SECOND), now
-        if self._resets_left >= 1:
-            self._resets_left -= 1
+        if self._resets.take(self._loop.time()):
             self._engine.reset(quic, Code.EXPIRED_IN_FLIGHT)
             self._touched()
 

@@ -10,6 +10,7 @@ from aioquic.quic.configuration import SMALLEST_MAX_DATAGRAM_SIZE
 from aioquic.quic.packet import QuicErrorCode
 
 from flowbridge.limits import QUIC_ANSWERS_WAITING_MAX, QUIC_STATELESS_PER_SECOND_MAX
+from flowbridge.machines.rate import Rate
 from flowbridge.transports.quic.aio.configuration import PACKET_BYTES_MAX, configure_server
 from flowbridge.transports.quic.aio.connection import CONNECTION_ID_BYTES, BoundedConnection
 from flowbridge.transports.quic.aio.engine import AioquicEngine
@@ -36,26 +37,6 @@ class AcceptorCounts:
     resets: int = 0
     versions: int = 0
     dropped: int = 0
-
-
-class _Rate:
-    """A bucket of tokens: `per_second` of them come back in a second, and so many may be taken at once."""
-
-    __slots__ = ("_at", "_left", "_per_second")
-
-    def __init__(self, per_second: int) -> None:
-        self._per_second: Final = per_second
-        self._left = float(per_second)
-        self._at: float | None = None
-
-    def take(self, now: float) -> bool:
-        if self._at is not None:
-            self._left = min(self._per_second, self._left + (now - self._at) * self._per_second)
-        self._at = now
-        if self._left < 1:
-            return False
-        self._left -= 1
-        return True
 
 
 class AcceptedEngine(Engine, Protocol):
@@ -98,8 +79,8 @@ class BoundedAcceptor:
         self._host_of: Final[dict[AcceptedEngine, str]] = {}
         self._half_open: set[AcceptedEngine] = set()
         self._answers: list[tuple[bytes, Address]] = []
-        self._handshake_rate: Final = _Rate(settings.handshakes_per_second)
-        self._stateless_rate: Final = _Rate(QUIC_STATELESS_PER_SECOND_MAX)
+        self._handshake_rate: Final = Rate(settings.handshakes_per_second)
+        self._stateless_rate: Final = Rate(QUIC_STATELESS_PER_SECOND_MAX)
         self.counts: Final = AcceptorCounts()
 
     @property

@@ -117,17 +117,6 @@ class UdsStream:
             self._check_writable()
         if descriptors:
             self._check_descriptors(parts, descriptors)
-        elif not self._out and len(parts) == 1 and type(part := parts[0]) is bytes:  # nearly always
-            try:
-                sent = self._send(part)
-            except (BlockingIOError, InterruptedError):
-                sent = 0
-            except OSError as error:
-                self._fail_writing(error)
-                raise self._broken() from error
-            if sent < len(part):
-                self._keep_unsent((memoryview(part)[sent:],))
-            return
         if self._out:
             if descriptors:
                 self._keep(descriptors)
@@ -136,10 +125,6 @@ class UdsStream:
             if not rest:
                 return
             parts = rest
-        self._keep_unsent(parts)
-
-    def _keep_unsent(self, parts: Sequence[BytesLike]) -> None:
-        """Write it when the kernel takes more."""
         for part in parts:
             view = memoryview(part).cast("B")
             if view.nbytes:
@@ -169,6 +154,8 @@ class UdsStream:
                 ) from error
             self._fail_writing(error)
             raise self._broken() from error
+        if len(parts) == 1 and type(parts[0]) is bytes and sent == len(parts[0]):
+            return ()
         rest: list[BytesLike] = []
         for part in parts:
             size = part.nbytes if isinstance(part, memoryview) else len(part)

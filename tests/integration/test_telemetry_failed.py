@@ -64,7 +64,7 @@ def raising(form: str, bad: int) -> Any:
 def test_the_span_of_a_message_that_is_left_out_is_an_error(form: str) -> None:
     report, spans = traced(chain("on_error: skip"), WorkClock(), numbers(4), raising(form, 2))
     assert report.nodes["w"].errors == 1
-    well = (None, None, [])
+    well: tuple[Any, str | None, list[Any]] = (None, None, [])
     assert [failure_of(span) for span in spans] == [well, well, ("ValueError", "not 2", ["ValueError"]), well]
     assert len({span.context.trace_id for span in spans if span.context}) == 4
 

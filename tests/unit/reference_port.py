@@ -7,7 +7,7 @@ It is slow on purpose and has no other use than to be the model of the clauses a
 from __future__ import annotations
 
 import asyncio
-import time
+import threading
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
@@ -341,9 +341,11 @@ class BlockingReferencePort(ReferencePort):
         super().__init__(qos, clock, where)
         self.has_come = False  # since somebody was told
         self.is_kept = False  # the loop may tell nobody
+        self.arrival = threading.Event()
 
     def tell(self) -> None:
         self.has_come = True
+        self.arrival.set()
         if not self.is_kept:
             asyncio.get_running_loop().call_soon(self.tell_by_loop)
 
@@ -355,12 +357,12 @@ class BlockingReferencePort(ReferencePort):
         if self.has_come:
             super().tell()
         self.has_come = False
+        self.arrival.clear()
 
     def wait_blocking(self, timeout_ns: int) -> bool:
         self.is_kept = True
-        ends_ns = time.monotonic_ns() + timeout_ns
-        while not self.has_come and not self.abandoned and time.monotonic_ns() < ends_ns:
-            time.sleep(0.0001)
+        if not self.abandoned:
+            self.arrival.wait(timeout_ns / 1e9)
         found = self.has_come
         self.tell_now()
         return found

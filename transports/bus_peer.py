@@ -279,11 +279,10 @@ class BusPeer:
     def _refuse(self, values: list[Any], _: bytes) -> None:
         self._run(values[0], 0, self._answer(values[0], *self.envelopes.read_refusal(values)))
 
-    def left_unanswered(self, requests: Sequence[Envelope]) -> None:
-        """The client has dropped these, some of which may be requests, or it is gone and nobody knows."""
+    def left_unanswered(self, requests: Sequence[Envelope], code: Code) -> None:
+        """These, some of which may be requests, were dropped by the client or never sent to it, or nobody knows."""
         unanswered: Any = getattr(self._bus, "unanswered", None)
         if unanswered is not None:
-            code = Code.PEER_GONE if self._is_gone else Code.REFUSED
             for request in requests:
                 unanswered(request, error_of(code, f"{self.name} has left without an answer"))
 
@@ -372,9 +371,7 @@ class BusPeer:
         entry = self._entries.pop(sub, None)
         if entry is not None:
             self._server.subscribers.remove(entry)
-        await subscription.aclose()
-        if abandon:
-            subscription.abandon()
+        await (subscription.abandon() if abandon else subscription.aclose())
         if not subscription.owed:
             self._subs.pop(sub, None)
 

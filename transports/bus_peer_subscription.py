@@ -13,10 +13,12 @@ Rules.
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from flowbridge.codec.bus_frames import ABORTED, BOOKS, DELIVER, DELIVERED, TRANSPORT, deliver, mixed
-from flowbridge.errors import CodecError, FlowbridgeError, RemoteProtocolError
+from flowbridge.codec.codes import Code
+from flowbridge.errors import BrokenError, CodecError, FlowbridgeError, RemoteProtocolError
 from flowbridge.limits import BUS_LINK_WINDOW_BYTES, BUS_LINK_WINDOW_ITEMS, LANES
 from flowbridge.plan import Policy
 from flowbridge.time.ledger import EdgeBooks
@@ -180,7 +182,7 @@ class PeerSubscription:
             books.drop(column, count)
             self._theirs.drop(column, count)
             if outcome == ABORTED:
-                self._peer.left_unanswered(taken)
+                self._peer.left_unanswered(taken, Code.REFUSED)
 
     async def aclose(self) -> None:
         """Be published to no more."""
@@ -189,14 +191,24 @@ class PeerSubscription:
             self.source.on_news(None)
             await self._opening.__aexit__(None, None, None)
 
-    def abandon(self) -> None:
-        """The client is gone: nobody will ever tell what became of the messages it had."""
-        lanes: dict[int, list[Envelope]] = {}
-        for envelope in self._lent.values():
-            lanes.setdefault(envelope.priority, []).append(envelope)
+    async def abandon(self) -> None:
+        """The client is gone: what it had and did not tell about is lost, and so is what it was still to be sent.
+
+        One name for both, because which of them a message is in depends on how far the client had read.
+        """
+        lent = tuple(self._lent.values())
         self._lent.clear()
-        for lane, taken in lanes.items():
-            self._give_up(lane, taken, ABORTED, 0)
+        queued: list[Envelope] = []
+        if not self.is_closed:
+            with suppress(BrokenError):
+                while taken := self.source.take(_AT_ONCE):
+                    queued += taken
+        await self.aclose()  # before anything is given back: the credit is nobody's
+        for count, envelope in enumerate((*lent, *queued)):
+            self.source.settle((envelope,))
+            self.source.books.delivered -= 1
+            self.source.books.drop("lost")
+            self._peer.left_unanswered((envelope,), Code.PEER_GONE if count < len(lent) else Code.REFUSED)
 
     def __repr__(self) -> str:
         return f"<PeerSubscription {self.sub} {self.source.pattern}, {len(self._lent)} on loan>"

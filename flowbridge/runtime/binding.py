@@ -12,8 +12,11 @@ from flowbridge.limits import OUTBOX_ITEMS_MAX
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
+    from typing import TypeAlias
 
     from flowbridge.runtime.context import Context, Outbox
+
+    Handler: TypeAlias = Callable[[Any], Any]
 
 _GIVEN: Final = ("port", "out", "context", "ctx")
 """Parameters by these names are filled by the runner; the first other one is the value, one without a default first."""
@@ -37,7 +40,7 @@ class Bound:
     on_gap: Callable[[str, Any], Any] | None = None
     close: Callable[[], Any] | None = None
 
-    def handler(self, port: str) -> Callable[[Any], Any]:
+    def handler(self, port: str) -> Handler:
         """A call of one argument, the value, for one input port: nothing else is looked up per message."""
         process = self.process
         assert process is not None, f"node {self.node}: a source handles nothing"

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from flowbridge.envelope import TraceContext
     from flowbridge.plan import PluginManifest
     from flowbridge.report import NodeReport
-    from flowbridge.runtime.binding import Bound
+    from flowbridge.runtime.binding import Bound, Handler
     from flowbridge.runtime.context import Context, Outbox
     from flowbridge.runtime.inlet import Inlet
     from flowbridge.runtime.outlet import Edge
@@ -88,7 +88,7 @@ class NodeRunner:
         self._has_turn = False  # it was woken because it is its turn
         self._draining = False
         self._left_out = 0
-        self._handlers: dict[str, Callable[[Any], Any]] = {}
+        self._handlers: dict[str, Handler] = {}
         self._loop: asyncio.AbstractEventLoop
         self._bound: Bound
         self._outbox: Outbox
@@ -338,7 +338,7 @@ class NodeRunner:
                         check(result)
                 except Exception as error:
                     await part.send()
-                    result = await self._failed(error, inlet, envelope, handler)
+                    result = await self._failed(error, inlet, envelope, handler, now_ns)
                 end_ns = clock_ns()
                 part.busy.append(end_ns - now_ns)
                 part.ends.append(end_ns)
@@ -386,8 +386,9 @@ class NodeRunner:
                     if isinstance(error, DeadlineExceeded) and self._clock.now_ns() >= envelope.deadline_ns:
                         result = NOTHING  # begun and given up; a deadline of the operator's own is a failure
                         part.cut.append(envelope)
+                        self._trace(inlet, envelope, now_ns, self._clock.now_ns(), error)
                     else:
-                        result = await self._failed(error, inlet, envelope, handler)
+                        result = await self._failed(error, inlet, envelope, handler, now_ns)
                 end_ns = self._clock.now_ns()
                 part.busy.append(end_ns - now_ns)
                 if not part.cut or part.cut[-1] is not envelope:
@@ -398,7 +399,7 @@ class NodeRunner:
         finally:
             self._close(inlet, run, done, part)
 
-    async def _call(self, handler: Callable[[Any], Any], inlet: Inlet, envelope: Envelope) -> Any:
+    async def _call(self, handler: Handler, inlet: Inlet, envelope: Envelope) -> Any:
         if self._bound.is_async:
             where = f"node {self.node}, port {inlet.port}, message {envelope.seq}"
             return await until_deadline(handler(envelope.payload), envelope.deadline_ns, self._clock, where)
@@ -407,7 +408,7 @@ class NodeRunner:
 
     # --- common to both ---------------------------------------------------------------------------------------------
 
-    def _handler(self, inlet: Inlet) -> Callable[[Any], Any]:
+    def _handler(self, inlet: Inlet) -> Handler:
         handler = self._handlers.get(inlet.port)
         if handler is None:
             handler = self._handlers[inlet.port] = self._bound.handler(inlet.port)
@@ -434,14 +435,14 @@ class NodeRunner:
             self.report.processed += len(part.busy)
             self._intake.learn(len(part.busy), sum(part.busy))
 
-    async def _failed(self, error: Exception, inlet: Inlet, envelope: Envelope, handler: Callable[[Any], Any]) -> Any:
+    async def _failed(self, error: Exception, inlet: Inlet, envelope: Envelope, handler: Handler, began_ns: int) -> Any:
         """Repeat a call as the manifest says; then leave the message out, or fail the node."""
         policy = self.manifest.retry
-        self._outbox.entries.clear()
-        self.report.errors += 1
-        for attempt in range(1, policy.max + 1):
+        for attempt in range(1, policy.max + 2):
+            self._outbox.entries.clear()
+            self.report.errors += 1
             resume_ns = self._clock.now_ns() + retry_delay_ns(policy, attempt)
-            if not retries(error, policy) or resume_ns >= envelope.deadline_ns:
+            if attempt > policy.max or not retries(error, policy) or resume_ns >= envelope.deadline_ns:
                 break
             await self._clock.sleep_until(resume_ns)
             self._context.envelope = envelope
@@ -450,11 +451,11 @@ class NodeRunner:
                     return await self._call(handler, inlet, envelope)
                 return handler(envelope.payload)
             except Exception as again:
-                if isinstance(again, DeadlineExceeded) and self._clock.now_ns() >= envelope.deadline_ns:
-                    return NOTHING
-                self._outbox.entries.clear()
-                self.report.errors += 1
                 error = again
+                if isinstance(error, DeadlineExceeded) and self._clock.now_ns() >= envelope.deadline_ns:
+                    self._trace(inlet, envelope, began_ns, self._clock.now_ns(), error)
+                    return NOTHING
+        self._trace(inlet, envelope, began_ns, self._clock.now_ns(), error)
         self._give_up(error, inlet, envelope)
         return NOTHING
 
@@ -473,11 +474,11 @@ class NodeRunner:
 
     async def _deliver(self, result: Any, inlet: Inlet, envelope: Envelope, started_ns: int, ended_ns: int) -> None:
         """Send whatever a call gave, wherever it is to go; a route that refuses it is a failure of this message."""
+        if result is NOTHING:
+            self._outbox.entries.clear()
+            return
         trace = self._trace(inlet, envelope, started_ns, ended_ns)
         try:
-            if result is NOTHING:
-                self._outbox.entries.clear()
-                return
             if inlet.route.reply and envelope.headers is not None and "reply_to" in envelope.headers:
                 await self._bus.reply(envelope, Envelope(result, envelope.priority, envelope.deadline_ns))
                 result = None
@@ -490,8 +491,9 @@ class NodeRunner:
             self.report.errors += 1
             self._give_up(error, inlet, envelope)
 
-    def _trace(self, inlet: Inlet, envelope: Envelope, started_ns: int, ended_ns: int) -> TraceContext | None:
+    def _trace(
+        self, inlet: Inlet, envelope: Envelope, started_ns: int, ended_ns: int, error: Exception | None = None
+    ) -> TraceContext | None:
         if envelope.trace is None or self._instrument is None:
             return envelope.trace
-        hop = self._instrument.hop(self.node, inlet.route.id, envelope, started_ns, ended_ns, None)
-        return hop or envelope.trace
+        return self._instrument.hop(self.node, inlet.route.id, envelope, started_ns, ended_ns, error) or envelope.trace

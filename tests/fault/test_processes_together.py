@@ -136,10 +136,9 @@ def test_subscriptions_of_a_worker_are_made_again_with_it(tmp_path: Path) -> Non
     assert heard.values[-1] == 2 * (count - 1)
     assert books.balances
     assert books.in_flight == 0
-    # What is published while nobody subscribes counts nowhere; what died with a process is `lost`, or, where the host
-    # was told first that the subscription is gone, dropped by `abort` with its queue.
+    # What is published while nobody subscribes counts nowhere; what died with a process is `lost`.
     assert len(heard.values) <= books.delivered <= books.sent <= count
-    assert set(books.dropped) <= {"lost", "abort"}
+    assert set(books.dropped) <= {"lost"}
     assert report.edges["b/out->k/in"].books.delivered == len(heard.values)
 
 

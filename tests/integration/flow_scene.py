@@ -13,8 +13,9 @@ from flowbridge.testing.clock import ManualClock
 from flowbridge.testing.quiet import quiet
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping
+    from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
 
+    from flowbridge.contracts import Instrument
     from flowbridge.plan import Plan
     from flowbridge.report import RunReport
     from flowbridge.runtime.flow import RunningFlow
@@ -108,12 +109,13 @@ def run(
     drive: Callable[[RunningFlow], Coroutine[Any, Any, object]] | None = None,
     base_dir: str = ".",
     drain_ns: int = 10 * S,
+    instruments: Sequence[Instrument] = (),
 ) -> RunReport:
     """Run a flow to its end on a manual clock; `drive` is awaited first, with the flow started."""
     clock = clock if clock is not None else WorkClock()
 
     async def main() -> RunReport:
-        async with Host(operators=dict(operators), clock=clock, drain_ns=drain_ns) as host:
+        async with Host(operators=dict(operators), clock=clock, drain_ns=drain_ns, instruments=instruments) as host:
             flow = await host.start(compiled(text, base_dir), state=state)
             if drive is not None:
                 await drive(flow)

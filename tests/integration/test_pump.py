@@ -358,3 +358,39 @@ def test_a_source_that_is_waited_for_leaves_nothing_behind(kind: str) -> None:
                 assert pair.source.wait_blocking(0) is False
 
     asyncio.run(main())
+
+
+@pytest.mark.parametrize("how", ["closes", "cut"])
+@pytest.mark.parametrize("kind", ["ring", "socket"])
+def test_a_producer_that_vanishes_is_told_to_who_waits_after_what_it_sent(kind: str, how: str) -> None:
+    async def main() -> None:
+        async with joined(kind) as pair:
+            news: list[str] = []
+            pair.source.on_news(lambda: news.append("news"))
+            pair.source.wait_blocking(0)
+            found: list[int] = []
+            for number in range(3):
+                pair.sink.send_nowait(message(number))
+            if how == "closes":
+                pair.sink.close()
+            else:
+                pair.cut()
+
+            async def take() -> None:
+                while True:
+                    news.clear()
+                    if not pair.source.wait_blocking(MS):
+                        pair.source.leave_to_loop()
+                        await asyncio.sleep(0)
+                    seen = [one.seq for one in pair.take_all()]
+                    assert news or not seen, "it came untold"
+                    found.extend(seen)
+
+            with pytest.raises(BrokenError):
+                await asyncio.wait_for(take(), PATIENCE_S)
+            assert found == [0, 1, 2]
+            assert news, "the break came untold"
+            assert pair.source.wait_blocking(0) is False
+            assert pair.source.books.balances
+
+    asyncio.run(main())

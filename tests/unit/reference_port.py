@@ -7,6 +7,7 @@ It is slow on purpose and has no other use than to be the model of the clauses a
 from __future__ import annotations
 
 import asyncio
+import threading
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
@@ -331,6 +332,48 @@ class ReferencePort:
             self.books.drop("abort", len(self.queued))
             self.queued.clear()
         self.changed()
+
+
+class BlockingReferencePort(ReferencePort):
+    """A port that can be waited for without the loop. What was accepted is there at once; only the news of it waits."""
+
+    def __init__(self, qos: Qos, clock: Clock, where: str = "a/out->b/in") -> None:
+        super().__init__(qos, clock, where)
+        self.has_come = False  # since somebody was told
+        self.is_kept = False  # the loop may tell nobody
+        self.arrival = threading.Event()
+
+    def tell(self) -> None:
+        self.has_come = True
+        self.arrival.set()
+        if not self.is_kept:
+            asyncio.get_running_loop().call_soon(self.tell_by_loop)
+
+    def tell_by_loop(self) -> None:
+        if not self.is_kept:
+            self.tell_now()
+
+    def tell_now(self) -> None:
+        if self.has_come:
+            super().tell()
+        self.has_come = False
+        self.arrival.clear()
+
+    def wait_blocking(self, timeout_ns: int) -> bool:
+        self.is_kept = True
+        if not self.abandoned:
+            self.arrival.wait(timeout_ns / 1e9)
+        found = self.has_come
+        self.tell_now()
+        return found
+
+    def leave_to_loop(self) -> None:
+        self.is_kept = False
+        self.tell_now()
+
+    @property
+    def needs_loop(self) -> bool:
+        return bool(self.senders)
 
 
 class ReferenceLease:

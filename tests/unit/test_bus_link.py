@@ -27,7 +27,7 @@ from flowbridge.errors import (
 from flowbridge.limits import BUS_LINK_CALLS_MAX, BUS_LINK_LIMIT_NS, BUS_LINK_WINDOW_ITEMS, STREAM_BYTES_HIGH
 from flowbridge.plan import Policy
 from flowbridge.testing.clock import ManualClock
-from flowbridge.testing.conformance.message import MS, message, qos, take_all
+from flowbridge.testing.conformance.message import MS, message, number_of, qos, take_all
 from flowbridge.testing.quiet import quiet
 from flowbridge.transports.bus_server import BusServer
 from flowbridge.transports.uds.bus import UdsEventBus, serve_client
@@ -209,11 +209,53 @@ async def test_a_vanished_client_leaves_its_books_and_nothing_else() -> None:
         assert at.server.peers == 0
         assert await host_publishing == 0
         books = at.host.books()["e"]
-        assert (books.sent, books.in_flight, books.dropped) == (2, 0, {"abort": 2})
+        assert (books.sent, books.in_flight, books.dropped) == (2, 0, {"lost": 2})
         for task in (publishing, asking):
             task.cancel()
         await asyncio.wait((publishing, asking))
         assert not at.clock.pending()
+
+
+@pytest.mark.parametrize("first", ["client", "host"])
+@on_a_loop
+async def test_what_a_vanished_client_had_and_what_it_was_still_to_be_sent_is_lost(first: str) -> None:
+    async with scene() as at:
+        client = await at.client()
+        await client.subscribe("t", qos=qos(2, Policy.DROP_OLDEST), edge="e").__aenter__()
+        count = BUS_LINK_WINDOW_ITEMS + 2 + 2  # on loan, and in the queue of the host: nobody reads meanwhile
+        for number in range(count):
+            at.host.publish_nowait("t", message(number))
+        books = at.host.books()["e"]
+        assert (books.sent, books.in_flight, books.dropped) == (count, count, {})
+        if first == "client":
+            cast(Any, client)._link.close()  # as when it is killed
+            await quiet()
+        else:
+            await at.server.aclose()
+        assert (books.in_flight, books.delivered, books.dropped) == (0, 0, {"lost": count})
+        assert books.balances
+
+
+@on_a_loop
+async def test_a_request_that_a_vanished_client_was_not_sent_goes_to_the_next_one() -> None:
+    async with scene() as at:
+        client = await at.client()
+        await client.subscribe("t", qos=qos(4)).__aenter__()
+        begun = asyncio.create_task(at.host.request("t", message(0), timeout_ns=1000 * MS))
+        await quiet()
+        at.peers[0].is_congested = True  # as when the client does not read
+        queued = asyncio.create_task(at.host.request("t", message(1), timeout_ns=1000 * MS))
+        await quiet()
+        cast(Any, client)._link.close()
+        with pytest.raises(BrokenError) as caught:
+            await begun
+        assert caught.value.effect is Effect.MAYBE
+        async with at.host.subscribe("t") as successor:
+            await at.clock.set(at.clock.pending()[0])  # when it is tried again
+            with await successor.receive() as request:
+                assert number_of(request) == 1
+                await at.host.reply(request, Envelope("yes"))
+        assert (await queued).payload == "yes"
 
 
 @on_a_loop

@@ -12,12 +12,13 @@ import mutants_clock
 import mutants_codec
 import mutants_operator
 import mutants_port
+import mutants_port_blocking
 import mutants_port_calls
 import pytest
 from mutants_operator import OPERATORS, RUNNERS, Running
 from reference_bus import ReferenceBus, bus_maker
 from reference_codec import ReferenceCodec
-from reference_port import ReferencePort, port_maker
+from reference_port import BlockingReferencePort, ReferencePort, port_maker
 
 from flowbridge.testing.clock import ManualClock
 from flowbridge.testing.conformance import SUITES, Clause, ClauseFailed, clauses, guarantees_markdown
@@ -68,6 +69,7 @@ def operator_maker(kind: type[Running] = Running) -> Callable[[], OperatorCase]:
 def healthy_makers() -> dict[str, list[Any]]:
     return {
         "port": [port_maker(), *map(clogged_port_maker, range(3))],
+        "blocking": [port_maker(BlockingReferencePort)],
         "bus": [bus_maker(), *map(clogged_bus_maker, range(3))],
         "codec": [ReferenceCodec],
         "clock": [clock_maker()],
@@ -85,6 +87,7 @@ def mutants() -> list[Any]:
     listed = [
         *(("port", kind, port_maker(kind)) for kind in kinds_in(mutants_port, ReferencePort)),
         *(("port", kind, port_maker(kind)) for kind in kinds_in(mutants_port_calls, ReferencePort)),
+        *(("blocking", kind, port_maker(kind)) for kind in kinds_in(mutants_port_blocking, BlockingReferencePort)),
         *(("bus", kind, bus_maker(kind)) for kind in kinds_in(mutants_bus, ReferenceBus)),
         *(("codec", kind, kind) for kind in kinds_in(mutants_codec, ReferenceCodec)),
         *(("clock", kind, clock_maker(kind)) for kind in kinds_in(mutants_clock, ManualClock)),

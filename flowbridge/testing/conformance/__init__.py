@@ -6,6 +6,7 @@
 What a maker is depends on the suite:
 
 port      ``(qos, clock) -> async context manager of a DataPort``
+blocking  as of port, for ports whose ends are a `BlockingSource` and a `BlockingSink`
 bus       ``(clock) -> async context manager of an EventBus``
 codec     ``() -> Codec``
 clock     ``() -> async context manager of a ClockBench``

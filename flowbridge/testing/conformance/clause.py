@@ -12,12 +12,13 @@ if TYPE_CHECKING:
 
     _Run = TypeVar("_Run", bound=Callable[[Any], Awaitable[None]])
 
-SUITES: Final = ("port", "bus", "codec", "clock", "runner", "operator")
+SUITES: Final = ("port", "blocking", "bus", "codec", "clock", "runner", "operator")
 GUARD_S: Final = 60.0
 """Only ends hangs; nothing is measured by it."""
 
 _MODULES: Final = {
     "port": ("port", "port_credit", "port_many", "port_waiting", "port_books"),
+    "blocking": ("port_blocking",),
     "bus": ("bus", "bus_queue", "bus_request", "bus_retry", "bus_drain"),
     "codec": ("codec",),
     "clock": ("clock",),

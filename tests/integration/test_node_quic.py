@@ -286,7 +286,7 @@ def test_whoever_has_an_unfit_certificate_is_told_so_before_anything_is_sent(tmp
 @pytest.mark.parametrize(
     ("told", "why"),
     [
-        ({"ca": OTHER}, "is not of our authority: .*; check that both ends trust the authority"),
+        ({"ca": OTHER}, r"is not of our authority; check that both ends trust the authority"),
         ({"hosts": ("elsewhere.example",)}, "the server's certificate is for elsewhere.example, not for '127.0.0.1'; "),
     ],
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
@@ -11,7 +12,7 @@ from rich.console import Console
 from flowbridge.cli.run import exit_code
 from flowbridge.cli.run_summary import print_summary
 from flowbridge.cli.run_view import LineView, Rates, live_tables, progress_line
-from flowbridge.plan import Artifact, ArtifactKind, Origin, Plan, PluginManifest, Port
+from flowbridge.plan import Artifact, ArtifactKind, Origin, Placement, Plan, PluginManifest, Port
 from flowbridge.report import EdgeReport, NodeReport, PathReport, RunReport
 from flowbridge.time.histogram import Histogram
 from flowbridge.time.ledger import EdgeBooks, Missed
@@ -78,10 +79,22 @@ def test_the_summary_of_a_pipe_has_no_escape_codes_and_no_cut_names() -> None:
 
 def test_a_file_that_was_written_is_named_with_its_size(tmp_path: Path) -> None:
     (tmp_path / "out.csv").write_bytes(b"x" * 2048)
-    text = summary(report(), plan(base_dir=str(tmp_path)))
+    made = report()
+    made.nodes["sink"].state = "done"
+    text = summary(made, plan(base_dir=str(tmp_path)))
     assert "sink wrote " in text
     assert "out.csv (2 KiB)" in text
-    assert "wrote" not in summary(report(), plan("missing.csv", str(tmp_path)))
+    assert "wrote" not in summary(made, plan("missing.csv", str(tmp_path)))
+
+
+def test_a_file_that_this_run_did_not_write_is_not_named(tmp_path: Path) -> None:
+    (tmp_path / "out.csv").write_bytes(b"of an earlier run")
+    before = plan(base_dir=str(tmp_path))
+    assert "wrote" not in summary(report(), before)  # the node failed
+    made = report()
+    made.nodes["sink"].state = "done"
+    there = tuple(replace(manifest, place=Placement(host="edge-1")) for manifest in before.manifests)
+    assert "wrote" not in summary(made, replace(before, manifests=there))
 
 
 def test_books_that_do_not_balance_are_said_so() -> None:
@@ -103,7 +116,7 @@ def test_a_summary_of_thousands_of_nodes_is_short_and_keeps_those_in_trouble() -
 
 
 def test_a_run_without_anything_still_has_a_summary() -> None:
-    assert summary(RunReport("empty", "", "interrupted", 0.0)) == "empty: interrupted after 0 ns\n"
+    assert summary(RunReport("empty", "", "interrupted", 0.0)) == "empty: interrupted before it had started\n"
 
 
 @pytest.mark.parametrize("height", [5, 24, 60])

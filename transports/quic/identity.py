@@ -253,9 +253,11 @@ def _check_path(
     try:
         builder.build_client_verifier().verify(certificate, list(chain))
     except verification.VerificationError as error:
-        # The verifier quotes certificates at length; what it found stands before.
+        # The verifier quotes certificates at length; what it found stands before. That no authority fits is found nothing.
         found = str(error).removeprefix("validation failed: ").partition(" (encountered")[0]
-        return Refusal(UNKNOWN_CA, f"the certificate of {describe(certificate)} is not of our authority: {found}")
+        found = found.removeprefix("candidates exhausted: ")
+        why = "" if found.startswith("all candidates exhausted") else f": {found}"
+        return Refusal(UNKNOWN_CA, f"the certificate of {describe(certificate)} is not of our authority{why}")
     return None
 
 

@@ -22,7 +22,7 @@ _PORT_MAX: Final = 65_535
 _HOST_CHARACTERS_MAX: Final = 253  # of a name in the DNS (RFC 1035, section 2.3.4)
 _HOST: Final = re.compile(r"[0-9A-Za-z](?:[0-9A-Za-z._-]*[0-9A-Za-z])?\.?")
 _HOST_6: Final = re.compile(r"[0-9A-Fa-f:.]+(?:%[0-9A-Za-z._-]+)?")
-_ANY: Final = ("0.0.0.0", "::")  # every address of a machine
+_ANY: Final = ("0.0.0.0", "::")  # noqa: S104 - every address of a machine
 _NAME: Final = re.compile(r"[0-9A-Za-z][0-9A-Za-z._-]*")
 
 

@@ -59,7 +59,7 @@ def node(
     """Run parts of flows for hosts on other machines.
 
     Without a policy hosts of the own fabric may run built-in operators that touch no file, and nothing else.
-    Ctrl-C or SIGTERM drains: hosts are asked to end their flows. A second one ends at once.
+    Ctrl-C or SIGTERM drains: hosts are asked to end their flows. A second one ends at once, with exit code 130.
     """
     if context.invoked_subcommand is not None:
         return

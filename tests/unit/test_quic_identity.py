@@ -123,7 +123,7 @@ def test_files_are_read_and_what_is_wrong_with_them_is_said(tmp_path: Path) -> N
         read_certificates(tmp_path / "missing.pem", "ca")
     with pytest.raises(LocalProtocolError, match=r"certificate \(given as bytes\): no PEM certificate"):
         read_certificates(b"nonsense", "certificate")
-    with pytest.raises(LocalProtocolError, match=r"key .*node.pem: no PEM key"):
+    with pytest.raises(LocalProtocolError, match=r"key .*node.pem: no private key in PEM form"):
         read_key(path)
 
 

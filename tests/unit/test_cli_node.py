@@ -279,7 +279,7 @@ def test_certs_token_prints_a_token_that_says_who_is_who(call: Call) -> None:
     ("args", "code", "why"),
     [
         (["--key", "nowhere"], 2, "--key nowhere: no such file"),
-        (["--key", "c/ca.pem"], 1, "c/ca.pem: no PEM key"),
+        (["--key", "c/ca.pem"], 1, "c/ca.pem: no private key in PEM form"),
         (["--key", "c/ca.key", "--minutes", "16"], 2, "less than or equal to 15"),
         (["--key", "c/ca.key", "--fabric", "a b"], 1, "fabric 'a b': a name is"),
         (["--key", "c/ca.key", "--cert", "nowhere"], 1, "nowhere"),

@@ -22,6 +22,7 @@ _PORT_MAX: Final = 65_535
 _HOST_CHARACTERS_MAX: Final = 253  # of a name in the DNS (RFC 1035, section 2.3.4)
 _HOST: Final = re.compile(r"[0-9A-Za-z](?:[0-9A-Za-z._-]*[0-9A-Za-z])?\.?")
 _HOST_6: Final = re.compile(r"[0-9A-Fa-f:.]+(?:%[0-9A-Za-z._-]+)?")
+_ANY: Final = ("0.0.0.0", "::")  # noqa: S104 - every address of a machine
 _NAME: Final = re.compile(r"[0-9A-Za-z][0-9A-Za-z._-]*")
 
 
@@ -87,7 +88,10 @@ def parse_address(text: str, *, listening: bool = False) -> NodeAddress:
         raise LocalProtocolError(f"address {text!r:.80}: port {port!r:.20} is not a number of 1..{_PORT_MAX}")
     if not int(port) and not listening:
         raise LocalProtocolError(f"address {text!r:.80}: port 0 is only for listening")
-    return NodeAddress(_host(text, host), int(port), scheme)
+    found = NodeAddress(_host(text, host), int(port), scheme)
+    if found.host in _ANY and not listening:
+        raise LocalProtocolError(f"address {text!r:.80}: {found.host} is only for listening; write where to reach it")
+    return found
 
 
 def _host(text: str, host: str) -> str:

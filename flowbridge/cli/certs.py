@@ -49,11 +49,16 @@ def new(
     target = Path(folder)
     if target.exists() and not target.is_dir():
         raise output.WrongUse(f"{folder}: is a file; name a folder")
+    from flowbridge.errors import LocalProtocolError
     from flowbridge.transports.quic.certificates import make_certificates
 
     nodes = [*dict.fromkeys(node or _NODES)]
-    written = make_certificates(target, nodes, hosts=host or _HOSTS, fabric=fabric, days=days, force=force, now=_now())
-    commands = _next(target, nodes, (host or _HOSTS)[0])
+    names = host or _HOSTS
+    try:
+        written = make_certificates(target, nodes, hosts=names, fabric=fabric, days=days, force=force, now=_now())
+    except LocalProtocolError as error:
+        raise output.WrongUse(str(error)) from error
+    commands = _next(target, nodes, names[0])
     if json:
         files = [path.name for path in written]
         output.print_json({"folder": folder, "nodes": nodes, "files": files, "next": commands})

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import sys
-from typing import TYPE_CHECKING, Annotated, Any, Final
+from typing import TYPE_CHECKING, Annotated, Any, Final, TextIO
 
 import typer
 
@@ -17,6 +18,7 @@ from flowbridge.cli.tls_options import (
     EngineOption,
     KeyOption,
     TokenKeysOption,
+    check_path,
     tls_files,
 )
 from flowbridge.cli.units import parse_duration_ns
@@ -57,7 +59,7 @@ def node(
     """Run parts of flows for hosts on other machines.
 
     Without a policy hosts of the own fabric may run built-in operators that touch no file, and nothing else.
-    Ctrl-C or SIGTERM drains: hosts are asked to end their flows. A second one ends at once.
+    Ctrl-C or SIGTERM drains: hosts are asked to end their flows. A second one ends at once, with exit code 130.
     """
     if context.invoked_subcommand is not None:
         return
@@ -67,6 +69,7 @@ def node(
         raise output.WrongUse(
             "--engine qh3: a node with it cannot ask hosts for certificates; give --token-keys, or use aioquic"
         )
+    check_path("--policy", policy)
     address, drain_ns = _address(listen), _drain_ns(drain_timeout)
     tls = tls_files(cert, key, ca, needed_by="a node", token_keys=token_keys)
     assert tls is not None, "a node needs files"
@@ -143,22 +146,24 @@ def _run(
 
         from flowbridge.node import Node
 
-        made = Node(name, policy, tls=tls, engine=engine, tell=_teller(as_json=as_json), drain_ns=drain_ns)
+        made = Node(name, policy, tls=tls, engine=engine, tell=tell, drain_ns=drain_ns)
         with _Signals(made, get_running_loop()):
             await made.serve(address)
         return made.was_cut
 
-    return bool(run_on_loop(main()))
+    tell = _teller(sys.stdout, as_json=as_json)
+    with contextlib.redirect_stdout(sys.stderr):  # what operators print does not get between the events
+        return bool(run_on_loop(main()))
 
 
-def _teller(*, as_json: bool) -> Callable[[NodeEvent], None]:
+def _teller(stdout: TextIO, *, as_json: bool) -> Callable[[NodeEvent], None]:
     def tell(event: NodeEvent) -> None:
         try:
             if as_json:
-                output.print_json_line({"event": event.kind, "text": event.text, **event.about})
+                output.print_json_line({"event": event.kind, "text": event.text, **event.about}, stdout)
             else:
-                sys.stdout.write(_shown(event.text) + "\n")
-                sys.stdout.flush()
+                stdout.write(_shown(event.text) + "\n")
+                stdout.flush()
         except BrokenPipeError:
             output.drop_stdout()  # a node goes on without anybody who reads
 

@@ -5,6 +5,7 @@ stdout holds the result: text for people, or with ``--json`` exactly one JSON do
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 from typing import TYPE_CHECKING, Any, Final, TextIO
@@ -15,7 +16,7 @@ from flowbridge.errors import FlowbridgeError, FlowErrors
 from flowbridge.limits import FLOW_FILE_BYTES_MAX
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Generator, Mapping, Sequence
 
     from rich.console import Console
 
@@ -47,13 +48,27 @@ def print_json(document: Mapping[str, Any]) -> None:
     sys.stdout.write(json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
-def print_json_line(document: Mapping[str, Any]) -> None:
-    """Write one of many documents to stdout, each on a line, at once. Raises: BrokenPipeError."""
+def print_json_line(document: Mapping[str, Any], stream: TextIO) -> None:
+    """Write one of many documents, each on a line, at once. Raises: BrokenPipeError."""
     import json
 
     _written.append(1)
-    sys.stdout.write(json.dumps(document, ensure_ascii=False) + "\n")
+    stream.write(json.dumps(document, ensure_ascii=False) + "\n")
+    stream.flush()
+
+
+@contextlib.contextmanager
+def document_only() -> Generator[None]:
+    """Keep stdout free for the document: what operators print meanwhile, in other processes too, goes to stderr."""
     sys.stdout.flush()
+    stdout = os.dup(1)
+    os.dup2(2, 1)
+    try:
+        with contextlib.redirect_stdout(sys.stderr):
+            yield
+    finally:
+        os.dup2(stdout, 1)
+        os.close(stdout)
 
 
 def say(text: str) -> None:

@@ -32,7 +32,7 @@ happens: the result, or `{"error": {"kind", "message", "exit_code"}}` (with `fin
 | 0 | done |
 | 1 | the flow failed, or the check has findings |
 | 2 | wrong use: an unknown option, a file that does not exist |
-| 130 | ended by a signal, after a drain or an abort |
+| 130 | ended by a signal, after a drain or an abort; a node that has drained is done |
 | 141 | whoever read stdout went away |
 
 `flowbridge run`: the first Ctrl-C or SIGTERM drains (the sources stop, what is under way goes through), the second

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 from typing import TYPE_CHECKING, Annotated
 
@@ -89,7 +90,8 @@ def run(
         engine=engine,
     )
     view: View = choose_view(plan, as_json=json)
-    ending = run_flow(plan, options, view)
+    with output.document_only() if json else contextlib.nullcontext():
+        ending = run_flow(plan, options, view)
     if ending.reader_gone:
         raise BrokenPipeError
     if json:

@@ -29,7 +29,7 @@ def print_summary(plan: Plan, report: RunReport, stream: TextIO) -> None:
     """Status and time, nodes, edges, losses, paths, files, errors."""
     console = output.console(stream)
     head = Text.assemble((report.flow, "bold"), ": ", (report.status, _STYLE.get(report.status, "bold")))
-    head.append(f" after {duration_text(report.duration_s * 1e9)}")
+    head.append(f" after {duration_text(report.duration_s * 1e9)}" if report.nodes else " before it had started")
     console.print(head)
     _print_nodes(console, report)
     _print_edges(console, report)
@@ -37,7 +37,7 @@ def print_summary(plan: Plan, report: RunReport, stream: TextIO) -> None:
     _print_paths(console, report)
     if report.errors:
         console.print()
-    for text in _files(plan):
+    for text in _files(plan, report):
         console.print(Text(text))
     for error in report.errors:
         console.print(Text.assemble(("error: ", "bold red"), harmless(error)))
@@ -134,11 +134,16 @@ def _share(path: PathReport) -> str:
     return f"{100 * path.missed / total:.2f} %" if total and path.deadline_ns is not None else "-"
 
 
-def _files(plan: Plan) -> Iterator[str]:
-    """Where the nodes that only receive have written, as far as their `path` says so."""
+def _files(plan: Plan, report: RunReport) -> Iterator[str]:
+    """Where the nodes that only receive have written on this machine, as far as their `path` says so.
+
+    A node that did not come to its end has left what was there before.
+    """
     for manifest in plan.manifests:
         path: Any = manifest.config.get("path")
-        if not manifest.inputs or manifest.outputs or not isinstance(path, str):
+        if not manifest.inputs or manifest.outputs or not isinstance(path, str) or manifest.place.host is not None:
+            continue
+        if manifest.node not in report.nodes or report.nodes[manifest.node].state != "done":
             continue
         whole = os.path.join(plan.base_dir, path)
         if os.path.isfile(whole):

@@ -54,7 +54,8 @@ def _summary(listing: Listing) -> str:
 def _who(process: Process | None) -> str:
     if process is None:
         return "-"
-    command = process.command
+    # A folder says little where there is room for a few characters.
+    command = " ".join(word.rpartition("/")[2] if word.startswith("/") else word for word in process.command.split())
     if len(command) > _COMMAND_CHARACTERS_MAX:
         command = command[: _COMMAND_CHARACTERS_MAX - 3] + "..."
     style = _STYLES.get(process.state)

@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final, cast
 
 from rich import box
-from rich.table import Table
+from rich.cells import cell_len
+from rich.measure import Measurement
+from rich.table import Column, Table
+from rich.text import Text
 
 from flowbridge.cli.units import count_text
 
 if TYPE_CHECKING:
     from rich.console import Console
 
+_FOLDED: Final = 16
+"""Columns of a terminal into which a name may be folded, and no fewer."""
+
 
 def table(title: str, *columns: str) -> Table:
-    """An empty table; a column whose name starts with ``>`` is set to the right."""
+    """An empty table; a column whose name starts with ``>`` is set to the right. Its cells are str or Text."""
     made = Table(
         title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False
     )
@@ -26,10 +32,50 @@ def table(title: str, *columns: str) -> Table:
 
 
 def print_table(console: Console, rows: Table) -> None:
-    """The table after an empty line, without blanks at the ends of its lines."""
+    """The table after an empty line, without blanks at the ends of its lines.
+
+    A number that is broken in two is none: where there is little width only names are folded, and where that is not
+    enough each row becomes a few lines.
+    """
+    natural = Measurement.get(console, console.options.update(width=10_000), rows).maximum
     with console.capture() as capture:
-        console.print(rows)
+        if natural <= console.width or _squeezed(rows) <= console.width:
+            console.print(rows)
+        else:
+            _print_lines(console, rows)
     console.file.write("\n" + "".join(f"{line.rstrip()}\n" for line in capture.get().splitlines()))
+
+
+def _squeezed(rows: Table) -> int:
+    """Set numbers to the width that they need, and columns close together; returns the least width of it all."""
+    rows.padding = (0, 0)
+    least = len(rows.columns) - 1
+    for column in rows.columns:
+        width = max(map(cell_len, [*str(column.header).split(), *map(str, column.cells)]), default=0)
+        if column.justify == "right":
+            column.width = width
+        least += width if column.justify == "right" else min(width, _FOLDED)
+    return least
+
+
+def _print_lines(console: Console, rows: Table) -> None:
+    """Each row as its first cell, and below it the others behind their titles."""
+    console.print(Text(str(rows.title), "bold"))
+    titles = [str(column.header) for column in rows.columns]
+    for name, *cells in zip(*map(_texts, rows.columns), strict=True):
+        console.print(name)
+        line = Text()
+        for title, cell in zip(titles[1:], cells, strict=True):
+            pair = Text(f"  {title} ").append_text(cell)
+            if line and line.cell_len + pair.cell_len > console.width:
+                console.print(line)
+                line = Text()
+            line.append_text(pair)
+        console.print(line)
+
+
+def _texts(column: Column) -> list[Text]:
+    return [cell if isinstance(cell, Text) else Text.from_markup(cast("str", cell)) for cell in column.cells]
 
 
 def print_rest(console: Console, total: int, shown: int, thing: str) -> None:

@@ -5,13 +5,15 @@ from __future__ import annotations
 import contextlib
 import datetime as dt
 import importlib.util
+import os
+import stat
 import time
 from typing import TYPE_CHECKING, Annotated, Final, TypeAlias
 
 import typer
 
 from flowbridge.addresses import NodeAddress, TlsFiles, parse_nodes
-from flowbridge.cli.output import WrongUse
+from flowbridge.cli.output import WrongUse, say
 from flowbridge.errors import LocalProtocolError, ResourceError
 
 if TYPE_CHECKING:
@@ -100,19 +102,23 @@ def tls_files(
     """
     if not needed_by:
         return None
+    given = {"--cert": cert, "--key": key, "--ca": ca, "--token": token, "--token-keys": token_keys}
+    for option, path in given.items():
+        check_path(option, path)
     if token and ca and not cert and not key:
         return _with_token(token, ca)
-    given = {"--cert": cert, "--key": key, "--ca": ca}
-    missing = [option for option, value in given.items() if not value]
-    if cert is None or key is None or ca is None or missing:
+    wanted = ("--ca",) if token and not cert and not key else ("--cert", "--key", "--ca")
+    missing = [option for option in wanted if not given[option]]
+    if not cert or not key or not ca:
+        variables = ", ".join(f"FLOWBRIDGE_{option.removeprefix('--').upper()}" for option in missing)
         raise WrongUse(
-            f"{needed_by} needs {' and '.join(missing)} (or FLOWBRIDGE_CERT, FLOWBRIDGE_KEY, FLOWBRIDGE_CA); "
-            "`flowbridge certs new DIR` makes such files"
+            f"{needed_by} needs {' and '.join(missing)} (or {variables}); `flowbridge certs new DIR` makes such files"
         )
     from flowbridge.transports.quic.certificates import check_files
 
     tls = TlsFiles(cert, key, ca, token or "", token_keys or "")
     check_files(tls, dt.datetime.now(dt.UTC))
+    _warn_of_open(key)
     if token_keys:
         from flowbridge.transports.quic.tokens import read_token_keys
 
@@ -121,6 +127,22 @@ def tls_files(
     if token:
         _look_at(token)
     return tls
+
+
+def check_path(option: str, path: str | None) -> None:
+    """Refuse a file that is not there, or is none. Raises: WrongUse."""
+    if path and not os.path.exists(path):
+        raise WrongUse(f"{option} {path}: no such file")
+    if path and os.path.isdir(path):
+        raise WrongUse(f"{option} {path}: is a folder, not a file")
+
+
+def _warn_of_open(key: str) -> None:
+    """Say that every user of the machine can read a key; a group may be meant to."""
+    with contextlib.suppress(OSError):
+        mode = stat.S_IMODE(os.stat(key).st_mode)
+        if mode & stat.S_IROTH:
+            say(f"warning: --key {key}: every user of this machine can read it (mode {mode:04o}); chmod 600 {key}")
 
 
 def _with_token(token: str, ca: str) -> TlsFiles:

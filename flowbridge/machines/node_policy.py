@@ -84,7 +84,7 @@ class NodePolicy:
         if not grants:
             if self.builtins and spec is not None:
                 return ""
-            return "the node's policy does not list it"
+            return "the node's policy does not list it; add it to the operators in the file of its --policy"
         expected = sorted({grant.digest for grant in grants if grant.digest is not None})
         if len(expected) < len({grant.digest for grant in grants}):
             return ""  # one of them takes any source

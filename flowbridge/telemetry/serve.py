@@ -6,6 +6,7 @@ A daemon thread waits in `select` for connections; without one nothing runs. Req
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
 import selectors
@@ -109,7 +110,9 @@ class _Running:
         try:
             self._server: Final = _Server(host, port, reader)
         except (OSError, OverflowError) as error:
-            raise ResourceError(f"metrics server: cannot listen on {host} port {port}: {error}") from error
+            taken = isinstance(error, OSError) and error.errno == errno.EADDRINUSE
+            why = "the port is taken; 0 takes a free one" if taken else error
+            raise ResourceError(f"metrics server: cannot listen on {host} port {port}: {why}") from error
         self.port: Final = int(self._server.server_address[1])
         self._wake, self._woken = socket.socketpair()
         self._thread: Final = threading.Thread(target=self._serve, name="flowbridge-metrics", daemon=True)

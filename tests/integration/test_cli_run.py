@@ -75,6 +75,18 @@ def test_a_flow_that_ends_is_done_and_every_message_is_accounted_for(folder: Pat
     assert report["nodes"]["sink"]["processed"] == 1000
 
 
+def test_what_operators_print_does_not_get_beside_the_document(folder: Path) -> None:
+    (folder / "talking.py").write_text("def talk(value):\n    print('got', value)\n    return value\n")
+    talk = "python:./talking.py:talk"
+    nodes = flow("sequence", talk, talk).replace('"sequence"', "sequence, with: {count: 2}")
+    (folder / "talking.yaml").write_text(nodes.replace("n1/out}}", "n1/out}, place: {process: other}}"))
+    result = run(folder, "run", "talking.yaml", "--json")
+    assert document(result.stdout)["status"] == "done"
+    assert sorted(result.stderr.splitlines()) == ["got 0", "got 0", "got 1", "got 1"]
+    people = run(folder, "run", "talking.yaml")
+    assert people.stdout.count("got") == 4
+
+
 def test_the_summary_for_people_has_nodes_edges_and_paths(folder: Path) -> None:
     result = run(folder, "run", "counted.yaml")
     assert result.returncode == 0, result.stderr

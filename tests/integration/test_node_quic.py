@@ -243,7 +243,7 @@ def test_an_operator_that_the_policy_does_not_name_is_refused_in_its_line(
 
 
 def test_an_operator_that_the_policy_names_by_its_source_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "quic_ops.py").write_text("def double(value):\n    return 2 * value\n")
+    (tmp_path / "quic_ops.py").write_text("def double(value):\n    print('got', value)\n    return 2 * value\n")
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     monkeypatch.syspath_prepend(str(tmp_path))
     digest = operator_digest("python:quic_ops:double", registry.catalog())
@@ -255,10 +255,13 @@ def test_an_operator_that_the_policy_names_by_its_source_runs(tmp_path: Path, mo
     port = free_port()
     source = f"id: s, operator: sequence, with: {{count: 100}}, {JSON}"
     flow(tmp_path, source, f'id: a, operator: "python:quic_ops:double", inputs: {{in: s/out}}, {JSON}, {EDGE}', LINES)
-    with NodeProcess(tmp_path, port, "--policy", "policy.yaml"), RunProcess(tmp_path, port) as run:
+    with NodeProcess(tmp_path, port, "--policy", "policy.yaml") as node, RunProcess(tmp_path, port) as run:
         report = run.report()
+        node.hears("got 99")
+        node.hears_event("host_left")
     assert report["status"] == "done"
     assert lines(tmp_path) == [2 * n for n in range(100)]
+    assert node.kinds == ["listening", "host_connected", "part_started", "host_left"]  # and nothing that was printed
 
 
 YESTERDAY = dt.timedelta(days=-2)
@@ -286,7 +289,7 @@ def test_whoever_has_an_unfit_certificate_is_told_so_before_anything_is_sent(tmp
 @pytest.mark.parametrize(
     ("told", "why"),
     [
-        ({"ca": OTHER}, "is not of our authority: .*; check that both ends trust the authority"),
+        ({"ca": OTHER}, "is not of our authority: signature does not match; check that both ends trust the authority"),
         ({"hosts": ("elsewhere.example",)}, "the server's certificate is for elsewhere.example, not for '127.0.0.1'; "),
     ],
 )

@@ -113,7 +113,7 @@ def test_health_follows_the_nodes(status: str, state: str, code: int, word: str)
 def test_a_port_that_is_taken_is_named() -> None:
     with MetricsServer(0, report_of) as server:
         other = MetricsServer(server.port, report_of)
-        with pytest.raises(FlowbridgeError, match=f"127.0.0.1 port {server.port}: .*in use"):
+        with pytest.raises(FlowbridgeError, match=f"127.0.0.1 port {server.port}: the port is taken; 0 takes"):
             other.start()
         other.stop()
         assert fetch(server.port, "/healthz")[0] == 200

@@ -34,6 +34,8 @@ def test_an_address_has_scheme_host_and_port(text: str, host: str, port: int) ->
         ("quic://edge-1", "has no port; write quic://edge-1:PORT"),
         ("quic://[::1]", "has no port"),
         ("quic://edge-1:0", "port 0 is only for listening"),
+        ("quic://0.0.0.0:4433", "0.0.0.0 is only for listening; write where to reach it"),
+        ("quic://[::]:4433", ":: is only for listening"),
         ("quic://edge-1:65536", "is not a number of 1..65535"),
         ("quic://edge-1:http", "is not a number"),
         ("quic://edge-1:\u0663", "is not a number"),

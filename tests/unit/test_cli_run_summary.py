@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import io
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
 from rich.console import Console
+from rich.text import Text
 
 from flowbridge.cli.run import exit_code
 from flowbridge.cli.run_summary import print_summary
 from flowbridge.cli.run_view import LineView, Rates, live_tables, progress_line
-from flowbridge.plan import Artifact, ArtifactKind, Origin, Plan, PluginManifest, Port
+from flowbridge.cli.table import print_table, table
+from flowbridge.plan import Artifact, ArtifactKind, Origin, Placement, Plan, PluginManifest, Port
 from flowbridge.report import EdgeReport, NodeReport, PathReport, RunReport
 from flowbridge.time.histogram import Histogram
 from flowbridge.time.ledger import EdgeBooks, Missed
@@ -78,10 +81,22 @@ def test_the_summary_of_a_pipe_has_no_escape_codes_and_no_cut_names() -> None:
 
 def test_a_file_that_was_written_is_named_with_its_size(tmp_path: Path) -> None:
     (tmp_path / "out.csv").write_bytes(b"x" * 2048)
-    text = summary(report(), plan(base_dir=str(tmp_path)))
+    made = report()
+    made.nodes["sink"].state = "done"
+    text = summary(made, plan(base_dir=str(tmp_path)))
     assert "sink wrote " in text
     assert "out.csv (2 KiB)" in text
-    assert "wrote" not in summary(report(), plan("missing.csv", str(tmp_path)))
+    assert "wrote" not in summary(made, plan("missing.csv", str(tmp_path)))
+
+
+def test_a_file_that_this_run_did_not_write_is_not_named(tmp_path: Path) -> None:
+    (tmp_path / "out.csv").write_bytes(b"of an earlier run")
+    before = plan(base_dir=str(tmp_path))
+    assert "wrote" not in summary(report(), before)  # the node failed
+    made = report()
+    made.nodes["sink"].state = "done"
+    there = tuple(replace(manifest, place=Placement(host="edge-1")) for manifest in before.manifests)
+    assert "wrote" not in summary(made, replace(before, manifests=there))
 
 
 def test_books_that_do_not_balance_are_said_so() -> None:
@@ -103,7 +118,7 @@ def test_a_summary_of_thousands_of_nodes_is_short_and_keeps_those_in_trouble() -
 
 
 def test_a_run_without_anything_still_has_a_summary() -> None:
-    assert summary(RunReport("empty", "", "interrupted", 0.0)) == "empty: interrupted after 0 ns\n"
+    assert summary(RunReport("empty", "", "interrupted", 0.0)) == "empty: interrupted before it had started\n"
 
 
 @pytest.mark.parametrize("height", [5, 24, 60])
@@ -153,3 +168,43 @@ def test_the_exit_code_follows_the_report(status: str, signalled: bool, code: in
     from flowbridge.cli.run_loop import Ending
 
     assert exit_code(Ending(report(status), signalled, reader_gone=False)) == code
+
+
+WIDE = ("edge", "tier", ">sent", ">delivered", ">in flight", ">p50", ">p99")
+
+
+def narrow(width: int, name: str = "numbers/out->squares/in") -> list[str]:
+    """What is printed of a table of one row, on a terminal of a width."""
+    stream = io.StringIO()
+    rows = table("Edges", *WIDE)
+    rows.add_row(Text(name), "inproc", "1,000,000", "999,999", "1", "914 ms", "11.26 s")
+    print_table(Console(file=stream, width=width, highlight=False), rows)
+    return stream.getvalue().splitlines()
+
+
+def test_a_table_has_no_more_blanks_than_its_terminal_has_room_for() -> None:
+    cells = ["numbers/out->squares/in", "inproc", "1,000,000", "999,999", "1", "914 ms", "11.26 s"]
+    assert narrow(100)[-1].split("   ")[:3] == cells[:3]
+    squeezed = narrow(75)
+    assert " ".join(squeezed[-1].split()) == " ".join(cells)
+    assert max(map(len, squeezed)) <= 75
+
+
+@pytest.mark.parametrize("width", [65, 68, 72])
+def test_a_narrow_terminal_folds_names_and_no_numbers(width: int) -> None:
+    lines = narrow(width)
+    assert max(map(len, lines)) <= width
+    row = next(line for line in lines if line.startswith("numbers"))
+    assert row.split()[1:] == ["inproc", "1,000,000", "999,999", "1", "914", "ms", "11.26", "s"]
+
+
+@pytest.mark.parametrize("width", [24, 40, 55])
+def test_where_a_table_does_not_fit_a_row_is_a_few_lines(width: int) -> None:
+    lines = narrow(width, "a/out->b/in")
+    assert max(map(len, lines)) <= width
+    assert lines[:3] == ["", "Edges", "a/out->b/in"]
+    pairs = [pair.strip() for line in lines[3:] for pair in line.split("  ") if pair.strip()]
+    assert pairs == [
+        *("tier inproc", "sent 1,000,000", "delivered 999,999", "in flight 1"),
+        *("p50 914 ms", "p99 11.26 s"),
+    ]

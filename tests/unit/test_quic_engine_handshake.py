@@ -110,7 +110,7 @@ SERVERS: dict[str, tuple[Callable[[], Node], dict[str, Any], int, str]] = {
         lambda: make_node(FOREIGN, "server", HOSTS),
         {},
         48,
-        "is not of our authority",
+        "is not of our authority: signature does not match",
     ),
     "that expired": (lambda: make_node(make_ca(), "server", HOSTS, **OLD), {}, 45, "expired at 20"),
     "of a client": (lambda: make_node(make_ca(), "server", HOSTS, (CLIENT,)), {}, 43, "no serverAuth in its usages"),

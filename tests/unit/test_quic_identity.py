@@ -113,6 +113,11 @@ def test_a_certificate_for_one_role_is_refused_in_the_other() -> None:
     assert "fb://test/node/n is not one of a server: no serverAuth" in verdict.reason
 
 
+def test_a_certificate_of_nobody_that_is_trusted_is_refused_in_a_few_words() -> None:
+    verdict = _judge(make_node(make_ca("other"), "n"), make_ca())
+    assert verdict == Refusal(48, "the certificate of fb://other/node/n is not of our authority")
+
+
 def test_files_are_read_and_what_is_wrong_with_them_is_said(tmp_path: Path) -> None:
     node = make_node(make_ca(), "n")
     path = tmp_path / "node.pem"
@@ -123,7 +128,7 @@ def test_files_are_read_and_what_is_wrong_with_them_is_said(tmp_path: Path) -> N
         read_certificates(tmp_path / "missing.pem", "ca")
     with pytest.raises(LocalProtocolError, match=r"certificate \(given as bytes\): no PEM certificate"):
         read_certificates(b"nonsense", "certificate")
-    with pytest.raises(LocalProtocolError, match=r"key .*node.pem: no PEM key"):
+    with pytest.raises(LocalProtocolError, match=r"key .*node.pem: no private key in PEM form"):
         read_key(path)
 
 

@@ -169,12 +169,14 @@ def test_a_newer_connection_takes_over_and_what_the_older_brings_counts_for_noth
 
 
 @pytest.mark.parametrize("code", [Code.SUPERSEDED, Code.CANCELLED, Code.PEER_GONE])
-def test_a_connection_that_gave_way_leaves_the_session(code: Code) -> None:
+def test_a_connection_that_gave_way_leaves_the_session(code: Code, caplog: pytest.LogCaptureFixture) -> None:
     async def scenario(owner: Owner) -> None:
         owner.meet().ends(code)
         assert (owner.told, owner.session.state) == (["apart"], SessionState.APART)
 
     simulated(scenario)
+    (said,) = (record.getMessage() for record in caplog.records)
+    assert said.startswith(f"edge is away: {code.name} (0x")  # and who it is only once
 
 
 @pytest.mark.parametrize("code", [0, Code.UNEXPECTED, Code.DRAINED, Code.FORBIDDEN, 0x777, Code.INTERNAL])

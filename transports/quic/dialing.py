@@ -163,7 +163,11 @@ class Dialer:
         """One connection that was greeted and answered."""
         self.dials += 1
         attempt = _Attempt(self, limits)
-        wire = await dial(self.address, self._make_engine, on_event=_early)
+        try:
+            wire = await dial(self.address, self._make_engine, on_event=_early)
+        except BrokenError as error:
+            error.args = (f"{self.peer}: {error}",)  # a name or a route that is not there
+            raise
         connection = Connection(wire, attempt, is_early=True)
         try:
             answer = await _answer(attempt.greeted, wire, within_s)

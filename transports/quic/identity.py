@@ -95,7 +95,7 @@ def read_key(source: Source, what: str = "key") -> PrivateKey:
     try:
         key = serialization.load_pem_private_key(pem, password=None)
     except (ValueError, TypeError, UnsupportedAlgorithm) as error:
-        raise LocalProtocolError(f"{what} {_where(source)}: no PEM key without a password: {error}") from error
+        raise LocalProtocolError(f"{what} {_where(source)}: no private key in PEM form, without a password") from error
     if not isinstance(key, ec.EllipticCurvePrivateKey | ed25519.Ed25519PrivateKey | rsa.RSAPrivateKey):
         raise LocalProtocolError(f"{what} {_where(source)}: a key of ECDSA, Ed25519 or RSA, not {type(key).__name__}")
     return key
@@ -253,9 +253,11 @@ def _check_path(
     try:
         builder.build_client_verifier().verify(certificate, list(chain))
     except verification.VerificationError as error:
-        # The verifier quotes certificates at length; what it found stands before.
+        # The verifier quotes certificates at length; what it found stands before it.
         found = str(error).removeprefix("validation failed: ").partition(" (encountered")[0]
-        return Refusal(UNKNOWN_CA, f"the certificate of {describe(certificate)} is not of our authority: {found}")
+        found = found.removeprefix("candidates exhausted: ")
+        why = "" if found.startswith("all candidates exhausted") else f": {found}"
+        return Refusal(UNKNOWN_CA, f"the certificate of {describe(certificate)} is not of our authority{why}")
     return None
 
 

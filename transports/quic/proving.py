@@ -20,7 +20,8 @@ if TYPE_CHECKING:
     from flowbridge.transports.quic.tokens import TokenVerifier
 
 _NEEDED: Final = (
-    "neither a certificate nor a token was shown: give --cert and --key, or --token (`flowbridge certs token`)"
+    "neither a certificate nor a token was shown: give --token (`flowbridge certs token`), "
+    "or --cert and --key where the node asks for them (with --engine qh3 it does not)"
 )
 
 

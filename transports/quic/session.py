@@ -434,6 +434,7 @@ class Session:
         if self._away_since is None:
             self._away_since = heard_at
             lease_s = self._lease_ms / 1000
+            why = why.removeprefix(f"{self.peer}: ")  # an error names it, too
             _log.warning("%s is away: %s; what is sent waits, for at most %g s", self.peer, why, lease_s)
 
     def _back(self) -> None:

@@ -319,8 +319,13 @@ class Growth:
         info = self._mallinfo()
         return info.uordblks + info.hblkhd, sys.getallocatedblocks()
 
+    def grown(self) -> tuple[int, int]:
+        """Bytes of the heap and blocks, since then."""
+        now = self._now()
+        return now[0] - self.before[0], now[1] - self.before[1]
+
     def assert_small(self) -> None:
-        grown_bytes, grown_blocks = (now - before for now, before in zip(self._now(), self.before, strict=True))
+        grown_bytes, grown_blocks = self.grown()
         assert grown_bytes < GROWTH_BYTES_MAX
         assert grown_blocks < GROWTH_BLOCKS_MAX
 

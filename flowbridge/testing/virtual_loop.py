@@ -17,6 +17,7 @@ from collections import deque
 from contextlib import contextmanager
 from contextvars import Context, ContextVar, copy_context
 from typing import TYPE_CHECKING, Any, Final, NoReturn, Protocol, TypeVar, TypeVarTuple
+from weakref import WeakValueDictionary
 
 from flowbridge.errors import FlowbridgeError, LocalProtocolError
 
@@ -205,7 +206,9 @@ class VirtualLoop(asyncio.BaseEventLoop):
         self._order = 0
         self._cancelled_timers = 0
         self._tasks: dict[asyncio.Task[Any], None] = {}  # strong: what was killed must not be collected half-way
-        self._processes: list[VirtualProcess] = []
+        # In the order of their start; one is forgotten when its host, its tasks and its sockets are gone.
+        self._processes: WeakValueDictionary[int, VirtualProcess] = WeakValueDictionary()
+        self._processes_made = 0
         self._has_stopped = False
 
     # --- time -------------------------------------------------------------------------------------------------------
@@ -310,7 +313,7 @@ class VirtualLoop(asyncio.BaseEventLoop):
 
     def _who_waits(self) -> str:
         waiting = [f"{task.get_name()} ({_place_of(task)})" for task in self._tasks if not task.done()]
-        frozen = [process.name for process in self._processes if not process.is_running]
+        frozen = [process.name for process in self._processes.values() if not process.is_running]
         text = f"{len(waiting)} tasks wait: {', '.join(waiting[:20])}"
         return f"{text}; frozen or killed: {', '.join(frozen)}" if frozen else text
 
@@ -347,13 +350,14 @@ class VirtualLoop(asyncio.BaseEventLoop):
     def process(self, name: str) -> VirtualProcess:
         """A new simulated process."""
         process = VirtualProcess(self, name)
-        self._processes.append(process)
+        self._processes_made += 1
+        self._processes[self._processes_made] = process
         return process
 
     def shut_down(self) -> None:
         """Cancel every task, those of frozen and killed processes too, and close."""
         try:
-            for process in self._processes:
+            for process in list(self._processes.values()):
                 process.revive_to_end()
             self._until_ns = self._now_ns + round(UNTIL_S * 1e9)
             while left := [task for task in self._tasks if not task.done()]:

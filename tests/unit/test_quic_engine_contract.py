@@ -13,12 +13,13 @@ from aioquic import tls
 from aioquic.quic import connection as aioquic_connection
 from aioquic.quic.configuration import QuicConfiguration
 from aioquic.quic.connection import Limit, QuicConnection, QuicConnectionAdapter, QuicConnectionState
-from aioquic.quic.recovery import QuicPacketRecovery
+from aioquic.quic.recovery import QuicPacketNumberWindow, QuicPacketRecovery
 from aioquic.quic.stream import QuicStream
 from quic_link import Link, settings_of
 
 from flowbridge.transports.quic.aio.connection import BoundedConnection
 from flowbridge.transports.quic.aio.order import StreamOrder
+from flowbridge.transports.quic.aio.received import NUMBERS, ReceivedNumbers
 from flowbridge.transports.quic.aio.tls import CheckedContext
 from flowbridge.transports.quic.engine import Closed, Connected
 
@@ -215,3 +216,13 @@ def test_a_handshake_is_judged_though_aioquic_would_let_it_pass() -> None:
     link = Link(settings_of("client", certificate=foreign.certificate, key=foreign.key))
     assert link.run(lambda: link.has(Closed, "server"), seconds=10)
     assert not link.has(Connected, "server")
+
+
+def test_packet_numbers_that_came_are_asked_of_ours() -> None:
+    asked = {name for name, value in vars(QuicPacketNumberWindow).items() if inspect.isfunction(value)}
+    assert asked == {"__init__", "add", "__contains__"}
+    assert QuicPacketNumberWindow()._size == NUMBERS
+    spaces = _connected()._spaces
+    assert {type(space.received_packets) for space in spaces.values()} == {ReceivedNumbers}
+    handshake = spaces[tls.Epoch.HANDSHAKE]
+    assert handshake.largest_received_packet in handshake.received_packets

@@ -1,8 +1,11 @@
 """Virtual time: jumps, order, hangs, processes that freeze and die, and the same run for the same seed."""
 
+# pyright: reportPrivateUsage=false
+
 from __future__ import annotations
 
 import asyncio
+import gc
 import itertools
 import os
 import random
@@ -240,6 +243,29 @@ def test_a_killed_process_never_runs_again_and_takes_nothing_new() -> None:
         return list(came)
 
     assert run_simulated(scenario) == []
+
+
+def test_a_killed_process_is_forgotten_with_the_last_of_it() -> None:
+    async def scenario(_seed: int) -> list[str]:
+        cleaned_up: list[str] = []
+
+        async def lasting(name: str) -> None:
+            try:
+                await pause(1)
+            finally:
+                cleaned_up.append(name)
+
+        for name, seconds in (("at work", 0.5), ("done", 2.0)):
+            process = the_loop().process(name)
+            process.start(lasting(name))
+            await pause(seconds)
+            process.kill()
+        del process
+        gc.collect()
+        assert [process.name for process in the_loop()._processes.values()] == ["at work"]
+        return cleaned_up  # those that are at work when the simulation ends clean up then
+
+    assert run_simulated(scenario) == ["done", "at work"]
 
 
 def test_chance_is_the_same_for_the_same_seed_and_as_before_afterwards() -> None:

@@ -26,6 +26,7 @@ from aioquic.tls import Epoch
 from flowbridge.limits import QUIC_DATAGRAMS_WAITING_MAX
 from flowbridge.transports.quic.aio.inflow import Inflow
 from flowbridge.transports.quic.aio.order import Schedule, StreamOrder
+from flowbridge.transports.quic.aio.received import ReceivedNumbers
 from flowbridge.transports.quic.aio.tls import CheckedContext, PeerCheck
 
 if TYPE_CHECKING:
@@ -306,6 +307,8 @@ class BoundedConnection(QuicConnection):
 
     def _initialize(self, peer_cid: bytes) -> None:
         super()._initialize(peer_cid)
+        for space in self._spaces.values():
+            space.received_packets = ReceivedNumbers()  # type: ignore[assignment]  # asked and told the same
         CheckedContext.take_over(self.tls, self._check)
 
     def _confirm_handshake(self) -> None:

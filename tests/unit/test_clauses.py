@@ -118,12 +118,16 @@ def broken(clause: Clause, maker: Any) -> str:
         return runner.run(watched())
 
 
-DEAR = {"ten thousand messages leave nothing behind", "sending many is sending one by one"}
+DEAR = (
+    "ten thousand messages leave nothing behind",
+    "sending many is sending one by one",
+    "the books balance after every step",
+)
 
 
 def cheap_first(suite: str) -> list[Clause]:
-    """The clauses, those with thousands of steps last: the first one that bites ends a hunt."""
-    return sorted(clauses(suite), key=lambda clause: clause.name in DEAR)
+    """The clauses, those of thousands of steps last: the first one that bites ends a hunt."""
+    return sorted(clauses(suite), key=lambda clause: DEAR.index(clause.name) + 1 if clause.name in DEAR else 0)
 
 
 @pytest.mark.parametrize("suite", SUITES)

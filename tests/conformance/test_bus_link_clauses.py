@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 
     from flowbridge.contracts import Clock, EventBus
 
-SEEDS = (None, 1, 2)  # None is plain
 RUNS = {"asyncio": asyncio.run, "uvloop": uvloop.run}
+WAYS = [(None, "asyncio"), (None, "uvloop"), (1, "asyncio"), (2, "uvloop")]  # None is plain, a number seeds clogging
 
 
 def bus_maker(seed: int | None) -> Callable[..., Any]:
@@ -49,12 +49,11 @@ def named(clause: Clause) -> str:
     return clause.name.replace(" ", "_")
 
 
-def how(seed: int | None) -> str:
-    return "plain" if seed is None else f"clogged_{seed}"
+def how(value: int | str | None) -> str:
+    return "plain" if value is None else value if isinstance(value, str) else f"clogged_{value}"
 
 
-@pytest.mark.parametrize("run", RUNS)
-@pytest.mark.parametrize("seed", SEEDS, ids=how)
+@pytest.mark.parametrize(("seed", "run"), WAYS, ids=how)
 @pytest.mark.parametrize("clause", clauses("bus"), ids=named)
 def test_a_bus_link_keeps_its_promise(clause: Clause, seed: int | None, run: str) -> None:
     clause.check(bus_maker(seed), RUNS[run])

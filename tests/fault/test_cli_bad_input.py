@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from cli_scene import COMMAND, started
+from cli_scene import COMMAND, call, started
 from cli_scene import OPERATORS as OPERATORS_OF_RUN
 
 if TYPE_CHECKING:
@@ -41,11 +41,6 @@ def batches():
 def flow(*nodes: str) -> str:
     """A flow of nodes, each in YAML's flow style."""
     return "\n".join(["flowbridge: 1", "name: bad", "nodes:", *(f"  - {{{node}}}" for node in nodes)]) + "\n"
-
-
-def call(folder: Path, *args: str) -> subprocess.CompletedProcess[str]:
-    """Run the command line in a folder."""
-    return subprocess.run([*COMMAND, *args], cwd=folder, capture_output=True, text=True, check=False, timeout=300)
 
 
 def refused(folder: Path, name: str, *says: str, code: int = 1, verbs: tuple[str, ...] = ("check", "run")) -> None:

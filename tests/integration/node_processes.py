@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import signal
@@ -9,6 +10,7 @@ import socket
 import subprocess
 import threading
 import time
+from contextlib import suppress
 from typing import IO, TYPE_CHECKING, Any, Self
 
 from cli_scene import COMMAND
@@ -34,12 +36,16 @@ def certificates(folder: Path, name: str, *, ca: Authority = CA, trusts: Authori
     return options
 
 
+_ports = itertools.count(os.getpid() * 97)
+
+
 def free_port() -> int:
-    """A UDP port that nobody has now."""
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+    """A UDP port that nobody has now, below those that systems hand out, so that nobody is given it before its node."""
+    while True:
+        port = 20_000 + next(_ports) % 12_000
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe, suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
 
 
 class Lines:

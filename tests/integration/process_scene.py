@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from flow_scene import balanced, compiled, flow_text
+from shm_names import left_since, names
 
 from flowbridge.errors import FlowbridgeError
 from flowbridge.host import Host
@@ -275,12 +276,11 @@ def refusal(tmp_path: Path, *nodes: str, operators: Mapping[str, Any] | None = N
 @contextlib.contextmanager
 def nothing_left() -> Any:
     """No process, no descriptor and no shared memory that was not there before."""
-    before = workers(), set(os.listdir("/proc/self/fd")), set(os.listdir("/dev/shm"))
+    before = workers(), set(os.listdir("/proc/self/fd")), names()
     yield
     assert workers() == before[0]
     assert set(os.listdir("/proc/self/fd")) <= before[1]
-    mine = {name for name in set(os.listdir("/dev/shm")) - before[2] if "flowbridge" in name}
-    assert not mine
+    assert not left_since(before[2])
 
 
 async def until(condition: Callable[[], object], what: str, patience_s: float = PATIENCE_S) -> None:

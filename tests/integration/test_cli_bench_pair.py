@@ -7,6 +7,7 @@ import os
 from typing import Any
 
 import pytest
+from shm_names import left_since, names
 
 from flowbridge.cli.app import run_app
 from flowbridge.cli.bench_far import histogram_of
@@ -31,7 +32,7 @@ def test_all_messages_arrive_and_leave_nothing_behind(
     answer(
         capsys, what, *form, "--size", "64", "--count", "1"
     )  # the loop keeps a pipe for signals from its first run on
-    descriptors, segments = os.listdir("/proc/self/fd"), set(os.listdir("/dev/shm"))
+    descriptors, segments = os.listdir("/proc/self/fd"), names()
     found = answer(capsys, what, *form, "--size", "64,64KiB", "--count", "300")
     assert found["tier"] == form[1]
     for result, size_bytes in zip(found["results"], (64, 65536), strict=True):
@@ -43,7 +44,7 @@ def test_all_messages_arrive_and_leave_nothing_behind(
         latency = result["latency_us"]
         assert 0 < latency["p50"] <= latency["p95"] <= latency["p99"] <= latency["max"]
     assert len(os.listdir("/proc/self/fd")) <= len(descriptors)
-    assert not {name for name in os.listdir("/dev/shm") if name.startswith("fb.")} - segments
+    assert not left_since(segments)
 
 
 @pytest.mark.parametrize("form", FORMS, ids=lambda form: " ".join(form))

@@ -9,7 +9,7 @@ import subprocess
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from cli_scene import COMMAND, OPERATORS, started
+from cli_scene import COMMAND, OPERATORS, call, started
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -54,10 +54,6 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def run(folder: Path, *args: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([*COMMAND, *args], cwd=folder, capture_output=True, text=True, check=False, timeout=120)
-
-
 def document(text: str) -> dict[str, Any]:
     """The one JSON document of stdout; more or less than one is an error."""
     found: dict[str, Any] = json.loads(text)
@@ -65,7 +61,7 @@ def document(text: str) -> dict[str, Any]:
 
 
 def test_a_flow_that_ends_is_done_and_every_message_is_accounted_for(folder: Path) -> None:
-    result = run(folder, "run", "counted.yaml", "--json")
+    result = call(folder, "run", "counted.yaml", "--json")
     assert result.returncode == 0, result.stderr
     report = document(result.stdout)
     assert report["status"] == "done"
@@ -88,7 +84,7 @@ def test_what_operators_print_does_not_get_beside_the_document(folder: Path) -> 
 
 
 def test_the_summary_for_people_has_nodes_edges_and_paths(folder: Path) -> None:
-    result = run(folder, "run", "counted.yaml")
+    result = call(folder, "run", "counted.yaml")
     assert result.returncode == 0, result.stderr
     assert result.stdout.startswith("counted: done after ")
     for word in ("Nodes", "Edges", "Paths", "numbers/out->sink/in", "numbers → sink"):
@@ -97,35 +93,35 @@ def test_the_summary_for_people_has_nodes_edges_and_paths(folder: Path) -> None:
 
 
 def test_a_failing_operator_is_exit_code_1_and_named(folder: Path) -> None:
-    result = run(folder, "run", "failing.yaml", "--json")
+    result = call(folder, "run", "failing.yaml", "--json")
     assert result.returncode == 1
     report = document(result.stdout)
     assert report["status"] == "failed"
     assert any("n1" in error and "seven" in error for error in report["errors"])
     assert "Traceback" not in result.stderr
-    people = run(folder, "run", "failing.yaml")
+    people = call(folder, "run", "failing.yaml")
     assert people.returncode == 1
     assert "error: " in people.stdout
 
 
 def test_a_refused_flow_shows_its_findings(folder: Path) -> None:
-    result = run(folder, "run", "broken.yaml")
+    result = call(folder, "run", "broken.yaml")
     assert result.returncode == 1
     assert result.stdout == ""
     assert "broken.yaml:4:" in result.stderr
     assert "sequence" in result.stderr
     assert "^" in result.stderr
-    found = document(run(folder, "run", "broken.yaml", "--json").stdout)["error"]["findings"]
+    found = document(call(folder, "run", "broken.yaml", "--json").stdout)["error"]["findings"]
     assert found[0]["line"] == 4
 
 
 def test_an_operator_that_cannot_be_loaded_is_one_error_with_its_place(folder: Path) -> None:
-    result = run(folder, "run", "unloadable.yaml")
+    result = call(folder, "run", "unloadable.yaml")
     assert result.returncode == 1
     assert "Traceback" not in result.stderr
     assert "missing" in result.stderr
     assert "unloadable.yaml:" in result.stderr
-    error = document(run(folder, "run", "unloadable.yaml", "--json").stdout)["error"]
+    error = document(call(folder, "run", "unloadable.yaml", "--json").stdout)["error"]
     assert error["exit_code"] == 1
 
 
@@ -133,17 +129,17 @@ def test_an_operator_that_cannot_be_loaded_is_one_error_with_its_place(folder: P
 def test_what_is_no_flow_is_refused_without_a_traceback(folder: Path, name: str, code: int) -> None:
     (folder / "binary.yaml").write_bytes(bytes(range(256)) * 4)
     (folder / "empty.yaml").write_bytes(b"")
-    result = run(folder, "run", name)
+    result = call(folder, "run", name)
     assert result.returncode == code
     assert "Traceback" not in result.stderr
     assert result.stdout == ""
-    result = run(folder, "run", name, "--json")
+    result = call(folder, "run", name, "--json")
     assert result.returncode == code
     assert document(result.stdout)["error"]["message"]
 
 
 def test_a_run_for_some_time_is_drained_and_done(folder: Path) -> None:
-    result = run(folder, "run", "endless.yaml", "--for", "200ms", "--json")
+    result = call(folder, "run", "endless.yaml", "--for", "200ms", "--json")
     assert result.returncode == 0, result.stderr
     report = document(result.stdout)
     assert report["status"] == "done"
@@ -219,7 +215,7 @@ def test_a_summary_that_nobody_reads_is_no_error(folder: Path) -> None:
 
 
 def test_what_operators_print_does_not_spoil_the_document(folder: Path) -> None:
-    result = run(folder, "run", "lines.yaml", "--for", "100ms", "--json")
+    result = call(folder, "run", "lines.yaml", "--for", "100ms", "--json")
     assert result.returncode == 0, result.stderr
     assert document(result.stdout)["status"] == "done"
     assert "value 0\n" in result.stderr
@@ -227,9 +223,9 @@ def test_what_operators_print_does_not_spoil_the_document(folder: Path) -> None:
 
 def test_a_compiled_plan_runs_like_its_flow(folder: Path) -> None:
     for target in ("plan.json", "plan.cbor"):
-        made = run(folder, "compile", "counted.yaml", "-o", target)
+        made = call(folder, "compile", "counted.yaml", "-o", target)
         assert made.returncode == 0, made.stderr
-        result = run(folder, "run", target, "--json")
+        result = call(folder, "run", target, "--json")
         assert result.returncode == 0, result.stderr
         assert document(result.stdout)["nodes"]["sink"]["processed"] == 1000
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from cli_scene import COMMAND
+from cli_scene import call
 from shm_scene import SMALL, ShmProducer, started
 
 from flowbridge.shm.segment import posix_prefix
@@ -39,7 +39,7 @@ def runtime() -> Iterator[Path]:
 def command(*args: str, runtime: Path | None = None) -> subprocess.CompletedProcess[str]:
     """Run the command line."""
     environ = dict(os.environ) if runtime is None else os.environ | {"XDG_RUNTIME_DIR": str(runtime)}
-    return subprocess.run([*COMMAND, "shm", *args], capture_output=True, text=True, check=False, env=environ)
+    return call(Path.cwd(), "shm", *args, environment=environ)
 
 
 def listed(producer: ShmProducer, runtime: Path) -> dict[str, Any]:

@@ -121,6 +121,18 @@ def broken(clause: Clause, maker: Any) -> str:
         return runner.run(watched())
 
 
+DEAR = (
+    "ten thousand messages leave nothing behind",
+    "sending many is sending one by one",
+    "the books balance after every step",
+)
+
+
+def cheap_first(suite: str) -> list[Clause]:
+    """The clauses, those of thousands of steps last: the first one that bites ends a hunt."""
+    return sorted(clauses(suite), key=lambda clause: DEAR.index(clause.name) + 1 if clause.name in DEAR else 0)
+
+
 @pytest.mark.parametrize("suite", SUITES)
 def test_a_healthy_implementation_passes_every_clause(suite: str) -> None:
     for maker in healthy_makers()[suite]:
@@ -131,7 +143,7 @@ def test_a_healthy_implementation_passes_every_clause(suite: str) -> None:
 @pytest.mark.parametrize(("suite", "maker"), mutants())
 def test_a_deliberate_bug_is_caught(suite: str, maker: Any) -> None:
     mutants_operator.SHARED.clear()
-    assert any(broken(clause, maker) for clause in clauses(suite)), "it survives every clause"
+    assert any(broken(clause, maker) for clause in cheap_first(suite)), "it survives every clause"
 
 
 def test_every_clause_is_named_as_a_sentence_and_says_what_it_guarantees() -> None:

@@ -100,6 +100,7 @@ RESTS_PER_LEASE: Final = 3  # ... and of one that has none, in a lease: in 10 s 
 GREASE_BEATS: Final = 16  # at one heartbeat of so many, by chance, goes a frame that peers skip: that stays tested
 GREASE_BYTES_MAX: Final = 32  # of its body
 SUSPECT_BEATS: Final = 3.5  # heartbeats without any packet; then another connection is dialled (ITU-T G.8013)
+REST_SUSPECT_RESTS: Final = 1.5  # ... and of one without streams: its question after a rest has one to be answered in
 LEASE_NS: Final = 30 * 10**9  # without any packet; then the session is over, and its streams are lost
 SUCCEEDED_LEASE_MS: Final = 5_000  # ... or this, once a later process of the same name has come
 DIAL_S: Final = 5.0  # from the first packet to the answered greeting: BrokenError

@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import logging
 from contextlib import suppress
-from random import Random
 from typing import TYPE_CHECKING, Final
 
 from flowbridge.codec.codes import Code, Fault, code_of, cut, error_of
@@ -282,7 +281,7 @@ class Session:
         if self.epoch:
             self.replays += 1
         else:
-            self._liveness.begin(self._loop.time())
+            self._liveness.hurry(self._loop.time())
             self._set_beat()
         self.epoch = epoch
         self._connection = connection
@@ -392,10 +391,7 @@ class Session:
             self._connection.send(Ping(self._pings, self._clock.now_ns(), ()))
 
     def hasten(self) -> None:
-        """Another process of the same name is here: unless it is heard soon, this one is taken to be gone.
-
-        It has no effect on a session that is heard, and none any more once it is heard again. One at rest is asked.
-        """
+        """Another process of the same name is here: this one is taken to be gone, unless it is heard soon."""
         self._absence.hasten()
         self._wake()
 
@@ -412,40 +408,44 @@ class Session:
     def _tick(self) -> None:
         """Once per heartbeat, seldom at rest: look whether the peer was heard, and let it hear us."""
         now = self._loop.time()
-        is_in_time = self._liveness.look(now)
-        self._set_beat()
-        if not is_in_time:  # this process stood still: what came meanwhile was not read yet
+        # After this process stood still, what came meanwhile was not read yet.
+        if not self._liveness.look(now) or self._asks(now):
             self.ping()
-            return
+        if self.state is not SessionState.OVER:
+            self._set_beat()
+
+    def _asks(self, now: float) -> bool:
+        """Judge the silence of the peer; whether it is to be asked now."""
         connection = self._connection
-        silent_ms = (now - (self._apart_since if connection is None else connection.wire.heard_at)) * 1000
+        heard_at = self._apart_since if connection is None else connection.wire.heard_at
+        silent_ms = (now - heard_at) * 1000
         if silent_ms > self._absence.lease_ms:
             if connection is not None:
                 connection.retire(Code.PEER_GONE, "nothing was heard for the lease")
                 self._connection = None
             self.end(BrokenError(f"{self.peer}: not heard for {self._absence.lease_ms} ms"))
-            return
+            return False
         if connection is None:
             if self.leaving is not None and now > self.leaving.until_s:
                 self.end(error_of(Code.DRAINED, "it said that it would"))
-            return
-        heard_at, is_refused = connection.wire.heard_at, connection.wire.is_refused
-        if is_refused or self._liveness.is_silent(now, heard_at):
+            return False
+        if connection.wire.is_refused or self._liveness.is_silent(now, heard_at):
+            self._liveness.hurry(now)
             if self.state is SessionState.CONNECTED:
                 self.state = SessionState.SUSPECT
-                why = "nobody listens there (connection refused)" if is_refused else f"silent for {silent_ms:.0f} ms"
+                refusal = "nobody listens there (connection refused)"
+                why = refusal if connection.wire.is_refused else f"silent for {silent_ms:.0f} ms"
                 self._absence.begin(self.peer, heard_at, why)
                 self._owner.suspicious(self)
         else:
             self.state = SessionState.CONNECTED
             self._absence.end(self.peer, now)
-            is_idle = not (self._streams or self._graves or connection.is_within_frame)
-            if is_idle and self._liveness.rest(heard_at):
-                self._set_beat()
-                return
-        self.ping()
-        # A generator for each beat: one that is kept is as large as all the rest of a session.
-        grease(Random(b"%b %d %d" % (self.identifier, self._is_client, self._pings)), connection)  # noqa: S311
+            if self._streams or self._graves or connection.is_within_frame:
+                self._liveness.wake(now)
+            elif self._liveness.rest(now, heard_at):
+                return False
+        grease(b"%b %d %d" % (self.identifier, self._is_client, self._pings), connection)
+        return True
 
     # --- the end ----------------------------------------------------------------------------------------------------
 

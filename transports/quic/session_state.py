@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import enum
 import logging
+from random import Random
 from typing import TYPE_CHECKING, Final, Protocol
 
 from flowbridge.codec.codes import Code
@@ -11,8 +12,6 @@ from flowbridge.errors import RemoteProtocolError
 from flowbridge.limits import GREASE_BEATS, GREASE_BYTES_MAX, SUCCEEDED_LEASE_MS
 
 if TYPE_CHECKING:
-    from random import Random
-
     from flowbridge.codec.session_words import Auth, Error
     from flowbridge.transports.quic.connection import Connection
     from flowbridge.transports.quic.session import Session
@@ -103,8 +102,9 @@ def unproved(connection: Connection, frame: Auth) -> None:
     raise RemoteProtocolError("a new proof of identity came, and none was needed")
 
 
-def grease(chance: Random, connection: Connection) -> None:
+def grease(seed: bytes, connection: Connection) -> None:
     """Send, at some heartbeats, a frame that the peer skips; see `session_frames.grease`."""
+    chance = Random(seed)  # noqa: S311  # for each beat: one that is kept is as large as all the rest of a session
     if chance.randrange(GREASE_BEATS) == 0 and not connection.is_clogged:
         body = chance.randbytes(chance.randrange(GREASE_BYTES_MAX + 1))
         connection.send_grease(chance.getrandbits(32), body)

@@ -69,6 +69,7 @@ class Talk:
 
     def hear(self) -> Any:
         """What the other one says; the loop stands still until it does."""
+        self._sock.setblocking(True)  # a loop that has watched it may have changed that
         line = bytearray()
         while not line.endswith(b"\n"):  # byte by byte: what follows may be a mark
             byte = self._sock.recv(1)

@@ -195,7 +195,7 @@ DURATION_NS_MAX: Final = 366 * 24 * 3600 * 10**9
 DRAIN_NS_DEFAULT: Final = 10 * 10**9  # a drain that takes longer becomes an abort, and the report says so
 
 # --- QUIC ---------------------------------------------------------------------------------------------------------
-QUIC_STREAM_WINDOW_BYTES: Final = 512 * 1024  # unconsumed bytes of one stream; beyond it the peer is cut off
+QUIC_STREAM_WINDOW_BYTES: Final = 1024 * 1024  # unconsumed bytes of one stream; beyond it the peer is cut off
 QUIC_CONNECTION_WINDOW_BYTES: Final = 32 * 1024 * 1024  # ... of all; few consumers that stand still stop no other
 QUIC_WINDOW_BYTES_MAX: Final = 1024**3  # of either; LocalProtocolError
 QUIC_STREAMS_MAX: Final = 1_024  # of each kind that the peer has open at once; beyond it the peer is cut off

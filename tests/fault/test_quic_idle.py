@@ -22,6 +22,8 @@ from flowbridge.transports.quic.session_state import SessionState
 from flowbridge.transports.quic.settings import QuicSettings
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from flowbridge.testing.network import SimulatedHost
     from flowbridge.transports.quic.session import Session
     from flowbridge.transports.quic.stream import SessionStream
@@ -42,7 +44,7 @@ def settings_of(name: str) -> QuicSettings:
 
 
 def take(stream: SessionStream) -> None:
-    stream.connect(on_data=lambda *_: None, on_lost=lambda _: None)
+    stream.connect(on_data=lambda _, __: None, on_lost=lambda _: None)
 
 
 class Scene:
@@ -61,8 +63,11 @@ class Scene:
         await self.edge.start(self._dial(count))
 
     async def _listen(self) -> None:
-        self.server = SessionServer(Own("core", VirtualClock(), incarnation=2), lambda *_: take)
+        self.server = SessionServer(Own("core", VirtualClock(), incarnation=2), self._on_session)
         self.listener = await listen(("0.0.0.0", PORT), make_acceptor(settings_of("core")), on_wire=self.server.take)
+
+    def _on_session(self, *_: object) -> Callable[[SessionStream], None]:
+        return take
 
     async def _dial(self, count: int) -> None:
         own = Own("edge", VirtualClock(), incarnation=1)

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Final
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-PATIENCE_S: Final = 30.0
+PATIENCE_S: Final = 120.0
 """A group that takes longer is ended and counts as failed."""
 
 

@@ -25,6 +25,7 @@ from quic_pair import (
     both,
     bulk_figures,
     connections,
+    idle_percent,
     no_packets,
     resident_bytes,
     run_pair,
@@ -373,11 +374,12 @@ def idle(files: Files, count: int, at_once: int) -> dict[str, float]:
         await asyncio.gather(*(dial_some() for _ in range(at_once)))
         wall_s, spent = watch.wall_s, talk.end()
         await asyncio.sleep(1.0)
-        bytes_each = (resident_bytes() - before) / count
+        bytes_each, idle = (resident_bytes() - before) / count, await idle_percent()
+        await asyncio.to_thread(talk.hear)
         talk.tell("all")
         for protocol, context in held:
             await _hang_up(protocol, context)
-        return {**spent, "bytes": bytes_each, "wall_s": wall_s}
+        return {**spent, "bytes": bytes_each, "idle": idle, "wall_s": wall_s}
 
     async def far(talk: Talk) -> dict[str, Any]:
         held: list[Any] = []
@@ -388,10 +390,11 @@ def idle(files: Files, count: int, at_once: int) -> dict[str, float]:
         await talk.watch(no_packets)
         spent = talk.spent()
         await asyncio.sleep(1.0)
-        bytes_each = (resident_bytes() - before) / count
+        bytes_each, idle = (resident_bytes() - before) / count, await idle_percent()
+        talk.tell("seen")
         await asyncio.to_thread(talk.hear)
         server.close()
-        return {**spent, "bytes": bytes_each}
+        return {**spent, "bytes": bytes_each, "idle": idle}
 
     dialled, taken = run_pair(near, far)
     return connections(dialled, taken, count)

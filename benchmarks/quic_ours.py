@@ -22,6 +22,7 @@ from quic_pair import (
     both,
     bulk_figures,
     connections,
+    idle_percent,
     no_packets,
     resident_bytes,
     run_pair,
@@ -325,10 +326,11 @@ def idle(files: Files, count: int, at_once: int) -> dict[str, float]:
         await asyncio.gather(*(dial_some() for _ in range(at_once)))
         wall_s, spent = watch.wall_s, talk.end()
         await asyncio.sleep(1.0)
-        bytes_each = (resident_bytes() - before) / count
+        bytes_each, idle = (resident_bytes() - before) / count, await idle_percent()
+        await asyncio.to_thread(talk.hear)
         talk.tell("all")
         await asyncio.gather(*(dialer.aclose(0.1) for dialer in dialers))
-        return {**spent, "bytes": bytes_each, "wall_s": wall_s}
+        return {**spent, "bytes": bytes_each, "idle": idle, "wall_s": wall_s}
 
     async def far(talk: Talk) -> dict[str, Any]:
         settings = replace(
@@ -346,11 +348,12 @@ def idle(files: Files, count: int, at_once: int) -> dict[str, float]:
         await talk.watch(no_packets)
         spent = talk.spent()
         await asyncio.sleep(1.0)
-        bytes_each = (resident_bytes() - before) / count
+        bytes_each, idle = (resident_bytes() - before) / count, await idle_percent()
+        talk.tell("seen")
         await asyncio.to_thread(talk.hear)
         await server.aclose(0.1)
         await listener.aclose()
-        return {**spent, "bytes": bytes_each}
+        return {**spent, "bytes": bytes_each, "idle": idle}
 
     dialled, taken = run_pair(near, far)
     return connections(dialled, taken, count)

@@ -27,6 +27,8 @@ CROWD: Final = tuple(f"near-{number}" for number in range(9))
 """Names for more sessions than a node takes of one."""
 ENGINE = ["aioquic"]
 """The engine of ours, and what is beside it."""
+IDLE_S: Final = 20
+"""For how long nothing is asked of connections."""
 LOOP: list[str] = ["uvloop"]
 """The name of the loop that every trial runs on."""
 
@@ -67,6 +69,7 @@ class Talk:
 
     def hear(self) -> Any:
         """What the other one says; the loop stands still until it does."""
+        self._sock.setblocking(True)  # a loop that has watched it may have changed that
         line = bytearray()
         while not line.endswith(b"\n"):  # byte by byte: what follows may be a mark
             byte = self._sock.recv(1)
@@ -192,7 +195,16 @@ def connections(dialled: dict[str, Any], taken: dict[str, Any], count: int) -> d
         "per_s": count / dialled["wall_s"],
         "cpu_ms_near": dialled["cpu_ns"] / count / 1e6,
         "cpu_ms_far": taken["cpu_ns"] / count / 1e6,
+        "idle_near": dialled["idle"],
+        "idle_far": taken["idle"],
     }
+
+
+async def idle_percent() -> float:
+    """What this process takes of a core while nothing is asked of it."""
+    began = cpu_ns()
+    await asyncio.sleep(IDLE_S)
+    return (cpu_ns() - began) / IDLE_S / 1e7
 
 
 def resident_bytes() -> int:

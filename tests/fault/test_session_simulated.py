@@ -255,8 +255,13 @@ def test_a_node_that_has_restarted_is_met_at_once_and_has_lost_the_session() -> 
 @pytest.mark.parametrize("away_s", [0.3, 0.9, 1.0, 1.2, 2.0, 3.0])
 def test_resets_that_nobody_can_tell_from_noise_are_not_taken_for_the_node_that_was_there(away_s: float) -> None:
     async def scenario(seed: int) -> None:
-        scene = Scene(seed)
+        scene = Scene(seed, answer_bytes=10)
         await scene.start(0, 0)
+
+        async def carry() -> None:
+            Collector(scene.session.open(StreamKind.ROUTE, "quiet"))
+
+        await scene.edge.start(carry())
         await asyncio.sleep(0.5)
         scene.core_host.kill()
         await asyncio.sleep(away_s)

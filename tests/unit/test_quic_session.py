@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Any
 
 import pytest
-from quic_recorder import EDGE, RecordingWire
+from quic_owner import Owner, of, opened, simulated
+from quic_recorder import RecordingWire
 
 from flowbridge.codec.codes import Code
 from flowbridge.codec.session_frames import control_reader, first_frame, grease, read_first, whole
@@ -20,76 +20,20 @@ from flowbridge.codec.session_words import (
     Ping,
     Pong,
     Scope,
-    SessionLimits,
     StreamKind,
 )
 from flowbridge.errors import BrokenError, ClosedError, Effect, RemoteProtocolError, ResourceError, Retry
-from flowbridge.limits import ACK_BYTES, ACK_DELAY_S, CONTROL_UNSENT_BYTES_HIGH, CONTROL_UNSENT_BYTES_MAX, GREASE_BEATS
-from flowbridge.testing.virtual_clock import VirtualClock
-from flowbridge.testing.virtual_loop import pause, run_simulated
+from flowbridge.limits import (
+    ACK_BYTES,
+    ACK_DELAY_S,
+    CONTROL_UNSENT_BYTES_HIGH,
+    CONTROL_UNSENT_BYTES_MAX,
+    GREASE_BEATS,
+)
+from flowbridge.testing.virtual_loop import pause
 from flowbridge.transports.quic.connection import Connection
 from flowbridge.transports.quic.engine import StreamReset, StreamsLeft
-from flowbridge.transports.quic.session import Session
 from flowbridge.transports.quic.session_state import SessionState
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine
-
-    from flowbridge.transports.quic.stream import SessionStream
-
-LIMITS = SessionLimits(1 << 20, 1 << 20, 8, 5_000, 250)
-
-
-class Owner:
-    """A server's session, who keeps it, and the wire that it is on."""
-
-    def __init__(self, *, limits: SessionLimits = LIMITS) -> None:
-        self.told: list[str] = []
-        self.why: Exception | None = None
-        self.streams: list[SessionStream] = []
-        self.session = Session(bytes(16), self, VirtualClock(), peer="edge", is_client=False, limits=limits)
-        self.session.identity = EDGE
-        self.session.on_stream = self.streams.append
-        self.lost: list[Exception | None] = []
-
-    def apart(self, session: Session, why: Exception) -> None:
-        self.told.append("apart")
-
-    def suspicious(self, session: Session) -> None:
-        self.told.append("suspicious")
-
-    def ended(self, session: Session, why: Exception) -> None:
-        self.told.append("ended")
-        self.why = why
-
-    def meet(self, epoch: int = 1, counts: dict[int, int] | None = None) -> RecordingWire:
-        wire = RecordingWire()
-        connection = Connection(wire, self.session)
-        wire.connected()
-        self.session.adopt(connection, epoch, counts or {})
-        return wire
-
-    def take(self, stream: SessionStream) -> bytearray:
-        brought = bytearray()
-        stream.connect(on_data=lambda data, _: brought.extend(data), on_lost=self.lost.append)
-        return brought
-
-
-def opened(number: int, from_bytes: int = 0) -> bytes:
-    return whole(Open(number, StreamKind.ROUTE, "x", b"", from_bytes))
-
-
-def simulated(scenario: Callable[[Owner], Coroutine[Any, Any, None]]) -> None:
-    async def run(_: int) -> None:
-        owner = Owner()
-        await scenario(owner)
-        owner.session.close()
-
-    run_simulated(run, seed=1, until_s=1000)
-
-
-def of(kind: type, wire: RecordingWire) -> list[Any]:
-    return [frame for frame in wire.frames() if isinstance(frame, kind)]
 
 
 def test_counts_are_told_after_a_while_or_when_much_has_come() -> None:
@@ -198,6 +142,7 @@ def test_a_connection_that_was_closed_on_purpose_ends_the_session(code: int) -> 
 def test_silence_makes_suspicious_once_and_a_packet_trusts_again() -> None:
     async def scenario(owner: Owner) -> None:
         wire = owner.meet()
+        owner.session.open(StreamKind.ROUTE, "")
         await pause(2.0)
         assert (owner.told, owner.session.state) == (["suspicious"], SessionState.SUSPECT)
         wire.brings(0, whole(Ack(())))
@@ -334,6 +279,7 @@ def test_what_follows_an_answer_waits_until_the_session_has_taken_over() -> None
 def test_a_frame_that_means_nothing_is_sent_now_and_then() -> None:
     async def scenario(owner: Owner) -> None:
         wire = owner.meet()
+        owner.session.open(StreamKind.ROUTE, "")
         for _ in range(2000):
             wire.heard_at = asyncio.get_running_loop().time()
             await pause(0.25)

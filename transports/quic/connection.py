@@ -391,6 +391,11 @@ class Connection:
 
     # --- frames that do not end -------------------------------------------------------------------------------------
 
+    @property
+    def is_within_frame(self) -> bool:
+        """Whether a frame has begun and is not whole."""
+        return bool(self._unfinished)
+
     def _await_rest(self, number: int) -> None:
         """A frame is not whole: only so long, while the peer is heard."""
         if number not in self._unfinished:

@@ -8,25 +8,28 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from random import Random
+from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
 from flowbridge.codec.codes import Code, Fault, code_of, cut, error_of
 from flowbridge.codec.session_words import Ack, Auth, Error, Goaway, Open, Ping, Pong, Scope, StreamKind
 from flowbridge.errors import BrokenError, ClosedError, RemoteProtocolError, ResourceError
-from flowbridge.limits import (
-    ACK_BYTES,
-    ACK_DELAY_S,
-    HEARTBEAT_MS_MIN,
-    SESSION_ACKS_MAX,
-    SUCCEEDED_LEASE_MS,
-    SUSPECT_BEATS,
-)
+from flowbridge.limits import ACK_BYTES, ACK_DELAY_S, HEARTBEAT_MS_MIN, RESTS_PER_LEASE, SESSION_ACKS_MAX
+from flowbridge.machines.liveness import Liveness
 from flowbridge.time.offset import ClockOffset
 from flowbridge.transports.quic.connection import why_closed
 from flowbridge.transports.quic.leaving import Leaving
 from flowbridge.transports.quic.refusing import check_room
-from flowbridge.transports.quic.session_state import GOES_ON, GRAVES, Grave, SessionState, grease, unproved, unwanted
+from flowbridge.transports.quic.session_state import (
+    GOES_ON,
+    GRAVES,
+    Absence,
+    Grave,
+    SessionState,
+    grease,
+    unproved,
+    unwanted,
+)
 from flowbridge.transports.quic.stream import Before, SessionStream
 from flowbridge.transports.quic.waiting import Waiting
 
@@ -91,12 +94,11 @@ class Session:
         self._counts_timer: asyncio.TimerHandle | None = None
         self._pings = 0
         self._ping_at_graves = GRAVES
-        self._beat_ms = max(limits.hb_ms, HEARTBEAT_MS_MIN)
+        beat_ms, rest_ms = max(limits.hb_ms, HEARTBEAT_MS_MIN), limits.lease_ms / RESTS_PER_LEASE
+        self._liveness = Liveness(beat_ms / 1000, rest_ms / 1000)
         self._beat: asyncio.TimerHandle | None = None
-        self._next_beat = 0.0  # when `_tick` is due
         self._apart_since = self._loop.time()
-        self._away_since: float | None = None  # when it was last heard before it was told to be away
-        self._lease_ms = limits.lease_ms
+        self._absence = Absence(limits.lease_ms)
         self._connection: Connection | None = None
         self._settled: asyncio.Event = asyncio.Event()
 
@@ -115,6 +117,7 @@ class Session:
         self._streams[stream.number] = stream
         if self._connection is not None and not self._connection.carry(stream):
             self._waiting.append(stream)
+        self._wake()
         return stream
 
     def offered(self, connection: Connection, opened: Open) -> SessionStream | None:
@@ -129,6 +132,7 @@ class Session:
         if opened.number % 2 != self._is_client:
             raise RemoteProtocolError(f"{self.peer}: stream {opened.number} is not the peer's to open")
         check_room(self.peer, len(self._streams), len(self._graves), self.limits.streams_max)
+        self._wake()
         if self._going is not None:
             refusal = self._going.refusal(opened.number, self._loop.time())
             self._graves[opened.number] = Grave(0, refusal, self._pings)
@@ -277,11 +281,12 @@ class Session:
         if self.epoch:
             self.replays += 1
         else:
-            self._beat_again(self._loop.time())
+            self._liveness.hurry(self._loop.time())
+            self._set_beat()
         self.epoch = epoch
         self._connection = connection
         self.state = SessionState.CONNECTED
-        self._back()
+        self._absence.end(self.peer, self._loop.time())
         connection.user = self
         self._waiting = []
         for stream in [stream for stream in self._streams.values() if stream.is_over]:
@@ -373,7 +378,8 @@ class Session:
             stream.detach()
         self.state = SessionState.APART
         self._apart_since = connection.wire.heard_at  # the lease begins with the silence
-        self._away(connection.wire.heard_at, str(error))
+        self._absence.begin(self.peer, connection.wire.heard_at, str(error))
+        self._wake()
         self._owner.apart(self, error)
 
     # --- liveness ---------------------------------------------------------------------------------------------------
@@ -385,63 +391,61 @@ class Session:
             self._connection.send(Ping(self._pings, self._clock.now_ns(), ()))
 
     def hasten(self) -> None:
-        """Another process of the same name is here: unless it is heard soon, this one is taken to be gone.
+        """Another process of the same name is here: this one is taken to be gone, unless it is heard soon."""
+        self._absence.hasten()
+        self._wake()
 
-        It has no effect on a session that is heard, and none any more once it is heard again.
-        """
-        if self._away_since is not None:
-            self._lease_ms = min(self._lease_ms, SUCCEEDED_LEASE_MS)
+    def _set_beat(self) -> None:
+        if self._beat is not None:
+            self._beat.cancel()
+        self._beat = self._loop.call_at(self._liveness.due, self._tick)
 
-    def _beat_again(self, now: float) -> None:
-        self._next_beat = now + self._beat_ms / 1000
-        self._beat = self._loop.call_later(self._beat_ms / 1000, self._tick)
+    def _wake(self) -> None:
+        if self._liveness.wake(self._loop.time()):
+            self._set_beat()
+            self.ping()
 
     def _tick(self) -> None:
-        """Once per heartbeat: look whether the peer was heard, and let it hear us."""
+        """Once per heartbeat, seldom at rest: look whether the peer was heard, and let it hear us."""
         now = self._loop.time()
-        was_held = now - self._next_beat > self._beat_ms / 1000
-        self._beat_again(now)
-        if was_held:  # this process stood still: what came meanwhile was not read yet
+        # After this process stood still, what came meanwhile was not read yet.
+        if not self._liveness.look(now) or self._asks(now):
             self.ping()
-            return
+        if self.state is not SessionState.OVER:
+            self._set_beat()
+
+    def _asks(self, now: float) -> bool:
+        """Judge the silence of the peer; whether it is to be asked now."""
         connection = self._connection
-        silent_ms = (now - (self._apart_since if connection is None else connection.wire.heard_at)) * 1000
-        if silent_ms > self._lease_ms:
+        heard_at = self._apart_since if connection is None else connection.wire.heard_at
+        silent_ms = (now - heard_at) * 1000
+        if silent_ms > self._absence.lease_ms:
             if connection is not None:
                 connection.retire(Code.PEER_GONE, "nothing was heard for the lease")
                 self._connection = None
-            self.end(BrokenError(f"{self.peer}: not heard for {self._lease_ms} ms"))
-            return
+            self.end(BrokenError(f"{self.peer}: not heard for {self._absence.lease_ms} ms"))
+            return False
         if connection is None:
             if self.leaving is not None and now > self.leaving.until_s:
                 self.end(error_of(Code.DRAINED, "it said that it would"))
-            return
-        self.ping()
-        # A generator for each beat: one that is kept is as large as all the rest of a session.
-        grease(Random(b"%b %d %d" % (self.identifier, self._is_client, self._pings)), connection)  # noqa: S311
-        is_refused = connection.wire.is_refused
-        if is_refused or silent_ms > SUSPECT_BEATS * self._beat_ms:
+            return False
+        if connection.wire.is_refused or self._liveness.is_silent(now, heard_at):
+            self._liveness.hurry(now)
             if self.state is SessionState.CONNECTED:
                 self.state = SessionState.SUSPECT
-                why = "nobody listens there (connection refused)" if is_refused else f"silent for {silent_ms:.0f} ms"
-                self._away(connection.wire.heard_at, why)
+                refusal = "nobody listens there (connection refused)"
+                why = refusal if connection.wire.is_refused else f"silent for {silent_ms:.0f} ms"
+                self._absence.begin(self.peer, heard_at, why)
                 self._owner.suspicious(self)
         else:
             self.state = SessionState.CONNECTED
-            self._back()
-
-    def _away(self, heard_at: float, why: str) -> None:
-        if self._away_since is None:
-            self._away_since = heard_at
-            lease_s = self._lease_ms / 1000
-            why = why.removeprefix(f"{self.peer}: ")  # an error names it, too
-            _log.warning("%s is away: %s; what is sent waits, for at most %g s", self.peer, why, lease_s)
-
-    def _back(self) -> None:
-        since, self._away_since = self._away_since, None
-        self._lease_ms = self.limits.lease_ms
-        if since is not None:
-            _log.warning("%s is back after %.2f s; nothing was lost", self.peer, self._loop.time() - since)
+            self._absence.end(self.peer, now)
+            if self._streams or self._graves or connection.is_within_frame:
+                self._liveness.wake(now)
+            elif self._liveness.rest(now, heard_at):
+                return False
+        grease(b"%b %d %d" % (self.identifier, self._is_client, self._pings), connection)
+        return True
 
     # --- the end ----------------------------------------------------------------------------------------------------
 
@@ -469,10 +473,8 @@ class Session:
             return
         self._settled.clear()
         self._tell_counts()
-        try:
+        with suppress(TimeoutError):
             await asyncio.wait_for(self._settled.wait(), for_s)
-        except TimeoutError:
-            return
 
     def close(self) -> None:
         """End it and tell the peer. Idempotent."""

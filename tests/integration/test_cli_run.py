@@ -76,10 +76,10 @@ def test_what_operators_print_does_not_get_beside_the_document(folder: Path) -> 
     talk = "python:./talking.py:talk"
     nodes = flow("sequence", talk, talk).replace('"sequence"', "sequence, with: {count: 2}")
     (folder / "talking.yaml").write_text(nodes.replace("n1/out}}", "n1/out}, place: {process: other}}"))
-    result = run(folder, "run", "talking.yaml", "--json")
+    result = call(folder, "run", "talking.yaml", "--json")
     assert document(result.stdout)["status"] == "done"
     assert sorted(result.stderr.splitlines()) == ["got 0", "got 0", "got 1", "got 1"]
-    people = run(folder, "run", "talking.yaml")
+    people = call(folder, "run", "talking.yaml")
     assert people.stdout.count("got") == 4
 
 

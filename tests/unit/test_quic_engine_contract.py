@@ -223,6 +223,7 @@ def test_packet_numbers_that_came_are_asked_of_ours() -> None:
     assert asked == {"__init__", "add", "__contains__"}
     assert QuicPacketNumberWindow()._size == NUMBERS
     spaces = _connected()._spaces
-    assert {type(space.received_packets) for space in spaces.values()} == {ReceivedNumbers}
+    kinds: set[type[object]] = {type(space.received_packets) for space in spaces.values()}
+    assert kinds == {ReceivedNumbers}
     handshake = spaces[tls.Epoch.HANDSHAKE]
     assert handshake.largest_received_packet in handshake.received_packets

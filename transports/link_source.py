@@ -31,8 +31,8 @@ class LinkSource(QueueSource):
     """The consumer's end; see `contracts.DataSource`."""
 
     __slots__ = (
-        *("_arrivals", "_blocking", "_gap", "_is_scheduled", "_is_started", "_last_seq", "_link", "_loop", "_opened"),
-        *("_owes_report", "on_gap", "on_lost"),
+        *("_arrivals", "_blocking", "_gap", "_is_scheduled", "_is_started", "_last_seq", "_later", "_link", "_loop"),
+        *("_opened", "_owes_report", "on_gap", "on_lost"),
     )
 
     def __init__(self, route: Route, clock: Clock, link: FarLink | None = None) -> None:
@@ -43,7 +43,8 @@ class LinkSource(QueueSource):
         self._blocking: BlockingLink | None = None  # the same, if it can be waited for without the loop
         self._is_started = False  # the link brings messages
         self._owes_report = False
-        self._is_scheduled = False  # the loop will report
+        self._is_scheduled = False  # the loop will report in its next turn
+        self._later: asyncio.TimerHandle | None = None  # ... or after a while
         self._opened: RouteOpen | None = None  # by the producer that sends, or sent last
         self._gap: Gap | None = None  # before what the link brings next
         self._last_seq: int | None = None
@@ -169,9 +170,23 @@ class LinkSource(QueueSource):
             self.on_lost(error)
 
     def settle(self, taken: Sequence[Envelope], *, expired: int = 0) -> None:
-        """Return what `take` lent; the producer's end hears of it in the next turn of the loop."""
+        """Return what `take` lent.
+
+        The producer's end hears of it in the next turn of the loop; where that costs something and it has most of its
+        credit left, after `report_delay_s`.
+        """
         self._queue.settle(taken, expired)
-        self._freed()
+        link = self._link
+        if link is not None and link.report_delay_s and self._may_wait(taken):
+            self._report_later(link.report_delay_s)
+        else:
+            self._freed()
+
+    def _may_wait(self, taken: Sequence[Envelope]) -> bool:
+        """Whether nobody is likely to need the credit of these before long."""
+        if not taken or not self._is_started or self._queue.finished or self._ends.abandoned:
+            return False
+        return not self._arrivals.owes_much(taken[0].priority)
 
     async def aclose(self) -> None:
         """Take no more; what is queued is counted as dropped by `abort`, what still arrives too."""
@@ -193,15 +208,31 @@ class LinkSource(QueueSource):
                 self._is_scheduled = True
                 self._loop.call_soon(self._report_owed)
 
+    def _report_later(self, delay_s: float) -> None:
+        self._owes_report = True
+        if not self._is_scheduled and self._later is None:
+            self._later = self._loop.call_later(delay_s, self._report_owed)
+
     def _report_owed(self) -> None:
         self._is_scheduled = False
+        self._wait_no_more()
         if self._owes_report:
             self._report()
+
+    def _wait_no_more(self) -> None:
+        later, self._later = self._later, None
+        if later is not None:
+            later.cancel()
 
     def _report(self) -> None:
         self._owes_report = False
         if self._link is not None and self._is_started:
             self._link.report(self._arrivals.counts())
+
+    @property
+    def owes_report(self) -> bool:
+        """Whether something has ended that the producer's end was not told of."""
+        return self._owes_report
 
     def wait_blocking(self, timeout_ns: int) -> bool:
         """Bring what has arrived without the loop; see `contracts.BlockingSource`."""
@@ -232,6 +263,7 @@ class LinkSource(QueueSource):
         """Leave the link, after a last report. What arrived can still be taken. Idempotent."""
         if self._link is not None:
             self._report()
+            self._wait_no_more()
             link, self._link, self._blocking = self._link, None, None
             link.close()
         if not self._ends.ended:  # nobody may wait for ever

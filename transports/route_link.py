@@ -76,6 +76,8 @@ class NearLink(Protocol):
 class FarLink(Protocol):
     """Brings messages and takes reports."""
 
+    report_delay_s: float
+    """How long a report may wait for others if nobody needs it; 0 where reporting costs nothing."""
     on_messages: Callable[[Sequence[Envelope]], None]
     on_end: Callable[[], None]
     on_missed: Callable[[int, int, bool], None]

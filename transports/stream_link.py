@@ -17,7 +17,7 @@ from flowbridge.codec.route_frames import (
     write_item,
 )
 from flowbridge.errors import BrokenError, CodecError, EncodeError, RemoteProtocolError, ResourceError
-from flowbridge.limits import STREAM_BYTES_HIGH
+from flowbridge.limits import REPORT_DELAY_S, STREAM_BYTES_HIGH
 from flowbridge.machines.outcome import NOTHING
 from flowbridge.time.far import SHARED
 from flowbridge.transports.room import Room
@@ -170,6 +170,8 @@ class StreamNearLink:
 
 class StreamFarLink:
     """The consumer's half; see `route_link.FarLink`. Frames that arrive are given to `frame`."""
+
+    report_delay_s: float = REPORT_DELAY_S
 
     def __init__(self, link: FramedLink, trails: TrailReader, times: Times = SHARED) -> None:
         self._link = link

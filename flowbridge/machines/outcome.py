@@ -10,7 +10,7 @@ import operator
 from typing import TYPE_CHECKING, Final
 
 from flowbridge.errors import RemoteProtocolError
-from flowbridge.limits import LANES
+from flowbridge.limits import LANES, REPORT_SHARE
 from flowbridge.plan import Policy
 
 if TYPE_CHECKING:
@@ -34,10 +34,15 @@ NOTHING: Final = (0,) * COUNTS
 class Arrivals:
     """The consumer's end: counts what arrived, so that what ended can be told."""
 
-    __slots__ = ("_before", "_bytes", "_items", "_queue", "is_closed")
+    __slots__ = ("_before", "_bytes", "_items", "_much", "_queue", "_told", "is_closed")
 
     def __init__(self, queue: LaneQueue) -> None:
         self._queue = queue
+        qos = queue.qos
+        self._much = (qos.high_items // REPORT_SHARE, qos.capacity_bytes // REPORT_SHARE)
+        if qos.policy is not Policy.BLOCK:
+            self._much = (0, 0)  # without credit the producer does not wait: it drops or fails
+        self._told: tuple[int, ...] = NOTHING  # the last counts that were asked for
         self._items = [0] * LANES
         self._bytes = [0] * LANES
         self._before: tuple[int, ...] = (0,) * (CLOSED - _DELIVERED)  # how messages of earlier links ended
@@ -46,6 +51,7 @@ class Arrivals:
     def rebase(self) -> None:
         """Start from zero, for a new link. Nothing of the old one may be held any more."""
         self._before = self._ended()
+        self._told = NOTHING
         self._items = [0] * LANES
         self._bytes = [0] * LANES
 
@@ -60,12 +66,21 @@ class Arrivals:
         self._items[priority] += items
         self._bytes[priority] += size_bytes
 
+    def owes_much(self, priority: int) -> bool:
+        """Whether what ended in a lane since the last counts is so much of its credit that the producer may need it."""
+        items, size_bytes = self._much
+        lane, told = self._queue.lanes[priority], self._told
+        return (
+            self._items[priority] - lane.items - told[priority] >= items
+            or self._bytes[priority] - lane.bytes - told[LANES + priority] >= size_bytes
+        )
+
     def counts(self) -> tuple[int, ...]:
         """The sixteen counts of now."""
         # Written out: it is made for every turn of the loop in which something ended.
         one, two, three, four = self._queue.lanes
         items, sizes = self._items, self._bytes
-        return (
+        self._told = (
             items[0] - one.items,
             items[1] - two.items,
             items[2] - three.items,
@@ -78,6 +93,7 @@ class Arrivals:
             int(self.is_closed),
             int(self._queue.finished),
         )
+        return self._told
 
 
 class Outcomes:

@@ -30,6 +30,11 @@ RUNS = {"asyncio": asyncio.run, "uvloop": uvloop.run}
 WAYS = [(None, "asyncio"), (None, "uvloop"), (1, "asyncio"), (2, "uvloop")]  # each clogging on one of the loops
 
 
+def is_under_way(transport: object) -> bool:
+    """Whether a tier has something between two sockets."""
+    return getattr(transport, "is_under_way", False)
+
+
 def port_maker(tier: str, seed: int | None) -> Callable[..., Any]:
     @asynccontextmanager
     async def make(qos: Qos, clock: Clock) -> AsyncGenerator[DataPort]:
@@ -45,7 +50,8 @@ def port_maker(tier: str, seed: int | None) -> Callable[..., Any]:
         transport = registry.transport(tier.partition("-")[0], clock)
         try:
             port = await transport.open_port(route)
-            with quiet_after(lambda: getattr(transport, "is_under_way", False)):
+            source = port.source
+            with quiet_after(lambda: is_under_way(transport) or getattr(source, "owes_report", False)):
                 yield port if seed is None else CloggedPort(port, seed)
         finally:
             await transport.aclose()
@@ -59,7 +65,7 @@ def bus_maker(tier: str, seed: int | None) -> Callable[..., Any]:
         transport = registry.transport(tier, clock)
         try:
             bus = await transport.open_bus()
-            with quiet_after(lambda: getattr(transport, "is_under_way", False)):
+            with quiet_after(lambda: is_under_way(transport)):
                 yield bus if seed is None else CloggedBus(bus, seed)
         finally:
             await transport.aclose()

@@ -13,6 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from quic_link import ENGINES, Link, settings_of
 
+from flowbridge.limits import QUIC_STREAMS_MAX
 from flowbridge.transports.quic.engine import Closed
 
 if TYPE_CHECKING:
@@ -64,7 +65,7 @@ def test_frames_of_any_content_end_in_a_close_or_in_nothing(payloads: list[bytes
     if engine == "aioquic":
         streams = server.connection.streams.values()
         assert sum(len(stream.receiver._buffer) for stream in streams) <= 2 * WINDOW
-        assert len(streams) <= 256
+        assert len(streams) <= 2 * QUIC_STREAMS_MAX
     for event in link.server_events:
         if isinstance(event, Closed) and not event.is_remote:
             assert 0 < event.code < 0x200

@@ -137,6 +137,7 @@ def test_what_becomes_late_before_there_is_a_link_does_not_travel(kind: str) -> 
             await until(lambda: pair.source.waiting)
             await calm()
             assert [one.seq for one in pair.take_all()] == [0, 2, 4, 6, 8]
+            await until(lambda: not pair.source.owes_report)
             await calm()
             books = pair.sink.books
             assert (books.sent, books.delivered, books.expired, books.in_flight) == (10, 5, 5, 0)

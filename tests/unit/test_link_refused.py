@@ -13,7 +13,7 @@ from link_scene import message, route_of
 from flowbridge.codec.route_frames import TrailReader
 from flowbridge.plan import Policy, Qos
 from flowbridge.testing.clock import ManualClock
-from flowbridge.testing.quiet import quiet
+from flowbridge.testing.quiet import quiet, quiet_after
 from flowbridge.transports.framed import FramedLink, connector
 from flowbridge.transports.link_port import LinkSink
 from flowbridge.transports.link_source import LinkSource
@@ -85,7 +85,8 @@ def test_what_is_refused_is_counted_once_as_expired_on_the_way(policy: Policy) -
             await sink.send(message(10))
             await sink.send(message(11))
             assert await take_all(source) == course.written == [0, 2, 4, 6, 8, 10]
-            await quiet()
+            with quiet_after(lambda: source.owes_report):
+                await quiet()
             books = sink.books
             assert (books.sent, books.delivered, books.expired, books.in_flight) == (12, 6, 6, 0)
             assert (books.missed.transport, books.missed.total) == (6, 6)

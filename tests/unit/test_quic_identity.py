@@ -152,7 +152,7 @@ def test_a_key_of_another_certificate_is_refused() -> None:
         ({"alpn": ""}, "alpn is 1 to 255 bytes, not 0"),
         ({"reset_key": b"short"}, "reset_key is 16 bytes or more, not 5"),
         ({"stream_window_bytes": 1}, "stream_window_bytes is 16384 to"),
-        ({"connection_window_bytes": 1}, "connection_window_bytes is 524288 to"),
+        ({"connection_window_bytes": 1}, "connection_window_bytes is 1048576 to"),
         ({"datagram_bytes": 1_199}, "datagram_bytes is 1200 to 65000, not 1199"),
         ({"connections": 0}, "connections is 1 to"),
         ({"half_open": -1}, "half_open is 0 to"),

@@ -36,6 +36,8 @@ _BODY_BYTES: Final = 64  # of keeping a body, whatever its size
 class RingFarLink:
     """The consumer's half; see `route_link.FarLink`."""
 
+    report_delay_s: float = 0.0  # it is written to shared memory
+
     def __init__(self, consumer: ShmConsumer, link: FramedLink, trails: TrailReader, notes: EdgeBooks) -> None:
         self._consumer = consumer
         self._link = link

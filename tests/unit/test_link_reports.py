@@ -1,0 +1,96 @@
+"""How often the consumer's end of a route over a stream tells what ended."""
+
+# pyright: reportPrivateUsage=false
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from link_scene import calm, joined, message, until
+
+from flowbridge.limits import LANES, REPORT_SHARE
+from flowbridge.plan import Policy, Qos
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from link_scene import Pair
+
+
+async def brought(pair: Pair, count: int) -> None:
+    """Send so many messages, which wait at the source."""
+    for number in range(count):
+        pair.sink.send_nowait(message(number))
+    await until(lambda: pair.source.waiting)
+    await calm()
+
+
+def heard(pair: Pair) -> list[Sequence[int]]:
+    """What the producer's end is told from now on."""
+    link: Any = pair.source._link
+    told: list[Sequence[int]] = []
+    report = link.report
+
+    def note(counts: Sequence[int]) -> None:
+        told.append(counts)
+        report(counts)
+
+    link.report = note
+    return told
+
+
+def test_what_ends_while_most_credit_is_left_is_told_together() -> None:
+    async def main() -> None:
+        async with joined("socket", Qos(capacity_items=64, high_items=64, low_items=32)) as pair:
+            await brought(pair, 6)
+            told = heard(pair)
+            for _ in range(6):
+                pair.source.settle(pair.source.take(1))
+                await asyncio.sleep(0)
+            assert pair.source.owes_report
+            await until(lambda: not pair.source.owes_report)
+            await calm()
+            assert [sum(counts[:LANES]) for counts in told] in ([6], [5, 6])  # the first had come to its time
+            assert pair.sink.books.delivered == 6
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("qos", [Qos(capacity_items=64, high_items=64, low_items=32), Qos(capacity_bytes=64)])
+def test_a_quarter_of_the_credit_is_told_in_the_next_turn(qos: Qos) -> None:
+    async def main() -> None:
+        async with joined("socket", qos) as pair:
+            await brought(pair, 64 // REPORT_SHARE)
+            told = heard(pair)
+            pair.source.settle(pair.source.take(64))
+            await asyncio.sleep(0)
+            assert len(told) == 1
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("policy", [Policy.DROP_OLDEST, Policy.ERROR, Policy.LATEST])
+def test_who_does_not_wait_for_credit_is_told_at_once(policy: Policy) -> None:
+    async def main() -> None:
+        async with joined("socket", Qos(policy=policy)) as pair:
+            await brought(pair, 1)
+            told = heard(pair)
+            pair.source.settle(pair.source.take(1))
+            await asyncio.sleep(0)
+            assert len(told) == 1
+
+    asyncio.run(main())
+
+
+def test_a_ring_tells_in_the_next_turn() -> None:
+    async def main() -> None:
+        async with joined("ring", Qos()) as pair:
+            await brought(pair, 1)
+            told = heard(pair)
+            pair.source.settle(pair.source.take(1))
+            await asyncio.sleep(0)
+            assert len(told) == 1
+
+    asyncio.run(main())

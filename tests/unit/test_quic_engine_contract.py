@@ -59,6 +59,8 @@ RECOVERY: dict[str, type] = {
     "_rtt_initialized": bool,
     "_rtt_min": float,
     "_rtt_smoothed": float,
+    "_time_of_last_sent_ack_eliciting_packet": float,
+    "handshake_confirmed": bool,
 }
 STREAM: dict[str, type] = {
     "is_blocked": bool,

@@ -26,6 +26,7 @@ from aioquic.tls import Epoch
 from flowbridge.limits import QUIC_DATAGRAMS_WAITING_MAX
 from flowbridge.transports.quic.aio.inflow import Inflow
 from flowbridge.transports.quic.aio.order import Schedule, StreamOrder
+from flowbridge.transports.quic.aio.probing import SteadyRecovery
 from flowbridge.transports.quic.aio.tls import CheckedContext, PeerCheck
 
 if TYPE_CHECKING:
@@ -127,6 +128,7 @@ class BoundedConnection(QuicConnection):
         self.told: Final = self._events
         self.awaited: Final = {True: False, False: False}
         self.has_streams_left = False
+        SteadyRecovery.take_over(self._loss)
         self._count_losses()
         self._sign_connection_ids()
 

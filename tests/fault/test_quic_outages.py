@@ -161,40 +161,69 @@ def test_the_first_reply_after_a_cut_comes_at_once(cut_s: float, seed: int, is_b
 # --- B7: a process that stands still ---------------------------------------------------------------------------------
 
 
-def sessions(scene: Scene) -> tuple[Session, Session]:
-    """The session of home with the edge, at both ends; the last one of each."""
-    (found,) = scene.home.transport._peers._dialers.values()
-    node = scene.node("edge").transport._peers._nodes[0]
-    return found.result()[0]._session, node._server.sessions[-1]
+def session_of(scene: Scene, name: str) -> Session:
+    """The session between home and the edge as one of them has it."""
+    transport = scene.machines[name].transport
+    if name == HOME:
+        (dialer,) = transport._peers._dialers.values()
+        return dialer.result()[1]
+    (session,) = transport._peers._nodes[0]._server.sessions
+    return session
 
 
-async def numbered(pair: Pair, told: list[Exception]) -> None:
+async def numbers(pair: Pair, first: int) -> None:
     """Send numbers until the route breaks."""
-    seq = 0
-    try:
+    seq = first
+    with suppress(ResourceError):
         while True:
             await pair.sink.send(message(seq, bytes(500)))
             seq += 1
             await pause(0.1)
-    except ResourceError as error:
-        told.append(error)
 
 
-async def frozen(scene: Scene, frozen_one: str, for_s: float) -> dict[str, Any]:
-    """Routes both ways, while a process stands still for a time; what each end says of it afterwards."""
-    there = await scene.join(route_of("there"), HOME, "edge")
-    back = await scene.join(route_of("back"), "edge", HOME)
-    found: dict[str, Any] = {"pairs": (there, back), "told": [], "lost": [], "sessions": None}
-    for pair in (there, back):
-        pair.sink.on_lost = found["lost"].append
-        pair.source.on_lost = pair.source.break_off
-        pair.consume()
-        pair.send(numbered(pair, found["told"]))
-    await pause(0.5)
-    found["sessions"] = sessions(scene)
-    machine = scene.machines[frozen_one]
-    machine.host.freeze()
-    await pause(for_s)
-    found["came"] = [len(pair.came) for pair in (there, back)]
-    machine.host.thaw()
-    return found
+@pytest.mark.parametrize("late_s", [0.0, 0.9])
+@pytest.mark.parametrize("stopped", [HOME, "edge"])
+def test_a_process_that_stood_still_for_longer_than_the_lease_is_lost_and_writes_nothing_more(
+    stopped: str, late_s: float
+) -> None:
+    """Scenario B7: it wakes with what the network kept for it and with messages of its own, and finds itself lost."""
+
+    async def scenario(seed: int) -> float:
+        async with Scene(seed, "edge", rate_bytes_s=20 * MBIT) as scene:
+            alive = "edge" if stopped == HOME else HOME
+            there = await scene.join(route_of("there"), HOME, "edge")
+            back = await scene.join(route_of("back"), "edge", HOME)
+            eaters = [pair.consume() for pair in (there, back)]
+            producers = [pair.send(numbers(pair, 0)) for pair in (there, back)]
+            await pause(0.5 + late_s)
+            ends = {name: session_of(scene, name) for name in (HOME, "edge")}
+            to_alive = back if alive == HOME else there
+            scene.machines[stopped].host.freeze()
+            took_s = await until(lambda: ends[alive].is_over, 40.0)
+            await pause(40.0 - took_s)
+            assert not ends[stopped].is_over, "it stood still"
+            came = list(to_alive.seqs)
+            scene.machines[stopped].host.thaw()
+            # The messages that it still writes come from a session that nobody has any more.
+            assert await until(lambda: ends[stopped].is_over, 5.0) < 2.0
+            await asyncio.gather(*eaters, *producers)
+            assert to_alive.seqs == came == list(range(len(came)))
+            for pair in (there, back):
+                for books in (pair.sink.books, pair.source.books):
+                    assert books.balances
+                    assert books.in_flight == 0
+                assert len(pair.came) <= pair.sink.books.sent
+                assert pair.sink.books.delivered + pair.sink.books.dropped["lost"] == pair.sink.books.sent
+            # They meet again as strangers, and what was written before is not in what comes now.
+            for near, far in ((HOME, "edge"), ("edge", HOME)):
+                pair = await scene.join(route_of(f"anew from {near}"), near, far)
+                eater = pair.consume()
+                await pair.near.run(pair.sink.send(message(1_000)))
+                await pair.finish()
+                await eater
+                assert pair.seqs == [1_000]
+            return took_s
+
+    took_s = simulate(scenario)
+    print(f"B7, {stopped} stands still for 40 s: lost after {took_s:.2f} s")
+    assert 30 <= took_s < 31.5

@@ -399,9 +399,12 @@ class Session:
     def _tick(self) -> None:
         """Once per heartbeat: look whether the peer was heard, and let it hear us."""
         now = self._loop.time()
-        was_held = now - self._next_beat > self._beat_ms / 1000
+        held_ms = (now - self._next_beat) * 1000
         self._beat_again(now)
-        if was_held:  # this process stood still: what came meanwhile was not read yet
+        if held_ms > self.limits.lease_ms:  # the peer has given us up, whatever of it still waits to be read here
+            self.end(BrokenError(f"{self.peer}: this process stood still for {held_ms:.0f} ms, longer than the lease"))
+            return
+        if held_ms > self._beat_ms:  # this process stood still: what came meanwhile was not read yet
             self.ping()
             return
         connection = self._connection

@@ -113,7 +113,9 @@ def test_sixty_four_bulk_routes_delay_an_urgent_one_no_more_than_one_does() -> N
     alone = simulate(lambda seed: latencies(seed, 200, 0, lane=Priority.REALTIME))
     one = simulate(lambda seed: latencies(seed, 300, 1, lane=Priority.REALTIME))
     many = simulate(lambda seed: latencies(seed, 300, 64, lane=Priority.REALTIME))
-    print(f"A11: alone {shown(alone)}; beside 1 bulk route {shown(one)}; beside 64 {shown(many)}, at most {many[-1]:.0f}")
+    print(
+        f"A11: alone {shown(alone)}; beside 1 bulk route {shown(one)}; beside 64 {shown(many)}, at most {many[-1]:.0f}"
+    )
     assert percentile(many, 0.95) <= 1.15 * percentile(one, 0.95)
     assert many[-1] <= percentile(one, 0.95) + ONE_REPETITION_MS
 

@@ -8,6 +8,7 @@ Their seconds are virtual; each prints what it found (`pytest -s`).
 from __future__ import annotations
 
 import asyncio
+import importlib.util
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +16,7 @@ import pytest
 from quic_scene import HOME, MBIT, Pair, Scene, message, route_of, simulate, until
 
 from flowbridge.envelope import Envelope
-from flowbridge.errors import BrokenError, FlowbridgeError, ResourceError
+from flowbridge.errors import FlowbridgeError, ResourceError
 from flowbridge.plan import Placement
 from flowbridge.testing.virtual_loop import pause
 from flowbridge.transports.bus import LocalEventBus
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 
 S = 10**9
 EVERY_S = 0.1
+needs_qh3 = pytest.mark.skipif(importlib.util.find_spec("qh3") is None, reason="qh3 is not installed")
 
 
 async def far_bus(scene: Scene, bus: LocalEventBus, node: str) -> EventBus:
@@ -123,13 +125,18 @@ class Bulk:
 # --- B5: a cut -------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("is_busy", [False, True], ids=["quiet", "busy"])
+@pytest.mark.parametrize(
+    ("engine", "is_busy"),
+    [("aioquic", False), ("aioquic", True), pytest.param("qh3", True, marks=needs_qh3)],
+)
 @pytest.mark.parametrize(("cut_s", "seed"), [(1.0, 1), (4.0, 2), (12.0, 3)])
-def test_the_first_reply_after_a_cut_comes_at_once(cut_s: float, seed: int, is_busy: bool) -> None:
+def test_the_first_reply_after_a_cut_comes_at_once(cut_s: float, seed: int, engine: str, is_busy: bool) -> None:
     """Scenario B5: within 0.3 s, and nothing is lost; not even where the window is full of what was."""
 
     async def scenario(seed: int) -> tuple[float, int]:
-        async with Scene(seed, "edge", rate_bytes_s=20 * MBIT) as scene:
+        scene = Scene(seed, "edge", rate_bytes_s=20 * MBIT)
+        scene.home_settings["engine"] = engine
+        async with scene:
             await scene.join(route_of("meets the node"), HOME, "edge")
             bus = LocalEventBus(scene.home.clock)
             client = await far_bus(scene, bus, "edge")
@@ -154,7 +161,7 @@ def test_the_first_reply_after_a_cut_comes_at_once(cut_s: float, seed: int, is_b
             return took_s, asker.asked
 
     took_s, asked = simulate(scenario, seed)
-    print(f"B5, {cut_s:g} s, seed {seed}: first reply {took_s * 1000:.0f} ms after the cut, 0 of {asked} lost")
+    print(f"B5, {engine}, {cut_s:g} s: first reply {took_s * 1000:.0f} ms after the cut, 0 of {asked} lost")
     assert took_s <= 0.3
 
 

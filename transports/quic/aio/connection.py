@@ -361,8 +361,8 @@ class BoundedConnection(QuicConnection):
     def _probe_at(self) -> float | None:
         """When a PING goes between the probes of RFC 9002, while nothing answers these; None for never.
 
-        Section 6.2.1 lets the probe timeout double with each of them, so that after a cut of 12 s the next one may be 5 s
-        away; and while the window is full of what was lost nothing else is sent. The doubling spares a path that may
+        Section 6.2.1 lets the probe timeout double with each of them: after a cut of 12 s the next one may be 5 s
+        away, and while the window is full of what was lost nothing else is sent. The doubling spares a path that may
         be congested. A packet every `QUIC_PROBE_NS` does not harm one: it is 40 kbit/s at most, never more than one for
         a round trip, and over with the idle timeout. It takes nothing for lost, which the RFC leaves to an answer:
         where the round trip has only become longer, what was sent is not sent again, and the answer says how long it

@@ -39,7 +39,8 @@ async def far_bus(scene: Scene, bus: LocalEventBus, node: str) -> EventBus:
     async def serve() -> Any:
         return home.transport.serve_bus(bus, Placement(host=node))
 
-    return await machine.run(machine.transport.open_far_bus(await home.run(serve())))
+    found: EventBus = await machine.run(machine.transport.open_far_bus(await home.run(serve())))
+    return found
 
 
 async def answer(bus: EventBus) -> None:

@@ -215,6 +215,7 @@ TOKEN_FILE_TOKENS_MAX: Final = 256  # read of a file; what stands behind them is
 TOKENS_MAX: Final = 4_096  # in use at a node and not expired; OverloadError
 QUIC_STREAMS_REMEMBERED: Final = 4_096  # of a qh3 connection, that were ended or stopped; then the oldest is as new
 QUIC_IDLE_NS: Final = 30 * 10**9  # without a packet of the peer: the connection is over
+QUIC_PROBE_NS: Final = 250_000_000  # between two probes of a peer that answers none, unless its round trip is longer
 QUIC_CONNECTIONS_MAX: Final = 1_024  # of one acceptor; a further one is refused
 QUIC_CONNECTIONS_PER_HOST_MAX: Final = 32  # ... and from one address
 QUIC_HALF_OPEN_MAX: Final = 64  # handshakes under way; then whoever comes has to show that its address is its own

@@ -175,6 +175,8 @@ class Scene:
         """By machine: how many nanoseconds its clock is ahead, and how many millionths it is fast."""
         self.settings: dict[str, Any] = {}
         """Of every transport, beside its certificate."""
+        self.home_settings: dict[str, Any] = {}
+        """... and of that of home."""
         self._nodes = nodes
         self.machines: dict[str, Machine] = {}
 
@@ -190,7 +192,7 @@ class Scene:
             for other in names[index + 1 :]:
                 self.network.condition(one, other, **self.conditions)
         for name, machine in self.machines.items():
-            await machine.start(listens=name != HOME, **self.settings)
+            await machine.start(listens=name != HOME, **self.settings, **(self.home_settings if name == HOME else {}))
         return self
 
     async def __aexit__(self, *exc: object) -> None:

@@ -16,25 +16,25 @@ class Liveness:
     both. Times are seconds of any clock that does not go back.
     """
 
-    __slots__ = ("_beat_s", "_is_at_rest", "_rest_s", "_woken_at", "due")
+    __slots__ = ("_is_at_rest", "_rest_s", "_woken_at", "beat_s", "due")
 
     def __init__(self, beat_s: float, rest_s: float) -> None:
         self.due = 0.0
         """When to look again."""
-        self._beat_s: Final = beat_s
+        self.beat_s: Final = beat_s
         self._rest_s: Final = max(beat_s, rest_s)
         self._is_at_rest = False
         self._woken_at = -math.inf
 
-    def look(self, now: float) -> bool:
-        """Begin a look; False when it is so late that what came may not have been read."""
+    def look(self, now: float) -> float:
+        """Begin a look; returns how many seconds late it is: after more than a beat, what came may not be read yet."""
         late_s = now - self.due
-        self.due = now + (self._rest_s if self._is_at_rest else self._beat_s)
-        return late_s <= self._beat_s
+        self.due = now + (self._rest_s if self._is_at_rest else self.beat_s)
+        return late_s
 
     def is_silent(self, now: float, heard_at: float) -> bool:
         """Whether the peer should have been heard by now, as it was asked; at rest it has a whole one to answer in."""
-        allowed_s = REST_SUSPECT_RESTS * self._rest_s if self._is_at_rest else SUSPECT_BEATS * self._beat_s
+        allowed_s = REST_SUSPECT_RESTS * self._rest_s if self._is_at_rest else SUSPECT_BEATS * self.beat_s
         return now - max(heard_at, self._woken_at) > allowed_s
 
     def rest(self, now: float, heard_at: float) -> bool:
@@ -43,14 +43,14 @@ class Liveness:
             return False
         self._is_at_rest = True
         until = heard_at + self._rest_s
-        is_heard = until > now + self._beat_s
+        is_heard = until > now + self.beat_s
         self.due = until if is_heard else now + self._rest_s
         return is_heard
 
     def hurry(self, now: float) -> None:
         """Look in every beat, from now."""
         self._is_at_rest = False
-        self.due = now + self._beat_s
+        self.due = now + self.beat_s
 
     def wake(self, now: float) -> bool:
         """There is something to carry or to find out: whether this ends a rest, so that the peer is to be asked now."""
@@ -61,5 +61,5 @@ class Liveness:
         return True
 
     def __repr__(self) -> str:
-        pace = "at rest" if self._is_at_rest else f"every {self._beat_s:g} s"
+        pace = "at rest" if self._is_at_rest else f"every {self.beat_s:g} s"
         return f"<Liveness {pace}, looks next at {self.due:g}>"

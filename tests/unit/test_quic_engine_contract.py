@@ -81,6 +81,8 @@ OVERRIDDEN: dict[str, tuple[str, ...]] = {
     "_replenish_connection_ids": ("self",),
     "_unblock_streams": ("self", "is_unidirectional"),
     "datagrams_to_send": ("self", "now"),
+    "get_timer": ("self",),
+    "handle_timer": ("self", "now"),
     "_write_connection_limits": ("self", "builder", "space"),
     "_write_stream_limits": ("self", "builder", "space", "stream"),
 }
@@ -89,6 +91,7 @@ CALLED: dict[str, tuple[str, ...]] = {
     "_get_or_create_stream_for_send": ("self", "stream_id"),
     "_on_connection_limit_delivery": ("self", "delivery", "limit"),
     "_on_max_stream_data_delivery": ("self", "delivery", "stream"),
+    "_send_probe": ("self",),
     "_stream_can_receive": ("self", "stream_id"),
     "_stream_can_send": ("self", "stream_id"),
     "_stream_is_discarded": ("self", "stream_id"),

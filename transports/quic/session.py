@@ -43,7 +43,6 @@ if TYPE_CHECKING:
     from flowbridge.transports.quic.engine import Closed, Identity
     from flowbridge.transports.quic.session_state import SessionOwner
 
-
 _log: Final = logging.getLogger("flowbridge.session")
 
 
@@ -408,8 +407,10 @@ class Session:
     def _tick(self) -> None:
         """Once per heartbeat, seldom at rest: look whether the peer was heard, and let it hear us."""
         now = self._loop.time()
-        # After this process stood still, what came meanwhile was not read yet.
-        if not self._liveness.look(now) or self._asks(now):
+        late_s = self._liveness.look(now)
+        if late_s * 1000 > self.limits.lease_ms:  # the peer has given us up, whatever of it still waits to be read here
+            self.end(BrokenError(f"{self.peer}: this process stood still for {late_s:.1f} s, longer than the lease"))
+        elif late_s > self._liveness.beat_s or self._asks(now):  # late by less: what came meanwhile was not read yet
             self.ping()
         if self.state is not SessionState.OVER:
             self._set_beat()

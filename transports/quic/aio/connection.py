@@ -10,6 +10,7 @@ tests/unit/test_quic_engine_contract.py: an upgrade that changes one fails there
 from __future__ import annotations
 
 import logging
+import math
 from typing import TYPE_CHECKING, Any, Final
 
 from aioquic.buffer import Buffer, size_uint_var  # type: ignore[attr-defined]
@@ -23,7 +24,7 @@ from aioquic.quic.connection import (
 from aioquic.quic.packet import QuicFrameType
 from aioquic.tls import Epoch
 
-from flowbridge.limits import QUIC_DATAGRAMS_WAITING_MAX
+from flowbridge.limits import QUIC_DATAGRAMS_WAITING_MAX, QUIC_PROBE_NS
 from flowbridge.transports.quic.aio.inflow import Inflow
 from flowbridge.transports.quic.aio.order import Schedule, StreamOrder
 from flowbridge.transports.quic.aio.received import ReceivedNumbers
@@ -125,6 +126,7 @@ class BoundedConnection(QuicConnection):
         self.packets_lost = 0
         self._has_written = False
         self._written_at = 0.0
+        self._probed_at = -math.inf
         self.told: Final = self._events
         self.awaited: Final = {True: False, False: False}
         self.has_streams_left = False
@@ -343,6 +345,36 @@ class BoundedConnection(QuicConnection):
             if self.get_next_available_stream_id(is_unidirectional) // 4 < allowed:
                 self.awaited[is_unidirectional] = False
                 self.has_streams_left = True
+
+    def get_timer(self) -> float | None:
+        """When something is due, a probe of ours included."""
+        due, probe_at = super().get_timer(), self._probe_at()
+        return due if due is None or probe_at is None else min(due, probe_at)
+
+    def handle_timer(self, now: float) -> None:
+        """Do what is due; a probe of ours only when aioquic has not just sent one."""
+        before = self._loss._pto_count
+        super().handle_timer(now)
+        if self._loss._pto_count > before:
+            self._probed_at = now
+        elif (probe_at := self._probe_at()) is not None and now >= probe_at:
+            self._probed_at = now
+            self._send_probe()
+
+    def _probe_at(self) -> float | None:
+        """When a PING goes between the probes of RFC 9002, while nothing answers these; None for never.
+
+        Section 6.2.1 lets the probe timeout double with each of them: after a cut of 12 s the next one may be 5 s
+        away, and while the window is full of what was lost nothing else is sent. The doubling spares a path that may
+        be congested. A packet every `QUIC_PROBE_NS` does not harm one: it is 40 kbit/s at most, never more than one for
+        a round trip, and over with the idle timeout. It takes nothing for lost, which the RFC leaves to an answer:
+        where the round trip has only become longer, what was sent is not sent again, and the answer says how long it
+        is. Before the handshake is confirmed the back-off stays: the address may be dead, or somebody else's.
+        """
+        loss = self._loss
+        if not self._handshake_confirmed or self._close_event is not None or not loss._pto_count:
+            return None
+        return self._probed_at + max(QUIC_PROBE_NS / 1e9, loss.get_probe_timeout())
 
     @staticmethod
     def was_authentic(error: Exception) -> bool:

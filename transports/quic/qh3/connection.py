@@ -9,6 +9,7 @@ an upgrade that changes one fails there.
 from __future__ import annotations
 
 import logging
+import math
 from typing import TYPE_CHECKING, Any, Final, cast
 
 from cryptography import x509
@@ -17,6 +18,7 @@ from qh3._hazmat import Buffer
 from qh3.quic.connection import QuicConnection, QuicConnectionError
 from qh3.quic.packet import pull_quic_transport_parameters, push_quic_transport_parameters
 
+from flowbridge.limits import QUIC_PROBE_NS
 from flowbridge.transports.quic.identity import NO_APPLICATION_PROTOCOL, Refusal, judge
 
 if TYPE_CHECKING:
@@ -34,6 +36,8 @@ if TYPE_CHECKING:
 _PARAMETERS_BYTES_MAX: Final = 4096
 _UDP_BYTES_MAX: Final = 65_527
 """What a packet may have at most (RFC 9000, section 18.2): we read what comes, however large it is."""
+_PROBE_ROUND_TRIPS: Final = 3
+"""As many as the probe timeout is at first (RFC 9002, section 6.2.1): probes of ours are never closer."""
 
 
 class _Quiet(logging.Filter):
@@ -127,6 +131,7 @@ class JudgingConnection(QuicConnection):
         """Make one side; the other arguments are for servers, as `QuicConnection` has them."""
         self._roots: Final = tuple(roots)
         self._tokens: Final = tokens
+        self._probed_at = -math.inf
         super().__init__(
             configuration=configuration,
             original_destination_connection_id=original_connection_id,
@@ -212,6 +217,29 @@ class JudgingConnection(QuicConnection):
         return self.core.get_send_buffer_size(stream_id)
 
     # --- what qh3 does otherwise ----------------------------------------------------------------------------------
+
+    def get_timer(self) -> float | None:
+        """When something is due, a probe of ours included."""
+        due, probe_at = super().get_timer(), self._probe_at()
+        return due if due is None or probe_at is None else min(due, probe_at)
+
+    def handle_timer(self, now: float) -> None:
+        """Do what is due; send a PING, which leaves though the window is full, unless qh3 has just sent a probe."""
+        before = 0 if self._core is None else self._core.pto_count
+        super().handle_timer(now)
+        if self._core is None:
+            return
+        if self._core.pto_count > before:
+            self._probed_at = now
+        elif (probe_at := self._probe_at()) is not None and now >= probe_at:
+            self._probed_at = now
+            self.send_ping(0)
+
+    def _probe_at(self) -> float | None:
+        """As that of `aio.connection.BoundedConnection`, and harmless for the same reasons."""
+        if not self._handshake_confirmed or self._close_event is not None or not self.core.pto_count:
+            return None
+        return self._probed_at + max(QUIC_PROBE_NS / 1e9, _PROBE_ROUND_TRIPS * (self.core.smoothed_rtt or 0.0))
 
     def datagrams_to_send(self, now: float) -> list[tuple[bytes, Address]]:
         """What is to be sent now.

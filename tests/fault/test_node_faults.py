@@ -17,7 +17,14 @@ import pytest
 from node_processes import NodeProcess, RunProcess, balance, certificates, flow, free_port, lost
 from quic_certs import LOCAL
 
-from flowbridge.limits import HEARTBEAT_NS, REPLAY_BYTES_MAX, SUCCEEDED_LEASE_MS, SUSPECT_BEATS
+from flowbridge.limits import (
+    HEARTBEAT_NS,
+    QUEUE_ITEMS_DEFAULT,
+    REPLAY_BYTES_MAX,
+    REPORT_SHARE,
+    SUCCEEDED_LEASE_MS,
+    SUSPECT_BEATS,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Generator
@@ -94,8 +101,9 @@ def test_what_a_killed_node_held_is_counted_as_lost_and_nothing_comes_twice(tmp_
     values = [int(found[1]) for found in re.finditer(r'"value": (\d+)', (tmp_path / "out.jsonl").read_text())]
     assert values == sorted(set(values)), "nothing twice, nothing out of order"
     assert values[-1] == count - 1
-    print(f"{lost(report)} of {count // 2} batches were lost")
-    assert 2 * lost(report) == count - len(values)
+    missing = (count - len(values)) // 2
+    print(f"{missing} of {count // 2} batches were lost, and {lost(report) - missing} were done but not reported")
+    assert missing <= lost(report) <= missing + QUEUE_ITEMS_DEFAULT // REPORT_SHARE
 
 
 def test_a_node_that_does_not_come_back_is_lost_with_its_lease_and_tried_as_often_as_its_nodes_allow(

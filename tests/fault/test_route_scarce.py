@@ -39,7 +39,8 @@ def at_most(more: int) -> Generator[None]:
 def test_a_route_that_lacks_descriptors_is_refused_or_broken_by_name_and_leaves_none_open(
     kind: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    caplog.set_level(logging.CRITICAL)
+    for name in (None, "flowbridge"):
+        caplog.set_level(logging.CRITICAL, logger=name)
 
     async def main() -> None:
         async with asyncio.timeout(30), joined(kind) as pair:
@@ -111,6 +112,7 @@ def test_a_fork_takes_nothing_from_the_routes_of_its_parent(kind: str) -> None:
             while len(found) < 7:
                 await calm(2)
                 found += [bytes(envelope.payload) for envelope in pair.take_all()]
+            await until(lambda: not pair.source.owes_report)
             await calm()
             assert found == [*payloads, b"after"]
             assert pair.sink.books.delivered == 7

@@ -70,12 +70,16 @@ for line in sys.stdin:
 """
 """Imports what a run needs once, and forks for each command line: a process costs a second of a core otherwise."""
 
+WARM_PROCESSES: set[int] = set()
+"""Those of this process, which live as long as it does."""
+
 PATIENCE_S = 300
 
 
 @functools.cache
 def _warm() -> subprocess.Popen[str]:
     process = subprocess.Popen([sys.executable, "-c", WARM], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    WARM_PROCESSES.add(process.pid)
     atexit.register(process.communicate)
     return process
 

@@ -9,6 +9,7 @@ import textwrap
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from cli_scene import WARM_PROCESSES
 from flow_scene import balanced, compiled, flow_text
 from shm_names import left_since, names
 
@@ -198,7 +199,7 @@ OPERATORS = textwrap.dedent(
 
 
 def workers() -> set[int]:
-    """The processes that this one started and that still are, zombies too."""
+    """The processes that this one started for a flow and that still are, zombies too."""
     found: set[int] = set()
     for name in os.listdir("/proc"):
         if name.isdigit():
@@ -206,7 +207,7 @@ def workers() -> set[int]:
                 fields = Path(f"/proc/{name}/stat").read_text().rpartition(")")[2].split()
                 if int(fields[1]) == os.getpid():
                     found.add(int(name))
-    return found
+    return found - WARM_PROCESSES
 
 
 def folder_of(tmp_path: Path) -> str:

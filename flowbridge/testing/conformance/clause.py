@@ -65,9 +65,9 @@ def clause(suite: str) -> Callable[[_Run], _Run]:
 
 def clauses(suite: str) -> Sequence[Clause]:
     """Every clause of a suite, in the order they are written. Raises: KeyError for any other word."""
-    for module in _MODULES[suite]:
-        import_module(f"flowbridge.testing.conformance.{module}")
-    return tuple(_clauses[suite])
+    names = [import_module(f"flowbridge.testing.conformance.{module}").__name__ for module in _MODULES[suite]]
+    # One of the modules may have been imported before the others.
+    return tuple(sorted(_clauses[suite], key=lambda entry: names.index(entry.run.__module__)))
 
 
 def guarantees_markdown() -> str:

@@ -69,7 +69,7 @@ STREAM_READ_BYTES: Final = 64 * 1024  # of one read: larger ones are mapped anew
 CORKED_BYTES_MAX: Final = 64 * 1024  # of frames kept for one system call: when more are, they are written at once
 STREAM_WRITE_BYTES: Final = 1024 * 1024  # of one turn: the rest is written in the next one, after others ran
 STREAM_PARTS_MAX: Final = 64  # of one system call, below the kernel's IOV_MAX; the rest follows
-REPORT_DELAY_S: Final = 0.005  # credit that comes back untold to a producer that has most of its credit left
+REPORT_DELAY_S: Final = 0.025  # credit that comes back untold to a producer that has most of its credit left
 REPORT_SHARE: Final = 4  # ... until it is one part in so many of the capacity; then it is told at once
 DESCRIPTORS_MAX: Final = 16  # passed with one frame: RemoteProtocolError from a peer, LocalProtocolError here
 

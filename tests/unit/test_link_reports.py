@@ -71,22 +71,15 @@ def test_a_quarter_of_the_credit_is_told_in_the_next_turn(qos: Qos) -> None:
     asyncio.run(main())
 
 
-@pytest.mark.parametrize("policy", [Policy.DROP_OLDEST, Policy.ERROR, Policy.LATEST])
-def test_who_does_not_wait_for_credit_is_told_at_once(policy: Policy) -> None:
+@pytest.mark.parametrize(
+    ("kind", "policy"),
+    [("socket", Policy.DROP_OLDEST), ("socket", Policy.ERROR), ("socket", Policy.LATEST), ("ring", Policy.BLOCK)],
+)
+def test_who_does_not_wait_for_credit_is_told_at_once_and_so_is_everybody_over_a_ring(
+    kind: str, policy: Policy
+) -> None:
     async def main() -> None:
-        async with joined("socket", Qos(policy=policy)) as pair:
-            await brought(pair, 1)
-            told = heard(pair)
-            pair.source.settle(pair.source.take(1))
-            await asyncio.sleep(0)
-            assert len(told) == 1
-
-    asyncio.run(main())
-
-
-def test_a_ring_tells_in_the_next_turn() -> None:
-    async def main() -> None:
-        async with joined("ring", Qos()) as pair:
+        async with joined(kind, Qos(policy=policy)) as pair:
             await brought(pair, 1)
             told = heard(pair)
             pair.source.settle(pair.source.take(1))

@@ -69,8 +69,8 @@ STREAM_READ_BYTES: Final = 64 * 1024  # of one read: larger ones are mapped anew
 CORKED_BYTES_MAX: Final = 64 * 1024  # of frames kept for one system call: when more are, they are written at once
 STREAM_WRITE_BYTES: Final = 1024 * 1024  # of one turn: the rest is written in the next one, after others ran
 STREAM_PARTS_MAX: Final = 64  # of one system call, below the kernel's IOV_MAX; the rest follows
-REPORT_DELAY_S: Final = 0.025  # credit that comes back untold to a producer that has most of its credit left
-REPORT_SHARE: Final = 4  # ... until it is one part in so many of the capacity; then it is told at once
+REPORT_DELAY_S: Final = 0.025  # for which credit that a producer can do without is untold, where telling costs a frame
+REPORT_SHARE: Final = 4  # ... until it is one part in so many of the capacity, or keeps a producer stopped
 DESCRIPTORS_MAX: Final = 16  # passed with one frame: RemoteProtocolError from a peer, LocalProtocolError here
 
 # --- sessions between machines ------------------------------------------------------------------------------------
@@ -198,7 +198,7 @@ DRAIN_NS_DEFAULT: Final = 10 * 10**9  # a drain that takes longer becomes an abo
 
 # --- QUIC ---------------------------------------------------------------------------------------------------------
 QUIC_STREAM_WINDOW_BYTES: Final = 1024 * 1024  # unconsumed bytes of one stream; beyond it the peer is cut off
-QUIC_CONNECTION_WINDOW_BYTES: Final = 32 * 1024 * 1024  # ... of all; few consumers that stand still stop no other
+QUIC_CONNECTION_WINDOW_BYTES: Final = 32 * 1024 * 1024  # ... of all: up to 31 consumers that stand still stop no other
 QUIC_WINDOW_BYTES_MAX: Final = 1024**3  # of either; LocalProtocolError
 QUIC_STREAMS_MAX: Final = 1_024  # of each kind that the peer has open at once; beyond it the peer is cut off
 QUIC_DATAGRAM_BYTES: Final = 1_232  # a UDP payload that every IPv6 path carries

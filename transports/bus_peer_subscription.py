@@ -203,12 +203,14 @@ class PeerSubscription:
             with suppress(BrokenError):
                 while taken := self.source.take(_AT_ONCE):
                     queued += taken
-        await self.aclose()  # before anything is given back: the credit is nobody's
-        for count, envelope in enumerate((*lent, *queued)):
-            self.source.settle((envelope,))
-            self.source.books.delivered -= 1
-            self.source.books.drop("lost")
-            self._peer.left_unanswered((envelope,), Code.PEER_GONE if count < len(lent) else Code.REFUSED)
+        try:
+            await self.aclose()  # before anything is given back: the credit is nobody's
+        finally:
+            for count, envelope in enumerate((*lent, *queued)):
+                self.source.settle((envelope,))
+                self.source.books.delivered -= 1
+                self.source.books.drop("lost")
+                self._peer.left_unanswered((envelope,), Code.PEER_GONE if count < len(lent) else Code.REFUSED)
 
     def __repr__(self) -> str:
         return f"<PeerSubscription {self.sub} {self.source.pattern}, {len(self._lent)} on loan>"

@@ -165,6 +165,7 @@ class LinkSource(QueueSource):
         if link is not self._link:
             return
         self._link = self._blocking = None
+        self._wait_no_more()
         link.close()
         if not self._queue.finished:
             self.on_lost(error)
@@ -172,8 +173,8 @@ class LinkSource(QueueSource):
     def settle(self, taken: Sequence[Envelope], *, expired: int = 0) -> None:
         """Return what `take` lent.
 
-        The producer's end hears of it in the next turn of the loop; where that costs something and it has most of its
-        credit left, after `report_delay_s`.
+        The producer's end hears of it in the next turn of the loop; where that costs something and it can go on
+        without, after `report_delay_s`.
         """
         self._queue.settle(taken, expired)
         link = self._link

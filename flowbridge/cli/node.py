@@ -165,7 +165,7 @@ def _teller(stdout: TextIO, *, as_json: bool) -> Callable[[NodeEvent], None]:
                 stdout.write(_shown(event.text) + "\n")
                 stdout.flush()
         except BrokenPipeError:
-            output.drop_stdout()  # a node goes on without anybody who reads
+            output.drop_stdout(stdout)  # a node goes on without anybody who reads
 
     return tell
 

@@ -200,11 +200,14 @@ def report_fault(error: Exception) -> int:
     return FAILED
 
 
-def drop_stdout() -> None:
-    """Nobody reads stdout any more: let what is still buffered go nowhere instead of raising at exit."""
+def drop_stdout(stream: TextIO | None = None) -> None:
+    """Nobody reads stdout any more: let what is still buffered go nowhere instead of raising at exit.
+
+    `stream` is what stdout was before it was redirected.
+    """
     nowhere = os.open(os.devnull, os.O_WRONLY)
     try:
-        os.dup2(nowhere, sys.stdout.fileno())
+        os.dup2(nowhere, (stream or sys.stdout).fileno())
     except (OSError, ValueError):
         pass  # stdout is not a file of this process (a test captures it): there is nothing to silence
     finally:

@@ -34,14 +34,17 @@ NOTHING: Final = (0,) * COUNTS
 class Arrivals:
     """The consumer's end: counts what arrived, so that what ended can be told."""
 
-    __slots__ = ("_before", "_bytes", "_items", "_much", "_queue", "_told", "is_closed")
+    __slots__ = ("_before", "_bytes", "_items", "_largest", "_queue", "_told", "_untold", "_untold_bytes", "is_closed")
 
     def __init__(self, queue: LaneQueue) -> None:
         self._queue = queue
         qos = queue.qos
-        self._much = (qos.high_items // REPORT_SHARE, qos.capacity_bytes // REPORT_SHARE)
+        # So much credit may stay untold: when all is settled, a producer that stopped at its high watermark goes on.
+        self._untold = min(qos.high_items // REPORT_SHARE - 1, qos.low_items)
+        self._untold_bytes = qos.capacity_bytes // REPORT_SHARE - 1
         if qos.policy is not Policy.BLOCK:
-            self._much = (0, 0)  # without credit the producer does not wait: it drops or fails
+            self._untold = -1  # without credit the producer does not wait: it drops or fails
+        self._largest = 0  # bytes that arrived at once
         self._told: tuple[int, ...] = NOTHING  # the last counts that were asked for
         self._items = [0] * LANES
         self._bytes = [0] * LANES
@@ -65,14 +68,16 @@ class Arrivals:
         """Count messages that were queued."""
         self._items[priority] += items
         self._bytes[priority] += size_bytes
+        if size_bytes > self._largest:
+            self._largest = size_bytes  # another one like this must have room beside what is untold
+            self._untold_bytes = min(self._untold_bytes, self._queue.qos.capacity_bytes - size_bytes)
 
     def owes_much(self, priority: int) -> bool:
-        """Whether what ended in a lane since the last counts is so much of its credit that the producer may need it."""
-        items, size_bytes = self._much
+        """Whether the producer may need the credit of what ended in a lane since the last counts."""
         lane, told = self._queue.lanes[priority], self._told
         return (
-            self._items[priority] - lane.items - told[priority] >= items
-            or self._bytes[priority] - lane.bytes - told[LANES + priority] >= size_bytes
+            self._items[priority] - lane.items - told[priority] > self._untold
+            or self._bytes[priority] - lane.bytes - told[LANES + priority] > self._untold_bytes
         )
 
     def counts(self) -> tuple[int, ...]:

@@ -390,7 +390,7 @@ class Session:
             self._connection.send(Ping(self._pings, self._clock.now_ns(), ()))
 
     def hasten(self) -> None:
-        """Another process of the same name is here: this one is taken to be gone, unless it is heard soon."""
+        """Another process of the same name is here: if this one is silent, it is taken to be gone sooner."""
         self._absence.hasten()
         self._wake()
 

@@ -1,19 +1,26 @@
 """`flowbridge certs`, `node` and the options about other hosts: what they write, and every wrong use by its line."""
 
+# pyright: reportPrivateUsage=false
+
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
+import os
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from flowbridge.cli.app import run_app
+from flowbridge.cli.node import _teller
 from flowbridge.cli.policy_file import read_policy
 from flowbridge.errors import FlowErrors
 from flowbridge.machines.node_acl import AclRule, Action
 from flowbridge.machines.node_policy import NodePolicy, OperatorGrant
+from flowbridge.node import NodeEvent
 from flowbridge.operators import transform
 
 if TYPE_CHECKING:
@@ -327,3 +334,18 @@ def test_a_node_refuses_keys_that_are_none(call: Call) -> None:
         assert (code, out) == (expected, "")
         assert "--token-keys" in err
         assert why in err
+
+
+def test_a_node_whose_events_nobody_reads_keeps_its_errors() -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    stderr = sys.__stderr__
+    assert stderr is not None
+    errors = os.fstat(stderr.fileno())
+    with os.fdopen(writer, "w") as stdout:
+        tell = _teller(stdout, as_json=False)
+        with contextlib.redirect_stdout(stderr):
+            for _ in range(2):
+                tell(NodeEvent("listening", "it listens"))
+        assert os.fstat(stdout.fileno()).st_rdev == os.stat(os.devnull).st_rdev
+    assert os.fstat(stderr.fileno()) == errors

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 _FOLDED: Final = 16
-"""Columns of a terminal into which a name may be folded, and no fewer."""
+"""A name may be folded to so many columns of the terminal, not to fewer."""
 
 
 def table(title: str, *columns: str) -> Table:
@@ -39,19 +39,20 @@ def print_table(console: Console, rows: Table) -> None:
     """
     natural = Measurement.get(console, console.options.update(width=10_000), rows).maximum
     with console.capture() as capture:
-        if natural <= console.width or _squeezed(rows) <= console.width:
+        if natural <= console.width or _squeeze(rows) <= console.width:
             console.print(rows)
         else:
             _print_lines(console, rows)
     console.file.write("\n" + "".join(f"{line.rstrip()}\n" for line in capture.get().splitlines()))
 
 
-def _squeezed(rows: Table) -> int:
+def _squeeze(rows: Table) -> int:
     """Set numbers to the width that they need, and columns close together; returns the least width of it all."""
     rows.padding = (0, 0)
     least = len(rows.columns) - 1
     for column in rows.columns:
-        width = max(map(cell_len, [*str(column.header).split(), *map(str, column.cells)]), default=0)
+        words = map(cell_len, str(column.header).split())
+        width = max([*words, *(text.cell_len for text in _texts(column))], default=0)
         if column.justify == "right":
             column.width = width
         least += width if column.justify == "right" else min(width, _FOLDED)

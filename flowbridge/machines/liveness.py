@@ -38,7 +38,7 @@ class Liveness:
         return now - max(heard_at, self._woken_at) > allowed_s
 
     def rest(self, now: float, heard_at: float) -> bool:
-        """There is nothing to carry: rest, unless it was woken and has no answer yet. Whether not to ask now."""
+        """There is nothing to carry: rest, unless a question is not answered yet. True: ask nothing now."""
         if heard_at < self._woken_at:
             return False
         self._is_at_rest = True

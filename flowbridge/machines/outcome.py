@@ -34,7 +34,7 @@ NOTHING: Final = (0,) * COUNTS
 class Arrivals:
     """The consumer's end: counts what arrived, so that what ended can be told."""
 
-    __slots__ = ("_before", "_bytes", "_items", "_largest", "_queue", "_told", "_untold", "_untold_bytes", "is_closed")
+    __slots__ = ("_before", "_bytes", "_items", "_queue", "_told", "_untold", "_untold_bytes", "is_closed")
 
     def __init__(self, queue: LaneQueue) -> None:
         self._queue = queue
@@ -44,7 +44,6 @@ class Arrivals:
         self._untold_bytes = qos.capacity_bytes // REPORT_SHARE - 1
         if qos.policy is not Policy.BLOCK:
             self._untold = -1  # without credit the producer does not wait: it drops or fails
-        self._largest = 0  # bytes that arrived at once
         self._told: tuple[int, ...] = NOTHING  # the last counts that were asked for
         self._items = [0] * LANES
         self._bytes = [0] * LANES
@@ -68,9 +67,9 @@ class Arrivals:
         """Count messages that were queued."""
         self._items[priority] += items
         self._bytes[priority] += size_bytes
-        if size_bytes > self._largest:
-            self._largest = size_bytes  # another one like this must have room beside what is untold
-            self._untold_bytes = min(self._untold_bytes, self._queue.qos.capacity_bytes - size_bytes)
+        room_bytes = self._queue.qos.capacity_bytes - size_bytes
+        if room_bytes < self._untold_bytes:
+            self._untold_bytes = room_bytes  # another one like this must have room beside what is untold
 
     def owes_much(self, priority: int) -> bool:
         """Whether the producer may need the credit of what ended in a lane since the last counts."""

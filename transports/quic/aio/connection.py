@@ -10,7 +10,6 @@ tests/unit/test_quic_engine_contract.py: an upgrade that changes one fails there
 from __future__ import annotations
 
 import logging
-import math
 from typing import TYPE_CHECKING, Any, Final
 
 from aioquic.buffer import Buffer, size_uint_var  # type: ignore[attr-defined]
@@ -24,11 +23,12 @@ from aioquic.quic.connection import (
 from aioquic.quic.packet import QuicFrameType
 from aioquic.tls import Epoch
 
-from flowbridge.limits import QUIC_DATAGRAMS_WAITING_MAX, QUIC_PROBE_NS
+from flowbridge.limits import QUIC_DATAGRAMS_WAITING_MAX
 from flowbridge.transports.quic.aio.inflow import Inflow
 from flowbridge.transports.quic.aio.order import Schedule, StreamOrder
 from flowbridge.transports.quic.aio.received import ReceivedNumbers
 from flowbridge.transports.quic.aio.tls import CheckedContext, PeerCheck
+from flowbridge.transports.quic.probing import Probing
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -126,7 +126,7 @@ class BoundedConnection(QuicConnection):
         self.packets_lost = 0
         self._has_written = False
         self._written_at = 0.0
-        self._probed_at = -math.inf
+        self._probing: Final = Probing()
         self.told: Final = self._events
         self.awaited: Final = {True: False, False: False}
         self.has_streams_left = False
@@ -348,33 +348,19 @@ class BoundedConnection(QuicConnection):
 
     def get_timer(self) -> float | None:
         """When something is due, a probe of ours included."""
-        due, probe_at = super().get_timer(), self._probe_at()
-        return due if due is None or probe_at is None else min(due, probe_at)
+        return self._probing.timer(super().get_timer(), self._probe_timeout_s())
 
     def handle_timer(self, now: float) -> None:
-        """Do what is due; a probe of ours only when aioquic has not just sent one."""
+        """Do what is due, a probe of ours included."""
         before = self._loss._pto_count
         super().handle_timer(now)
-        if self._loss._pto_count > before:
-            self._probed_at = now
-        elif (probe_at := self._probe_at()) is not None and now >= probe_at:
-            self._probed_at = now
+        if self._probing.asks(now, self._probe_timeout_s(), has_probed=self._loss._pto_count > before):
             self._send_probe()
 
-    def _probe_at(self) -> float | None:
-        """When a PING goes between the probes of RFC 9002, while nothing answers these; None for never.
-
-        Section 6.2.1 lets the probe timeout double with each of them: after a cut of 12 s the next one may be 5 s
-        away, and while the window is full of what was lost nothing else is sent. The doubling spares a path that may
-        be congested. A packet every `QUIC_PROBE_NS` does not harm one: it is 40 kbit/s at most, never more than one for
-        a round trip, and over with the idle timeout. It takes nothing for lost, which the RFC leaves to an answer:
-        where the round trip has only become longer, what was sent is not sent again, and the answer says how long it
-        is. Before the handshake is confirmed the back-off stays: the address may be dead, or somebody else's.
-        """
-        loss = self._loss
-        if not self._handshake_confirmed or self._close_event is not None or not loss._pto_count:
+    def _probe_timeout_s(self) -> float | None:
+        if not self._handshake_confirmed or self._close_event is not None or not self._loss._pto_count:
             return None
-        return self._probed_at + max(QUIC_PROBE_NS / 1e9, loss.get_probe_timeout())
+        return self._loss.get_probe_timeout()
 
     @staticmethod
     def was_authentic(error: Exception) -> bool:

@@ -9,7 +9,6 @@ an upgrade that changes one fails there.
 from __future__ import annotations
 
 import logging
-import math
 from typing import TYPE_CHECKING, Any, Final, cast
 
 from cryptography import x509
@@ -18,8 +17,8 @@ from qh3._hazmat import Buffer
 from qh3.quic.connection import QuicConnection, QuicConnectionError
 from qh3.quic.packet import pull_quic_transport_parameters, push_quic_transport_parameters
 
-from flowbridge.limits import QUIC_PROBE_NS
 from flowbridge.transports.quic.identity import NO_APPLICATION_PROTOCOL, Refusal, judge
+from flowbridge.transports.quic.probing import Probing
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -131,7 +130,7 @@ class JudgingConnection(QuicConnection):
         """Make one side; the other arguments are for servers, as `QuicConnection` has them."""
         self._roots: Final = tuple(roots)
         self._tokens: Final = tokens
-        self._probed_at = -math.inf
+        self._probing: Final = Probing()
         super().__init__(
             configuration=configuration,
             original_destination_connection_id=original_connection_id,
@@ -220,26 +219,21 @@ class JudgingConnection(QuicConnection):
 
     def get_timer(self) -> float | None:
         """When something is due, a probe of ours included."""
-        due, probe_at = super().get_timer(), self._probe_at()
-        return due if due is None or probe_at is None else min(due, probe_at)
+        return self._probing.timer(super().get_timer(), self._probe_timeout_s())
 
     def handle_timer(self, now: float) -> None:
-        """Do what is due; send a PING, which leaves though the window is full, unless qh3 has just sent a probe."""
+        """Do what is due, a probe of ours included: a PING, which leaves though the window is full."""
         before = 0 if self._core is None else self._core.pto_count
         super().handle_timer(now)
         if self._core is None:
             return
-        if self._core.pto_count > before:
-            self._probed_at = now
-        elif (probe_at := self._probe_at()) is not None and now >= probe_at:
-            self._probed_at = now
+        if self._probing.asks(now, self._probe_timeout_s(), has_probed=self._core.pto_count > before):
             self.send_ping(0)
 
-    def _probe_at(self) -> float | None:
-        """As that of `aio.connection.BoundedConnection`, and harmless for the same reasons."""
+    def _probe_timeout_s(self) -> float | None:
         if not self._handshake_confirmed or self._close_event is not None or not self.core.pto_count:
             return None
-        return self._probed_at + max(QUIC_PROBE_NS / 1e9, _PROBE_ROUND_TRIPS * (self.core.smoothed_rtt or 0.0))
+        return _PROBE_ROUND_TRIPS * (self.core.smoothed_rtt or 0.0)
 
     def datagrams_to_send(self, now: float) -> list[tuple[bytes, Address]]:
         """What is to be sent now.
